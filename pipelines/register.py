@@ -1,0 +1,9 @@
+"""DVC stage `register`: `python pipelines/register.py [KEY=VALUE ...]`."""
+
+import sys
+
+from avsl.engine.entry import call
+from avsl.serving.register import register
+
+if __name__ == "__main__":
+    sys.exit(call(lambda: register(sys.argv[1:])))

@@ -1,0 +1,9 @@
+"""DVC stage `train`: `python pipelines/train.py [KEY=VALUE ...]`."""
+
+import sys
+
+from avsl.engine.entry import call
+from avsl.engine.train import train
+
+if __name__ == "__main__":
+    sys.exit(call(lambda: train(sys.argv[1:])))

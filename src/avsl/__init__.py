@@ -1,0 +1,1 @@
+"""Semi-supervised audio-visual source localisation."""

@@ -1,0 +1,251 @@
+"""The whole configuration: Hydra composes it, params.yaml gives its defaults, the models here validate it.
+
+Sections whose keys depend on a choice nest them under its name, in params.yaml and on the command line alike:
+``framework: {name: dmt, dmt: {delta: 0.6}}`` and ``framework=dmt framework.dmt.delta=0.6``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_serializer, model_validator
+
+from avsl.data.registry import DATASETS
+from avsl.data.splits import SplitConfig
+from avsl.data.transforms import AugmentConfig
+from avsl.frameworks import FRAMEWORKS
+from avsl.models import LocalizerConfig
+from avsl.objectives import OBJECTIVES
+from avsl.schema import ConfigError, StrictConfig, pick
+from avsl.tracking.runs import TrackingConfig
+
+# Hydra groups; each is chosen by name and has its folder in pipelines/conf.
+GROUPS = ("data", "model", "objective", "framework", "trainer")
+
+
+class ModelSection(LocalizerConfig):
+    """A localiser and the name of the Hydra choice it comes from."""
+
+    name: str
+
+
+class TrainerConfig(StrictConfig):
+    """Training.
+
+    Attributes:
+        name: the Hydra choice it comes from.
+        epochs: passes over as many rows as the training part has.
+        batch_size: rows of a step.
+        labelled_batch_size: how many of them are labelled, where there are unlabelled ones.
+        learning_rate: peak of the cosine schedule.
+        warmup_share: share of all steps in which the learning rate rises linearly.
+        weight_decay: AdamW's, on matrices and kernels.
+        gradient_clip: highest norm of the gradient; 0 leaves it alone.
+        precision: Lightning's name, never chosen by what the machine has.
+        accelerator: ``cpu`` or ``gpu``.
+        devices: how many of them.
+        channels_last: memory layout of images and kernels.
+        cache_features: compute spectrograms once and keep them in memory.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    name: str = "default"
+    epochs: int = Field(16, ge=1)
+    batch_size: int = Field(64, ge=2)
+    labelled_batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    gradient_clip: float = Field(1.0, ge=0)
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    accelerator: Literal["cpu", "gpu"] = "cpu"
+    devices: Literal[1] = 1
+    channels_last: bool = True
+    cache_features: bool = True
+    checkpoint_every: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _labelled_rows_fit(self) -> Self:
+        if self.labelled_batch_size >= self.batch_size:
+            raise ValueError("labelled_batch_size must be smaller than batch_size")
+        return self
+
+
+class EvaluateConfig(StrictConfig):
+    """Evaluation.
+
+    Attributes:
+        batch_size: rows at a time.
+        gallery: validation clips drawn in the gallery.
+    """
+
+    batch_size: int = Field(100, ge=1)
+    gallery: int = Field(16, ge=1, le=200)
+
+
+class Choice(StrictConfig):
+    """A section of the form ``{name: X, X: {…}}``, its inner part validated by X's own model."""
+
+    name: str
+    settings: SerializeAsAny[StrictConfig]
+
+    @model_serializer
+    def _written(self) -> dict[str, Any]:
+        return {"name": self.name, self.name: self.settings.model_dump(mode="json")}
+
+
+def _choice(registry: Mapping[str, tuple[Any, type[StrictConfig]]], what: str) -> BeforeValidator:
+    """Reads a choice among ``registry``."""
+
+    def read(section: Any) -> Choice:
+        if isinstance(section, Choice):
+            return section
+        if not isinstance(section, Mapping) or "name" not in section:
+            raise ConfigError(f"key '{what}.name' is required: allowed are {', '.join(sorted(registry))}")
+        name = section["name"]
+        _, model = pick(name, registry, what)
+        for key in section:
+            if key not in ("name", name):
+                raise ConfigError(f"unknown key '{what}.{key}': allowed are name, {name}")
+        return Choice(name=name, settings=model.read(section.get(name) or {}, f"{what}.{name}"))
+
+    return BeforeValidator(read)
+
+
+class Config(StrictConfig):
+    """One run's configuration.
+
+    Attributes:
+        seed: of the networks' weights, the data order and the augmentation.
+        root: folder of everything that is made.
+        data: the data set and its settings.
+        split: labelled share and its seed.
+        model: the localiser.
+        objective: the self-supervised objective and its settings.
+        framework: the semi-supervised framework and its settings.
+        augment: augmentation.
+        trainer: optimisation.
+        evaluate: evaluation.
+        tracking: MLflow.
+    """
+
+    seed: int = Field(0, ge=0)
+    root: Path = Path("outputs")
+    data: Annotated[Choice, _choice(DATASETS, "data")]
+    split: SplitConfig
+    model: ModelSection
+    objective: Annotated[Choice, _choice(OBJECTIVES, "objective")]
+    framework: Annotated[Choice, _choice(FRAMEWORKS, "framework")]
+    augment: AugmentConfig = AugmentConfig()
+    trainer: TrainerConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    def training_hash(self) -> str:
+        """SHA-256 of all that decides a training's result, apart from the data and the code."""
+        decisive = self.model_dump(mode="json", exclude={"root", "data", "evaluate", "tracking"})
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def project_root() -> Path:
+    """The folder that holds params.yaml and pipelines/conf: here or the nearest one above.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").is_file() and (folder / "pipelines" / "conf").is_dir():
+            return folder
+    raise ConfigError(f"no params.yaml with pipelines/conf in {here} or above it: run avsl inside the project")
+
+
+def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Config:
+    """The configuration that a stage, a person and a sweep get when they ask for the same thing.
+
+    Hydra composes pipelines/conf; params.yaml chooses the groups and sets values; ``overrides`` come last. Values that
+    params.yaml gives for a choice (``framework.dmt``) apply only where that choice is made.
+
+    Args:
+        overrides: Hydra overrides (``framework=dmt``, ``split.label_ratio=0.1``).
+        project: the folder with params.yaml and pipelines/conf; found from the working directory by default.
+
+    Raises:
+        ConfigError: an override or params.yaml names an unknown key or choice, or a value is out of range.
+    """
+    project = project or project_root()
+    params = read_params(project)
+    try:
+        # First which choices are made, by params.yaml, an experiment or the command line; then with their values.
+        chosen = _hydra(project, params, {}, overrides)
+        selected = {group: str(chosen[group]["name"]) for group in GROUPS}
+        tree = _hydra(project, params, _applicable(params, selected), overrides)
+        plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    if not isinstance(plain, dict):
+        raise ConfigError("the configuration is not a mapping")
+    return Config.read({str(key): value for key, value in plain.items()}, "")
+
+
+def _hydra(project: Path, params: Mapping[str, Any], values: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """Compose, each over the one before: the groups, config.yaml, ``values``, an experiment, ``overrides``."""
+    asked = OverridesParser.create().parse_overrides(list(overrides))
+    # Hydra knows only the keys its files write down; which keys there are is for the models to say.
+    wanted = [
+        text if text.startswith(("+", "~")) or o.key_or_group in (*GROUPS, "experiment") else f"++{text}"
+        for text, o in zip(overrides, asked, strict=True)
+    ]
+    groups = [{group: params[group]["name"]} for group in GROUPS]
+    defaults = [*groups, "config", "params", {"optional experiment": None}, "_self_"]
+    store = ConfigStore.instance()
+    store.store(name="params", node=dict(values), package="_global_")
+    store.store(name="run", node={"defaults": defaults})
+    with initialize_config_dir(str((project / "pipelines" / "conf").resolve()), version_base="1.3"):
+        return hydra_compose("run", wanted)
+
+
+def read_params(project: Path) -> dict[str, Any]:
+    """params.yaml as plain values.
+
+    Raises:
+        ConfigError: it is not YAML, or no mapping.
+    """
+    path = project / "params.yaml"
+    try:
+        params = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(params, dict):
+        raise ConfigError(f"{path} is not a mapping of sections")
+    for group in GROUPS:
+        if not isinstance(params.get(group), dict) or "name" not in params[group]:
+            raise ConfigError(f"{path}: key '{group}.name' is required")
+    return params
+
+
+def _applicable(params: Mapping[str, Any], selected: Mapping[str, str]) -> dict[str, Any]:
+    """What params.yaml sets, less the values it gives for choices that are not made."""
+    values: dict[str, Any] = {}
+    for section, value in params.items():
+        if section == "matrix":  # the DAG's own: which stages there are
+            continue
+        if section in ("model", "trainer"):
+            values[section] = value if selected[section] == value["name"] else {}
+        elif section in GROUPS:
+            values[section] = {key: inner for key, inner in value.items() if key == selected[section]}
+        else:
+            values[section] = value
+    return values

@@ -1,0 +1,1 @@
+"""Prepared data sets: the benchmark generator, readers of published sets, shards and splits."""

@@ -1,0 +1,195 @@
+"""From prepared shards to batches: what a step draws depends on the seed and the step's number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avsl.data.shards import PreparedData
+from avsl.functional.image import normalise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as they lie in the shards, normalised but not augmented.
+
+    Attributes:
+        frame: (B, 3, H, W) float, normalised.
+        waveform: (B, T) in [-1, 1]; None where every front end is cached.
+        features: cached front-end outputs by key.
+        index: (B,) row numbers.
+        mask: (B, H, W) box masks in {0, 1}; None where not asked for.
+    """
+
+    frame: Tensor
+    waveform: Tensor | None
+    features: Mapping[str, Tensor]
+    index: Tensor
+    mask: Tensor | None = None
+
+    def to(self, device: torch.device) -> Rows:
+        """The same rows on ``device``."""
+        return replace(
+            self,
+            frame=self.frame.to(device, non_blocking=True),
+            waveform=None if self.waveform is None else self.waveform.to(device, non_blocking=True),
+            features={key: f.to(device, non_blocking=True) for key, f in self.features.items()},
+            mask=None if self.mask is None else self.mask.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows of one step.
+
+    Attributes:
+        labelled: rows with masks.
+        unlabelled: rows without; None at 100 % labels or where the framework uses none.
+        hidden: (B_u, H, W) true masks of the unlabelled rows where the data set knows them, for measuring
+            pseudo-labels; no framework sees them.
+        step: the step's number.
+    """
+
+    labelled: Rows
+    unlabelled: Rows | None
+    hidden: Tensor | None
+    step: int
+
+
+class RowReader:
+    """Reads rows by number, with front-end outputs cached.
+
+    Args:
+        data: the prepared set.
+        front_ends: audio front ends whose outputs replace the waveform; none keeps the waveform.
+        rows: the rows whose features are cached now, once.
+    """
+
+    def __init__(self, data: PreparedData, front_ends: Sequence[nn.Module], rows: NDArray[np.int64]) -> None:
+        self.data = data
+        self._position = np.full(len(data), -1, np.int64)
+        self._position[rows] = np.arange(len(rows))
+        self._features: dict[str, Tensor] = {}
+        for front_end in front_ends:
+            key = str(front_end.key)
+            if key in self._features:
+                continue
+            # Per clip: batched on a CPU, a mel spectrogram gets slower with every clip in the batch.
+            chunks = [front_end(torch.from_numpy(data.waveforms(rows[i : i + 1]))) for i in range(len(rows))]
+            self._features[key] = torch.cat(chunks)
+
+    def __call__(self, index: NDArray[np.int64], *, masks: bool) -> Rows:
+        """The rows ``index``; with their box masks where asked."""
+        position = torch.from_numpy(self._position[index])
+        features = {key: cached[position] for key, cached in self._features.items()}
+        return Rows(
+            frame=normalise(torch.from_numpy(self.data.frames(index))),
+            waveform=None if features else torch.from_numpy(self.data.waveforms(index)),
+            features=features,
+            index=torch.from_numpy(index),
+            mask=torch.from_numpy(self.data.box_masks(index)).float() if masks else None,
+        )
+
+
+def endless(pool: NDArray[np.int64], seed: int, start: int, count: int) -> NDArray[np.int64]:
+    """Items [start, start + count) of the endless stream of seeded shuffles of ``pool``.
+
+    A function of its arguments alone, so a resumed run draws what the uninterrupted one would have drawn.
+    """
+    drawn: list[NDArray[np.int64]] = []
+    while count > 0:
+        round_, offset = divmod(start, len(pool))
+        shuffled = np.random.default_rng((seed, round_)).permutation(pool)
+        drawn.append(shuffled[offset : offset + count])
+        start, count = start + len(drawn[-1]), count - len(drawn[-1])
+    return np.concatenate(drawn)
+
+
+class StepLoader:
+    """Yields the rows of each training step; its state is the number of the next one.
+
+    Args:
+        reader: reads rows.
+        labelled: rows whose labels may be used.
+        unlabelled: rows without labels; empty for none.
+        batch_size: rows of a step.
+        labelled_batch_size: how many of them are labelled, where there are unlabelled ones.
+        steps_per_epoch: steps before validation.
+        seed: of the shuffles.
+        hidden: whether the unlabelled rows' true masks are read for measuring pseudo-labels.
+    """
+
+    def __init__(
+        self,
+        reader: RowReader,
+        labelled: NDArray[np.int64],
+        unlabelled: NDArray[np.int64],
+        *,
+        batch_size: int,
+        labelled_batch_size: int,
+        steps_per_epoch: int,
+        seed: int,
+        hidden: bool,
+    ) -> None:
+        self._reader = reader
+        self._pools = labelled, unlabelled
+        self._sizes = (labelled_batch_size, batch_size - labelled_batch_size) if len(unlabelled) else (batch_size, 0)
+        self._steps_per_epoch = steps_per_epoch
+        self._seed = seed
+        self._hidden = hidden
+        self._next = 0
+
+    def __len__(self) -> int:
+        return self._steps_per_epoch
+
+    def __iter__(self) -> Iterator[TrainingRows]:
+        end = (self._next // self._steps_per_epoch + 1) * self._steps_per_epoch
+        while self._next < end:
+            self._next += 1
+            yield self.rows(self._next - 1)
+
+    def rows(self, step: int) -> TrainingRows:
+        """The rows of step number ``step``, counted from 0 over all epochs."""
+        (labelled, unlabelled), (n_labelled, n_unlabelled) = self._pools, self._sizes
+        drawn = endless(labelled, self._seed, step * n_labelled, n_labelled)
+        if not n_unlabelled:
+            return TrainingRows(self._reader(drawn, masks=True), None, None, step)
+        others = endless(unlabelled, self._seed + 1, step * n_unlabelled, n_unlabelled)
+        return TrainingRows(
+            labelled=self._reader(drawn, masks=True),
+            unlabelled=self._reader(others, masks=False),
+            hidden=torch.from_numpy(self._reader.data.box_masks(others)).float() if self._hidden else None,
+            step=step,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The next step's number."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the step in ``state``."""
+        self._next = int(state["next"])
+
+
+class RowLoader:
+    """Yields rows with their masks in order, ``batch_size`` at a time."""
+
+    def __init__(self, reader: RowReader, rows: NDArray[np.int64], batch_size: int) -> None:
+        self._reader = reader
+        self._rows = rows
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Rows]:
+        for start in range(0, len(self._rows), self._batch_size):
+            yield self._reader(self._rows[start : start + self._batch_size], masks=True)

@@ -1,0 +1,144 @@
+"""Which rows have labels, at a given ratio; nested over ratios, stratified by class, grouped by source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from avsl.data.errors import DataError
+from avsl.data.shards import PARTS, PreparedData, write_json
+from avsl.schema import StrictConfig
+
+
+class SplitConfig(StrictConfig):
+    """How much is labelled: ``label_ratio`` of the training rows."""
+
+    label_ratio: float = Field(gt=0, le=1)
+    seed: int = Field(0, ge=0)
+
+
+class Split(StrictConfig):
+    """Sample ids by role, each in the order of the data set.
+
+    ``tests`` maps each test part to its ids; ``data_hash`` is the prepared set's content hash;
+    ``content_hash`` covers it and every id.
+    """
+
+    label_ratio: float
+    seed: int
+    data_hash: str
+    labelled: list[str]
+    unlabelled: list[str]
+    validation: list[str]
+    tests: dict[str, list[str]]
+    content_hash: str
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, self.model_dump())
+
+    @classmethod
+    def load(cls, path: Path) -> Split:
+        """Read what ``save`` wrote.
+
+        Raises:
+            DataError: the file is missing, is no split, or its ids are not those its hash was made from.
+        """
+        if not path.is_file():
+            raise DataError(f"{path}: no such split file")
+        try:
+            split = cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise DataError(f"{path}: not a valid split: {where}: {first['msg'].lower()}") from None
+        if split.content_hash != _hash(
+            split.data_hash, split.labelled, split.unlabelled, split.validation, split.tests
+        ):
+            raise DataError(f"{path}: content_hash does not follow from the sample ids, so the file was changed")
+        return split
+
+
+def _hash(
+    data_hash: str, labelled: list[str], unlabelled: list[str], validation: list[str], tests: dict[str, list[str]]
+) -> str:
+    stated = json.dumps([data_hash, labelled, unlabelled, validation, tests], sort_keys=True)
+    return hashlib.sha256(stated.encode()).hexdigest()
+
+
+def _labelling_order(
+    data: PreparedData, rows: np.ndarray[tuple[int], np.dtype[np.int64]], seed: int
+) -> list[list[int]]:
+    """Groups of rows (one per source) in the order in which they get labels.
+
+    A random order within each class; the classes are then interleaved so that every prefix holds them in
+    proportion: the j-th of a class's n sources is due at (j + u) / n of the way, u random per class.
+    """
+    rng = np.random.default_rng(seed)
+    members: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        members.setdefault(data.source_ids[row], []).append(row)
+    by_class: dict[str, list[str]] = {}
+    for source, group in members.items():
+        by_class.setdefault(data.labels[group[0]], []).append(source)
+    due: list[tuple[float, str]] = []
+    for label in sorted(by_class):
+        sources = sorted(by_class[label])
+        offset = rng.random()
+        due += [((j + offset) / len(sources), sources[k]) for j, k in enumerate(rng.permutation(len(sources)))]
+    return [members[source] for _, source in sorted(due)]
+
+
+def make_split(data: PreparedData, config: SplitConfig) -> Split:
+    """Choose the labelled rows of ``data`` among its annotated training rows.
+
+    The order is one seeded permutation that does not depend on the ratio, and a ratio takes its prefix, so the
+    3 % lie inside the 10 %. A source is labelled as a whole, at least one is; what of it nobody annotated is
+    left out.
+
+    Raises:
+        DataError: fewer training rows are annotated than the ratio asks for, or a source lies in two parts.
+    """
+    side: dict[str, str] = {}
+    for source, part in zip(data.source_ids, data.parts, strict=True):
+        if side.setdefault(source, part) != part:
+            raise DataError(f"{data.root}: source '{source}' lies in both '{side[source]}' and '{part}'")
+    train = data.indices("train")
+    annotated = train[data.annotated[train]]
+    wanted = max(1, round(config.label_ratio * len(train)))
+    if wanted > len(annotated):
+        raise DataError(
+            f"{data.root}: label_ratio = {config.label_ratio} asks for {wanted} labelled rows of {len(train)}, "
+            f"but only {len(annotated)} are annotated"
+        )
+    chosen: list[int] = []
+    for group in _labelling_order(data, annotated, config.seed):
+        if len(chosen) >= wanted:
+            break
+        chosen += group
+    labelled_sources = set(data.source_ids[chosen])
+    ids = data.sample_ids
+
+    def names(rows: list[int]) -> list[str]:
+        return [ids[row] for row in rows]
+
+    labelled = names(sorted(chosen))
+    unlabelled = names([row for row in train.tolist() if data.source_ids[row] not in labelled_sources])
+    validation = names(data.indices("validation").tolist())
+    tests = {
+        part: names(rows.tolist()) for part in PARTS if part.startswith("test") and len(rows := data.indices(part))
+    }
+    return Split(
+        label_ratio=config.label_ratio,
+        seed=config.seed,
+        data_hash=data.manifest.content_hash,
+        labelled=labelled,
+        unlabelled=unlabelled,
+        validation=validation,
+        tests=tests,
+        content_hash=_hash(data.manifest.content_hash, labelled, unlabelled, validation, tests),
+    )

@@ -1,0 +1,85 @@
+"""From names and settings to objects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import avsl
+from avsl.config import Config
+from avsl.data.loading import RowReader, StepLoader
+from avsl.data.shards import PreparedData
+from avsl.data.splits import Split
+from avsl.frameworks import FRAMEWORKS, Branch
+from avsl.models import Localizer
+from avsl.objectives import OBJECTIVES
+from avsl.types import Framework
+
+
+def derive_seed(*numbers: int) -> int:
+    """One seed from several numbers, without the collisions of adding them."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def make_branch(config: Config, k: int) -> Branch:
+    """The k-th student, initialised from its own seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, k))
+        objective, _ = OBJECTIVES[config.objective.name]
+        model: Any = Localizer(config.model)  # torch leaves memory_format out of to()'s type
+        if config.trainer.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        return Branch(model, objective(config.objective.settings))
+
+
+def make_framework(config: Config) -> Framework:
+    """The framework over freshly initialised students."""
+    framework, _ = FRAMEWORKS[config.framework.name]
+    return framework(lambda k: make_branch(config, k), config.framework.settings)
+
+
+def steps_per_epoch(config: Config, split: Split) -> int:
+    """Steps in which as many rows are drawn as the training part has, whatever the labelled share."""
+    return -(-(len(split.labelled) + len(split.unlabelled)) // config.trainer.batch_size)
+
+
+def rows_of(data: PreparedData, ids: Sequence[str]) -> NDArray[np.int64]:
+    """The row numbers of samples."""
+    position = {sample: row for row, sample in enumerate(data.sample_ids)}
+    return np.array([position[sample] for sample in ids], np.int64)
+
+
+def make_reader(config: Config, data: PreparedData, rows: NDArray[np.int64]) -> RowReader:
+    """A reader of ``rows``, with cached spectrograms where the configuration says so."""
+    front_ends = [Localizer(config.model).audio.front_end] if config.trainer.cache_features else []
+    return RowReader(data, front_ends, rows)
+
+
+def make_loader(config: Config, reader: RowReader, split: Split, framework: Framework) -> StepLoader:
+    """The training loader of a split."""
+    unlabelled = split.unlabelled if framework.uses_unlabelled else []
+    return StepLoader(
+        reader,
+        rows_of(reader.data, split.labelled),
+        rows_of(reader.data, unlabelled),
+        batch_size=config.trainer.batch_size,
+        labelled_batch_size=config.trainer.labelled_batch_size,
+        steps_per_epoch=steps_per_epoch(config, split),
+        seed=derive_seed(config.seed, 1000),
+        hidden=framework.needs_weak_view,
+    )
+
+
+def code_hash() -> str:
+    """SHA-256 of the package's source: a checkpoint is not continued by other code."""
+    digest = hashlib.sha256()
+    folder = Path(avsl.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""The evaluation step: scores, pictures and curves of a trained model; the only step that opens test."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from avsl.config import Config, compose
+from avsl.data.shards import PreparedData, atomic_write, write_json
+from avsl.data.splits import Split
+from avsl.engine.build import make_reader, rows_of
+from avsl.engine.layout import Layout
+from avsl.engine.prepare import load_data
+from avsl.engine.scoring import Evaluation, score_model
+from avsl.engine.train import read_run
+from avsl.models import load_exported
+from avsl.models.audio import LogMel, LogMelConfig
+from avsl.tracking.runs import TrackedRun, open_store
+from avsl.viz.curves import plot_curves, save_figure
+from avsl.viz.overlay import GalleryRow, gallery, save_png
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(overrides: Sequence[str] = ()) -> None:
+    """Score the trained model on validation and on every test part, and draw it."""
+    config = compose(overrides)
+    layout = Layout.of(config)
+    data, drawn = load_data(layout)
+    trained = read_run(layout)
+    model, description = load_exported(layout.train / "model")
+    result = evaluate_on(config, data, drawn, list(model.members))
+    keys = ("framework", "label_ratio", "seed", "train_seconds", "labelled")
+    figures = {key: trained[key] for key in keys} | result.figures
+    layout.evaluation.mkdir(parents=True, exist_ok=True)
+    with atomic_write(layout.evaluation / "per_sample.csv") as stream:
+        stream.write(result.table.encode())
+    _draw_curves(layout.train / "curves.csv", layout.evaluation / "curves.png")
+    _draw_gallery(config, data, result, description.threshold, layout.evaluation / "gallery.png")
+    write_json(layout.evaluation / "metrics.json", figures)
+    store = replace(open_store(config.tracking, config.root), system_metrics=False)
+    # Not as a resumed run: a second evaluation's figures must replace the first one's.
+    run = TrackedRun(store, trained["run_id"], resumed=False)
+    tests = {part: values for part, values in figures.items() if part.startswith("test")}
+    scores = {f"{part}/{key}": value for part, values in tests.items() for key, value in values.items()}
+    run.log_epoch(scores, config.trainer.epochs)
+    run.log_folder(layout.evaluation, "evaluation")
+    log.info("%s at %s: test CIoU@0.5 %.1f %%", layout.framework, layout.ratio, 100 * figures["test"]["ciou"])
+
+
+def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Sequence[torch.nn.Module]) -> Evaluation:
+    """Score a model, given as the localisers whose confidences it averages, on all parts of a split but training."""
+    parts = {"validation": drawn.validation, **drawn.tests}
+    rows = {part: rows_of(data, ids) for part, ids in parts.items()}
+    reader = make_reader(config, data, np.concatenate(list(rows.values())))
+    return score_model(members, reader, rows, config.evaluate.batch_size)
+
+
+def _draw_curves(history: Path, target: Path) -> None:
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    with history.open(newline="") as file:
+        for line in csv.DictReader(file):
+            for key, value in line.items():
+                panel, _, curve = key.partition("/")
+                if curve and value and curve != "learning_rate":
+                    panels.setdefault(panel, {}).setdefault(curve, []).append((float(line["epoch"]), float(value)))
+    save_figure(plot_curves(panels), target)
+
+
+def _draw_gallery(config: Config, data: PreparedData, result: Evaluation, threshold: float, target: Path) -> None:
+    """Validation clips, evenly spread over the part so that no choice flatters."""
+    maps = result.validation
+    confidence = maps.confidence.numpy()
+    front_end = LogMel(LogMelConfig(sample_rate=data.manifest.sample_rate))
+    rows = []
+    for k in np.linspace(0, len(maps.rows) - 1, min(config.evaluate.gallery, len(maps.rows))).astype(int):
+        row = maps.rows[k : k + 1]
+        number = int(row[0])
+        waveform = data.waveforms(row)
+        boxes = data.boxes(number)
+        rows.append(
+            GalleryRow(
+                frame=data.frames(row)[0],
+                truth=np.zeros((0, 4), np.float32) if boxes is None else boxes,
+                maps={f"confidence (threshold {threshold:.2f})": confidence[k]},
+                log_mel=front_end(torch.from_numpy(waveform))[0, 0].numpy(),
+                waveform=waveform[0],
+                caption=f"{data.sample_ids[number]} · {data.labels[number]}",
+            )
+        )
+    save_png(gallery(rows), target)

@@ -1,0 +1,209 @@
+"""Training: resumable to the step, recorded in MLflow, exported when it ends."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+
+from avsl.config import Config
+from avsl.data.loading import RowLoader, RowReader
+from avsl.data.shards import PreparedData
+from avsl.data.splits import Split
+from avsl.engine.build import code_hash, make_loader, make_reader, rows_of, steps_per_epoch
+from avsl.engine.module import SemiModule, TrainingError
+from avsl.tracking.runs import TrackedRun
+
+log = logging.getLogger(__name__)
+
+
+def identity(config: Config, split: Split) -> str:
+    """SHA-256 of all that decides a training's result: configuration, split (and so the data), code."""
+    parts = "\n".join([config.training_hash(), split.content_hash, code_hash()])
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+class Checkpoints(Callback):
+    """Writes ``last.ckpt`` atomically every so many steps, never at an epoch's last step: there validation is due.
+
+    Args:
+        path: of the checkpoint.
+        every: steps between two.
+        stamp: what the checkpoint must carry to be continued (identity, MLflow run).
+    """
+
+    def __init__(self, path: Path, every: int, stamp: dict[str, str]) -> None:
+        self._path = path
+        self._every = every
+        self._stamp = stamp
+        self._last = 0
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Count from where the training starts."""
+        self._last = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write when due."""
+        if trainer.global_step - self._last < self._every or trainer.is_last_batch:
+            return
+        self._last = trainer.global_step
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        part = self._path.with_suffix(".part")
+        trainer.save_checkpoint(part)
+        part.replace(self._path)
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Stamp it."""
+        checkpoint["stamp"] = self._stamp
+
+
+class EpochLog(Callback):
+    """Records each epoch's metrics in MLflow and prints a line with the time that is left.
+
+    Its history goes with the checkpoint, so that a resumed training has the curves from the start.
+    """
+
+    def __init__(self, run: TrackedRun) -> None:
+        self._run = run
+        self._started = 0.0
+        self._elapsed = 0.0
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training so far, those of interrupted sessions up to their checkpoint included."""
+        return self._elapsed + time.perf_counter() - self._started
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Log the epoch: validation is its last act."""
+        if not isinstance(pl_module, SemiModule):
+            raise TypeError("EpochLog watches a SemiModule")
+        epoch, of = trainer.current_epoch + 1, trainer.max_epochs or 0
+        metrics = pl_module.epoch_metrics() | {"train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}
+        self.history.append({"epoch": float(epoch), **metrics})
+        self._run.log_epoch(metrics, epoch)
+        left = self.seconds / epoch * (of - epoch)
+        shown = " · ".join(f"{key} {metrics[key]:.3f}" for key in sorted(metrics) if key in _SHOWN)
+        log.info("epoch %d/%d · %s · %.0f s, %.0f s left", epoch, of, shown, self.seconds, left)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes with the checkpoint."""
+        return {"history": self.history, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.history = list(state_dict["history"])
+        self._elapsed = float(state_dict["seconds"])
+
+
+_SHOWN = ("train/loss", "val/ciou", "pseudo/acceptance", "pseudo/iou")
+
+
+def find_checkpoint(path: Path, wanted: str) -> str | None:
+    """The MLflow run of the checkpoint at ``path`` if it belongs to the same configuration, split and code.
+
+    A checkpoint of anything else is left aside and said so: it is never continued.
+    """
+    if not path.is_file():
+        return None
+    try:
+        stamp = torch.load(path, weights_only=True, mmap=True)["stamp"]
+    except Exception as error:  # whatever a damaged file raises: it can only cost time
+        log.warning("%s cannot be read (%s): training starts again", path, error)
+        return None
+    if stamp["identity"] != wanted:
+        log.info("%s was made with another configuration, split or code: training starts again", path)
+        return None
+    log.info("continuing from %s", path)
+    return str(stamp["run_id"])
+
+
+def fit(
+    config: Config, data: PreparedData, split: Split, run: TrackedRun, checkpoint: Path, resume: bool
+) -> tuple[SemiModule, EpochLog, RowReader]:
+    """Train.
+
+    Args:
+        config: what and how.
+        data: the prepared set.
+        split: whose labels are used.
+        run: open MLflow run.
+        checkpoint: where the state is kept.
+        resume: whether to go on from it.
+
+    Returns:
+        the trained module, the history of its epochs and the reader of training and validation rows.
+
+    Raises:
+        TrainingError: another training uses the same state, or the loss is not finite.
+    """
+    validation = rows_of(data, split.validation)
+    rows = np.concatenate([rows_of(data, split.labelled), rows_of(data, split.unlabelled), validation])
+    reader = make_reader(config, data, rows)
+    per_epoch = steps_per_epoch(config, split)
+    module = SemiModule(config, per_epoch * config.trainer.epochs)
+    loader = make_loader(config, reader, split, module.framework)
+    epochs = EpochLog(run)
+    stamp = {"identity": identity(config, split), "run_id": run.run_id}
+    callbacks: list[Callback] = [epochs, Checkpoints(checkpoint, config.trainer.checkpoint_every, stamp)]
+    if sys.stderr.isatty():
+        callbacks.append(RichProgressBar())
+    trainer = lightning.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        precision=config.trainer.precision,
+        max_epochs=config.trainer.epochs,
+        gradient_clip_val=config.trainer.gradient_clip or None,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(checkpoint.with_suffix(".lock"), timeout=0), warnings.catch_warnings():
+            # Rows lie in memory already; Lightning would advise worker processes.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            trainer.fit(
+                module,
+                loader,
+                RowLoader(reader, validation, config.evaluate.batch_size),
+                ckpt_path=str(checkpoint) if resume else None,
+                weights_only=True,
+            )
+    except Timeout:
+        raise TrainingError(f"another training is using {checkpoint.parent}") from None
+    return module, epochs, reader
+
+
+def write_history(path: Path, history: Iterable[dict[str, float]]) -> None:
+    """Write the epochs' metrics as CSV; a metric that an epoch lacks is left empty."""
+    lines = list(history)
+    keys = list(dict.fromkeys(key for line in lines for key in line))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, keys, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)

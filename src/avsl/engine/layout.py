@@ -1,0 +1,62 @@
+"""Where everything that is made lies, below ``root``; dvc.yaml names the same paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from avsl.config import Config
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of one configuration."""
+
+    base: Path
+    ratio: str
+    framework: str
+
+    @classmethod
+    def of(cls, config: Config) -> Layout:
+        """The layout below ``root/<data set>``."""
+        return cls(config.root / config.data.name, str(float(config.split.label_ratio)), config.framework.name)
+
+    @property
+    def prepared(self) -> Path:
+        """The prepared data set."""
+        return self.base / "prepared"
+
+    @property
+    def split(self) -> Path:
+        """The split's file."""
+        return self.base / "split" / f"{self.ratio}.json"
+
+    @property
+    def train(self) -> Path:
+        """What a training leaves: model, curves, pictures, and how it was made."""
+        return self.base / "train" / self.ratio / self.framework
+
+    @property
+    def state(self) -> Path:
+        """Checkpoints of a training under way; no output of any stage, so that DVC does not delete them."""
+        return self.base / "state" / self.ratio / self.framework
+
+    @property
+    def evaluations(self) -> Path:
+        """The evaluations of all frameworks at this ratio."""
+        return self.base / "evaluate" / self.ratio
+
+    @property
+    def evaluation(self) -> Path:
+        """This framework's evaluation."""
+        return self.evaluations / self.framework
+
+    @property
+    def registered(self) -> Path:
+        """What became of the registry at this ratio."""
+        return self.base / "register" / f"{self.ratio}.json"
+
+    @property
+    def report(self) -> Path:
+        """Tables and figures over all ratios and frameworks."""
+        return self.base / "report"

@@ -1,0 +1,179 @@
+"""The one LightningModule: any framework's steps, the optimiser, and what is measured on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from avsl.config import Config
+from avsl.data.loading import Rows, TrainingRows
+from avsl.data.transforms import make_views, plain_view
+from avsl.engine.build import derive_seed, make_framework
+from avsl.functional.geometry import warp
+from avsl.functional.pseudo_labels import mask_iou, to_grid
+from avsl.metrics import ThresholdSweep
+from avsl.models import LocalizerEnsemble
+from avsl.types import Framework, PseudoLabels
+
+
+class TrainingError(ValueError):
+    """A training that cannot go on; the message is one sentence."""
+
+
+class SemiModule(lightning.LightningModule):
+    """Trains a framework.
+
+    All randomness of a step (augmentation, dropout) comes from the seed and the step's number, so a resumed training
+    takes the steps the uninterrupted one would have taken.
+
+    Args:
+        config: the run's configuration.
+        total_steps: length of the learning-rate schedule.
+    """
+
+    def __init__(self, config: Config, total_steps: int) -> None:
+        super().__init__()
+        self.config = config
+        self.total_steps = total_steps
+        self.framework: Framework = make_framework(config)
+        self.sweep = ThresholdSweep()
+        self._step = 0
+        # Sums over the epoch so far; tensors, as reading them would make every step wait for the device.
+        self._sums: dict[str, Tensor] = {}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move rows of training and validation."""
+        if isinstance(batch, Rows):
+            return batch.to(device)
+        return TrainingRows(
+            batch.labelled.to(device),
+            None if batch.unlabelled is None else batch.unlabelled.to(device),
+            None if batch.hidden is None else batch.hidden.to(device),
+            batch.step,
+        )
+
+    def training_step(self, rows: TrainingRows, batch_idx: int) -> Tensor:
+        """Augment, ask the framework for its loss, remember what is logged."""
+        self._step = rows.step
+        seed = derive_seed(self.config.seed, 2000, rows.step)
+        torch.manual_seed(seed)
+        batch = make_views(
+            rows.labelled,
+            rows.unlabelled,
+            self.config.augment,
+            n_strong=self.framework.n_views,
+            weak=self.framework.needs_weak_view,
+            generator=torch.Generator(self.device).manual_seed(seed),
+        )
+        output = self.framework.training_step(batch, rows.step)
+        self._add({"loss": output.loss.total.detach(), **output.loss.parts}, "train/")
+        if output.pseudo is not None and batch.unlabelled is not None and batch.unlabelled.weak is not None:
+            self._measure(output.pseudo, rows.hidden, batch.unlabelled.weak.geometry)
+        return output.loss.total
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip here: Lightning's own refuses fused optimisers, which matters for float16 alone."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val, foreach=True)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimiser's step and what the framework does after it (EMA), before any checkpoint is written."""
+        super().optimizer_step(*args, **kwargs)
+        self.framework.after_step(self._step)
+
+    def validation_step(self, rows: Rows, batch_idx: int) -> None:
+        """CIoU of the models that would be exported, at every candidate threshold."""
+        if rows.mask is None:
+            raise TrainingError("validation rows carry no masks")
+        self.sweep.update(self.ensemble()(plain_view(rows)), rows.mask)
+
+    def ensemble(self) -> LocalizerEnsemble:
+        """The models to validate and export, as one."""
+        return LocalizerEnsemble(list(self.framework.eval_models()))
+
+    def epoch_metrics(self) -> dict[str, float]:
+        """Means over the epoch that ends, and validation's figures; the sums start again.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        sums = {key: float(value) for key, value in self._sums.items()}
+        self._sums = {}
+        means = {key: value / sums[f"n:{key}"] for key, value in sums.items() if f"n:{key}" in sums}
+        if not math.isfinite(means["train/loss"]):
+            raise TrainingError(f"the loss is {means['train/loss']} in the epoch that ended with step {self._step}")
+        if "px:hit" in sums:
+            hit = sums["px:hit"]
+            means["pseudo/precision"] = hit / max(sums["px:labelled"], 1.0)
+            means["pseudo/recall"] = hit / max(sums["px:true"], 1.0)
+            means["pseudo/iou"] = sums["px:iou"] / max(sums["px:accepted"], 1.0)
+        means["val/ciou"] = float(self.sweep.compute().max())
+        means["val/threshold"] = self.sweep.best()
+        self.sweep.reset()
+        return means
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW with a linear warm-up and a cosine to zero, by the step."""
+        trainer = self.config.trainer
+        optimizer = torch.optim.AdamW(
+            [dict(group) for group in self.framework.param_groups()],
+            lr=trainer.learning_rate,
+            weight_decay=trainer.weight_decay,
+            fused=True,
+        )
+        warmup = max(1, round(trainer.warmup_share * self.total_steps))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.total_steps - warmup)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the epoch's sums, so that a resumed epoch logs the same means."""
+        checkpoint["sums"] = dict(self._sums)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the epoch's sums."""
+        self._sums = dict(checkpoint["sums"])
+
+    def _add(self, values: Mapping[str, Tensor], prefix: str) -> None:
+        for name, value in values.items():
+            for key, amount in ((prefix + name, value), (f"n:{prefix}{name}", torch.ones_like(value))):
+                self._sums[key] = self._sums[key] + amount if key in self._sums else amount
+
+    @torch.no_grad()
+    def _measure(self, pseudo: PseudoLabels, hidden: Tensor | None, geometry: Tensor) -> None:
+        """Acceptance and agreement; against the hidden truth, the accepted labels' precision, recall and IoU."""
+        accepted = pseudo.accepted.float()
+        values = {"acceptance": accepted.mean()}
+        if pseudo.agreement is not None:
+            values["agreement"] = pseudo.agreement.mean()
+        self._add(values, "pseudo/")
+        if hidden is None:
+            return
+        size = (pseudo.mask.shape[-2], pseudo.mask.shape[-1])
+        truth = (to_grid(warp(hidden.unsqueeze(1), geometry).squeeze(1), size) >= 0.5).float()
+        kept = accepted[:, None, None]
+        sums = {
+            "hit": (pseudo.mask * truth * kept).sum(),
+            "labelled": (pseudo.mask * kept).sum(),
+            "true": (truth * kept).sum(),
+            "iou": (mask_iou(pseudo.mask, truth) * accepted).sum(),
+            "accepted": accepted.sum(),
+        }
+        for name, value in sums.items():
+            self._sums[f"px:{name}"] = self._sums[f"px:{name}"] + value if f"px:{name}" in self._sums else value

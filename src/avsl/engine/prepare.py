@@ -1,0 +1,53 @@
+"""The steps before any training: the prepared data set, and which of its rows have labels."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+from avsl.config import compose
+from avsl.data.errors import DataError
+from avsl.data.registry import DATASETS
+from avsl.data.shards import PreparedData
+from avsl.data.splits import Split, make_split
+from avsl.engine.layout import Layout
+
+log = logging.getLogger(__name__)
+
+
+def prepare(overrides: Sequence[str] = ()) -> None:
+    """Make the prepared data set."""
+    config = compose(overrides)
+    generate, _ = DATASETS[config.data.name]
+    manifest = generate(config.data.settings, Layout.of(config).prepared, os.cpu_count() or 1)
+    counts = ", ".join(f"{part} {n}" for part, n in manifest.counts.items())
+    log.info("%s: %s", config.data.name, counts)
+
+
+def split(overrides: Sequence[str] = ()) -> None:
+    """Draw the labelled rows of one label ratio."""
+    config = compose(overrides)
+    layout = Layout.of(config)
+    drawn = make_split(PreparedData.open(layout.prepared), config.split)
+    layout.split.parent.mkdir(parents=True, exist_ok=True)
+    drawn.save(layout.split)
+    log.info(
+        "label ratio %s: %d labelled, %d unlabelled, %d for validation (labels too)",
+        layout.ratio,
+        len(drawn.labelled),
+        len(drawn.unlabelled),
+        len(drawn.validation),
+    )
+
+
+def load_data(layout: Layout) -> tuple[PreparedData, Split]:
+    """The prepared set and the split.
+
+    Raises:
+        DataError: one is missing or damaged, or the split was drawn from another version of the set.
+    """
+    data, drawn = PreparedData.open(layout.prepared), Split.load(layout.split)
+    if drawn.data_hash != data.manifest.content_hash:
+        raise DataError(f"{layout.split} was drawn from another version of {layout.prepared}: run the split again")
+    return data, drawn

@@ -1,0 +1,203 @@
+"""Scores of a model on validation and test, with the baselines and controls that give them meaning."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avsl.data.loading import RowReader
+from avsl.data.transforms import plain_view
+from avsl.engine.build import derive_seed
+from avsl.functional import localization as F
+from avsl.metrics import FalsePositiveRate, InteractiveScore, LocalizationScore, ThresholdSweep
+from avsl.models import average
+from avsl.types import AVBatch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+METRIC = "CIoU@0.5, fixed threshold chosen on validation"
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The maps of some rows and their truth.
+
+    Attributes:
+        rows: (N,) row numbers.
+        members: one (N, h, w) tensor of confidences for each member of the model.
+        shuffled: the same with each frame hearing another row's sound.
+        truth: (N, H, W) box masks in {0, 1}.
+    """
+
+    rows: NDArray[np.int64]
+    members: Sequence[Tensor]
+    shuffled: Sequence[Tensor]
+    truth: Tensor
+
+    @property
+    def confidence(self) -> Tensor:
+        """The model's map: the members' mean."""
+        return average(self.members)
+
+
+@torch.inference_mode()
+def compute_maps(members: Sequence[nn.Module], reader: RowReader, rows: NDArray[np.int64], batch_size: int) -> Maps:
+    """Run the members over ``rows``, with the right sounds and with shuffled ones.
+
+    The shuffle is seeded and leaves no frame its own sound (where there are two rows).
+    """
+    order = np.random.default_rng(derive_seed(3000, len(rows))).permutation(len(rows))
+    other = np.empty_like(order)
+    other[order] = np.roll(order, 1)
+    maps: list[list[Tensor]] = [[] for _ in members]
+    shuffled: list[list[Tensor]] = [[] for _ in members]
+    truth = []
+    for start in range(0, len(rows), batch_size):
+        stop = start + batch_size
+        right = reader(rows[start:stop], masks=True)
+        view, wrong = plain_view(right), plain_view(reader(rows[other[start:stop]], masks=False))
+        swapped = AVBatch(view.frame, wrong.waveform, wrong.features, view.index, view.geometry)
+        for k, member in enumerate(members):
+            maps[k].append(member(view).confidence)
+            shuffled[k].append(member(swapped).confidence)
+        if right.mask is not None:
+            truth.append(right.mask)
+    return Maps(rows, [torch.cat(m) for m in maps], [torch.cat(m) for m in shuffled], torch.cat(truth))
+
+
+def choose_threshold(confidence: Tensor, truth: Tensor) -> float:
+    """The fixed threshold with the best CIoU@0.5 on (N, h, w) validation maps with (N, H, W) truth."""
+    sweep = ThresholdSweep()
+    for maps, masks in zip(torch.split(confidence, 100), torch.split(truth, 100), strict=True):
+        sweep.update(maps, masks)
+    return sweep.best()
+
+
+def score(
+    confidence: Tensor, truth: Tensor, convention: F.Convention, threshold: float | None = None
+) -> dict[str, float]:
+    """CIoU@0.5, AUC and mean cIoU under a threshold convention."""
+    metric = LocalizationScore(convention, threshold)
+    metric.update(confidence, truth)
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+def score_part(maps: Maps, threshold: float, groups: Sequence[str]) -> dict[str, Any]:
+    """All figures of one part of the data.
+
+    Args:
+        maps: its maps.
+        threshold: the fixed one, from validation.
+        groups: each row's group; rows of one frame share it.
+
+    Returns:
+        ``n`` and ``n_silent`` (rows with and without a source in view); ``ciou``, ``auc``, ``mean_ciou`` at the fixed
+        threshold; the same with suffix ``_median`` and, told the true area, ``_oracle``; ``ciou_shuffled`` with wrong
+        sounds; ``iiou`` and ``iauc`` where frames have several sounds; ``false_positive_rate`` over silent rows.
+    """
+    confidence, truth = maps.confidence, maps.truth
+    sounding = truth.flatten(1).amax(1) > 0
+    silent = ~sounding
+    result: dict[str, Any] = {"n": int(sounding.sum()), "n_silent": int(silent.sum())}
+    if result["n"]:
+        p, t = confidence[sounding], truth[sounding]
+        result |= score(p, t, "fixed", threshold)
+        result |= {f"{name}_median": value for name, value in score(p, t, "median").items()}
+        result |= {f"{name}_oracle": value for name, value in score(p, t, "adaptive").items()}
+        result["ciou_shuffled"] = score(average(maps.shuffled)[sounding], t, "fixed", threshold)["ciou"]
+        kept = np.asarray(groups, object)[sounding.numpy()]
+        _, number, size = np.unique(kept, return_inverse=True, return_counts=True)
+        if size.max() > 1:
+            interactive = InteractiveScore("fixed", threshold)
+            interactive.update(p, t, torch.from_numpy(number))
+            result |= {name: float(value) for name, value in interactive.compute().items()}
+    if result["n_silent"]:
+        rate = FalsePositiveRate(threshold)
+        rate.update(confidence[silent], (truth.shape[-2], truth.shape[-1]))
+        result["false_positive_rate"] = float(rate.compute())
+    return result
+
+
+def baselines(truth: Tensor) -> dict[str, dict[str, float]]:
+    """What needs no model, on (N, H, W) truth: the whole image, a centred disc, and a perfect ranking of pixels.
+
+    Each under the median convention; the first two at a fixed threshold too, where a perfect ranking means nothing.
+    """
+    truth = truth[truth.flatten(1).amax(1) > 0]
+    result = {}
+    for name, maps in F.trivial_maps(truth).items():
+        result[name] = {f"{key}_median": value for key, value in score(maps, truth, "median").items()}
+        if name != "perfect_ranking":
+            result[name] |= score(maps, truth, "fixed", 0.5)
+    return result
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        figures: threshold, one entry for each part, one for each member on its own, and the baselines.
+        table: CSV with a line for each test row.
+        validation: the validation rows' maps.
+    """
+
+    figures: dict[str, Any]
+    table: str
+    validation: Maps
+
+
+def score_model(
+    members: Sequence[nn.Module], reader: RowReader, parts: Mapping[str, NDArray[np.int64]], batch_size: int
+) -> Evaluation:
+    """Score a model.
+
+    Args:
+        members: localisers whose confidences are averaged, in evaluation mode.
+        reader: of the prepared data.
+        parts: row numbers by part; ``validation`` chooses the threshold, the others are test parts.
+        batch_size: rows at a time.
+    """
+    computed = {part: compute_maps(members, reader, rows, batch_size) for part, rows in parts.items()}
+    groups = {part: [str(reader.data.group_ids[row]) for row in rows] for part, rows in parts.items()}
+    validation = computed["validation"]
+    threshold = choose_threshold(validation.confidence, validation.truth)
+    figures: dict[str, Any] = {"metric": METRIC, "threshold": threshold}
+    figures |= {part: score_part(maps, threshold, groups[part]) for part, maps in computed.items()}
+    if len(members) > 1:
+        for k in range(len(members)):
+            alone = {p: Maps(m.rows, [m.members[k]], [m.shuffled[k]], m.truth) for p, m in computed.items()}
+            own = choose_threshold(alone["validation"].confidence, validation.truth)
+            figures[f"member_{k}"] = {"threshold": own} | {
+                part: score_part(alone[part], own, groups[part]) for part in ("validation", "test") if part in alone
+            }
+    if "test" in computed:
+        figures["baselines"] = baselines(computed["test"].truth)
+    return Evaluation(figures, _table(reader, computed, threshold), validation)
+
+
+def _table(reader: RowReader, computed: Mapping[str, Maps], threshold: float) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["sample_id", "part", "label", "area", "ciou", "max_confidence"])
+    for part, maps in computed.items():
+        if part == "validation":
+            continue
+        confidence, truth = maps.confidence, maps.truth
+        area = truth.mean((-2, -1))
+        ious = F.ciou(F.predict_mask(confidence, truth, "fixed", threshold), truth)
+        for k, row in enumerate(maps.rows):
+            ciou = f"{float(ious[k]):.4f}" if area[k] > 0 else ""
+            peak = float(confidence[k].max())
+            data = reader.data
+            line = [data.sample_ids[row], part, data.labels[row], f"{float(area[k]):.4f}", ciou, f"{peak:.4f}"]
+            writer.writerow(line)
+    return out.getvalue()

@@ -1,0 +1,110 @@
+"""DMT: dual mean-teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from avsl.frameworks.branch import MakeBranch, Teacher, forward_together, supervised_loss, weighted_sum
+from avsl.functional.ema import ema_update
+from avsl.functional.geometry import carry
+from avsl.functional.pseudo_labels import confident_mask, consensus, pixel_bce, to_grid
+from avsl.schema import StrictConfig
+from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
+
+
+class DMTConfig(StrictConfig):
+    """DMT. The paper leaves every value open; a sweep can search each.
+
+    Attributes:
+        delta: δ, confidence from which a teacher calls a cell sounding.
+        tau: τ, IoU of the two teachers' masks from which a clip is accepted.
+        ema_decay: β of the teachers.
+        unlabelled_weight: λ_u of the loss on pseudo-labels.
+        contrastive_weight: λ_c of the objective on L ∪ U.
+        warmup_steps: steps on the labelled clips (and the objective) before pseudo-labels are used.
+    """
+
+    delta: float = Field(0.6, ge=0, le=1)
+    tau: float = Field(0.5, ge=0, le=1)
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    unlabelled_weight: float = Field(1.0, ge=0)
+    contrastive_weight: float = Field(1.0, ge=0)
+    warmup_steps: int = Field(200, ge=0)
+
+
+class DMT(nn.Module):
+    """Dual mean-teacher (Guo et al., NeurIPS 2023, arXiv 2403.03145).
+
+    Two independent student-teacher pairs. Both teachers label the weak view, M_k = 1[P_k ≥ δ]; a clip is accepted iff
+    IoU(M_A, M_B) ≥ τ and the masks overlap; Y = M_A · M_B teaches both students on the strong view:
+    Σ_k H(G, P_k) on L + λ_u · H(Y, P_k) on accepted U + λ_c · L_contrastive(k) on L ∪ U. Teachers are averages of their
+    students (β), copies until the warm-up ends; the exported model is the teacher pair.
+
+    Open in the paper and chosen here: the unlabelled term is a mean over all unlabelled rows, rejected ones counting 0;
+    the objective sees L ∪ U in the warm-up too; cells that the weak view did not show carry no label.
+    """
+
+    needs_weak_view = True
+    uses_unlabelled = True
+
+    def __init__(self, make_branch: MakeBranch, config: DMTConfig) -> None:
+        super().__init__()
+        self.config = config
+        students = [make_branch(0), make_branch(1)]
+        self.n_views = students[0].n_views
+        self.pairs = [(student, Teacher(student)) for student in students]
+        self.students = nn.ModuleList(students)
+        self.teachers = nn.ModuleList(teacher for _, teacher in self.pairs)
+
+    @torch.no_grad()
+    def label(self, weak: AVBatch) -> PseudoLabels:
+        """Consensus filter and intersection of pseudo-labels on weakly augmented, unlabelled rows."""
+        maps = [teacher(weak).confidence for _, teacher in self.pairs]
+        if maps[1].shape != maps[0].shape:
+            maps[1] = F.interpolate(maps[1].unsqueeze(1), size=maps[0].shape[-2:], mode="bilinear").squeeze(1)
+        first, second = (confident_mask(m, self.config.delta) for m in maps)
+        accepted, agreement = consensus(first, second, self.config.tau)
+        return PseudoLabels(first * second, accepted, agreement)
+
+    def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
+        """The loss of one step, of both students."""
+        config = self.config
+        pseudo = None
+        if step >= config.warmup_steps and batch.unlabelled is not None:
+            weak, strong = batch.unlabelled.weak, batch.unlabelled.strong[0]
+            if weak is None:
+                raise ValueError("unlabelled rows carry no weak view for the teachers")
+            pseudo = self.label(weak)
+            target, seen = carry(pseudo.mask, weak.geometry, strong.geometry)
+        terms = []
+        for name, (student, _) in zip("ab", self.pairs, strict=True):
+            outputs, labelled, unlabelled = forward_together(student, batch)
+            terms.append((1.0, f"supervised_{name}", supervised_loss(labelled, batch.labelled.strong[0])))
+            contrastive = student.contrastive(outputs).total
+            terms.append((config.contrastive_weight, f"contrastive_{name}", contrastive))
+            if pseudo is not None and unlabelled is not None:
+                size = (unlabelled.logits.shape[-2], unlabelled.logits.shape[-1])
+                y, w = to_grid(target, size), to_grid(seen, size)
+                loss = pixel_bce(unlabelled.logits, y, w) * pseudo.accepted
+                terms.append((config.unlabelled_weight, f"unlabelled_{name}", loss.mean()))
+        return StepOutput(weighted_sum(terms), pseudo)
+
+    def after_step(self, step: int) -> None:
+        """EMA of both pairs; until the warm-up ends a teacher is its student's copy."""
+        decay = self.config.ema_decay if step >= self.config.warmup_steps else 0.0
+        for student, teacher in self.pairs:
+            ema_update(teacher.model, student.model, decay)
+
+    def param_groups(self) -> Iterable[Mapping[str, Any]]:
+        """Both students' parameters."""
+        return [group for student, _ in self.pairs for group in student.param_groups()]
+
+    def eval_models(self) -> Sequence[nn.Module]:
+        """The teacher pair."""
+        return [teacher.model for _, teacher in self.pairs]

@@ -1,0 +1,47 @@
+"""Audio-visual similarity and the contrastive losses built on it."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Pooling = Literal["max", "logsumexp", "topk"]
+
+
+def similarity_maps(visual: Tensor, audio: Tensor) -> Tensor:
+    """S of each pair: cosine of (B, C, h, w) normalised visual and (B, C) audio embeddings, (B, h, w) in [-1, 1]."""
+    return torch.einsum("bchw,bc->bhw", visual, audio)
+
+
+def all_similarity_maps(visual: Tensor, audio: Tensor) -> Tensor:
+    """S of every image with every sound: (B, A, h, w)."""
+    return (audio @ visual.flatten(2)).view(len(visual), len(audio), *visual.shape[-2:])
+
+
+def pool_similarity(maps: Tensor, pooling: Pooling, *, topk: int = 8, sharpness: float = 0.1) -> Tensor:
+    """Reduce similarity maps (..., h, w) to a score of each pair (...).
+
+    Args:
+        maps: cosine similarities.
+        pooling: ``max`` as published (EZ-VSL, ECCV 2022, arXiv 2203.09324, eq. 3); ``topk``, the mean of the highest
+            cells; ``logsumexp``, a soft maximum. The last two reach more cells than one, which learning from scratch needs.
+        topk: cells that ``topk`` averages; all of them where the map has fewer.
+        sharpness: temperature of ``logsumexp``.
+    """
+    cells = maps.flatten(-2)
+    if pooling == "max":
+        return cells.amax(-1)
+    if pooling == "topk":
+        return cells.topk(min(topk, cells.shape[-1]), dim=-1, sorted=False).values.mean(-1)
+    return sharpness * (torch.logsumexp(cells / sharpness, dim=-1) - math.log(cells.shape[-1]))
+
+
+def symmetric_info_nce(scores: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of (B, B) pair scores in both directions, summed; row i's partner is column i."""
+    logits = scores / temperature
+    target = torch.arange(len(logits), device=logits.device)
+    return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)

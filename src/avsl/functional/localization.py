@@ -1,0 +1,331 @@
+"""How well a confidence map matches the annotated boxes: resizing, thresholds, cIoU and its summaries.
+
+Every step repeats the arithmetic of the published evaluation code, because a threshold at the map's own median turns
+a difference in the last bit into another pixel. Masks and maps are (B, H, W); a truth is 0 or 1, or in between for
+consensus maps.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ResizeMode = Literal["bicubic", "bicubic_aligned", "opencv_bilinear"]
+Convention = Literal["median", "median_strict", "adaptive", "fixed_minmax", "fixed"]
+
+CONVENTIONS: Final[tuple[Convention, ...]] = ("median", "median_strict", "adaptive", "fixed_minmax", "fixed")
+"""How a map becomes a mask, see `predict_mask`."""
+
+AREA_BUCKETS: Final = ("small", "medium", "large", "huge")
+"""Names of `area_bucket`'s values."""
+
+_AREA_SIDES: Final = (32, 96, 144)
+_AREA_FRAME: Final = 224
+
+
+def resize_maps(maps: Tensor, size: tuple[int, int], mode: ResizeMode) -> Tensor:
+    """Bring maps to the size of the truth.
+
+    Args:
+        maps: (B, h, w), any floating type; computed in float32.
+        size: (H, W); maps that have it already come back unchanged.
+        mode: ``bicubic`` and ``bicubic_aligned`` are torch's without and with aligned corners (EZ-VSL, FNAC; SLAVC);
+            ``opencv_bilinear`` is ``cv2.resize`` with INTER_LINEAR (SSPL), to the bit for steps exact in binary
+            (7 or 14 cells to 224) and to the last bit otherwise.
+
+    Returns:
+        (B, H, W), float32.
+    """
+    maps = maps.float()
+    if maps.shape[-2:] == torch.Size(size):
+        return maps
+    if mode == "opencv_bilinear":
+        return _opencv_lerp(_opencv_lerp(maps, size[1]).mT, size[0]).mT.contiguous()
+    # The batch goes in as channels: the same bits, with the weights computed once.
+    return F.interpolate(maps[None], size=size, mode="bicubic", align_corners=mode == "bicubic_aligned")[0]
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # the cached tensor must serve callers that take gradients too
+def _opencv_weights(cells: int, size: int, device: torch.device) -> Tensor:
+    """(2 · cells, size) float64: what each pixel takes of each cell, and of its step to the next cell."""
+    position = ((torch.arange(size, dtype=torch.float64) + 0.5) * (cells / size) - 0.5).float().clamp(0, cells - 1)
+    left = position.floor()
+    taken = F.one_hot(left.long(), cells).double()
+    return torch.cat([taken, taken * (position - left)[:, None]], dim=1).mT.contiguous().to(device)
+
+
+def _opencv_lerp(maps: Tensor, size: int) -> Tensor:
+    """Interpolate the last dimension, (B, n, cells) -> (B, n, size) float32."""
+    step = F.pad(maps.diff(dim=-1), (0, 1))
+    # OpenCV fuses a + (b - a) * w: one rounding to float32 after an exact product, which float64 gives everywhere.
+    cells_and_steps = torch.cat([maps, step], dim=-1).double()
+    return (cells_and_steps @ _opencv_weights(maps.shape[-1], size, maps.device)).float()
+
+
+def minmax(maps: Tensor) -> Tensor:
+    """Stretch each map to [0, 1]; a constant map stays as it is, as in the published code.
+
+    Shape: (B, H, W) -> (B, H, W).
+    """
+    low = maps.amin(dim=(-2, -1), keepdim=True)
+    spread = maps.amax(dim=(-2, -1), keepdim=True) - low
+    flat = spread == 0
+    return torch.where(flat, maps, (maps - low) / spread.masked_fill(flat, 1))
+
+
+def box_masks(boxes: Tensor, offsets: Tensor, size: int) -> Tensor:
+    """Draw the union of each image's boxes.
+
+    Args:
+        boxes: (N, 4) as x0, y0, x1, y1 in fractions of the frame, clipped to it; float64, as a corner that
+            falls on a pixel's edge must not move.
+        offsets: (B + 1,) integers: image i has the boxes offsets[i] to offsets[i + 1].
+        size: side of the masks in pixels; corners are truncated to pixels, the end exclusive.
+
+    Returns:
+        (B, size, size) float32 of 0 and 1.
+
+    Raises:
+        ValueError: the offsets do not cover the boxes, or a corner is not a number.
+    """
+    counts = offsets.diff()
+    if len(offsets) == 0 or int(offsets[0]) != 0 or int(offsets[-1]) != len(boxes) or bool((counts < 0).any()):
+        raise ValueError(f"box offsets must rise from 0 to the number of boxes {len(boxes)}")
+    if bool(boxes.isnan().any()):
+        raise ValueError("a box corner is not a number")
+    corners = (boxes.double().clamp(0, 1) * size).long()
+    image = torch.repeat_interleave(counts)
+    slot = torch.arange(len(boxes), device=boxes.device) - offsets[image]
+    most = int(counts.max()) if len(counts) else 0
+    padded = corners.new_zeros(len(counts), most, 4)
+    padded[image, slot] = corners
+    return (_covering_boxes(padded, size) > 0).float()
+
+
+def consensus_maps(boxes_256: Tensor, size: int) -> Tensor:
+    """Flickr-SoundNet's truth: min(1, Σ boxes / 2), so a pixel counts fully where two annotators agree.
+
+    Args:
+        boxes_256: (B, A, 4) as x0, y0, x1, y1 in units of a 256-pixel frame; rows of zeros are no box.
+        size: side of the maps in pixels.
+
+    Returns:
+        (B, size, size) float32 of 0, 0.5 and 1.
+    """
+    corners = (boxes_256.double().clamp(0, 256) * size / 256).long()
+    return (_covering_boxes(corners, size) / 2).clamp(max=1)
+
+
+def _covering_boxes(corners: Tensor, size: int) -> Tensor:
+    """How many of the (B, A, 4) pixel boxes cover each pixel, (B, size, size) float32."""
+    pixel = torch.arange(size, device=corners.device)
+    start, stop = corners[..., :2, None], corners[..., 2:, None]
+    inside = ((pixel >= start) & (pixel < stop)).float()
+    columns, rows = inside.unbind(dim=2)
+    return rows.mT @ columns
+
+
+def binarize(
+    maps: Tensor, convention: Convention, threshold: float | None = None, truth: Tensor | None = None
+) -> Tensor:
+    """Turn maps at the truth's size into masks.
+
+    Args:
+        maps: (B, H, W) float32, already min-max normalised where the convention asks for it.
+        convention: ``median``: pixels >= the upper median pixel; ``median_strict``: > it; ``adaptive``: > the n-th
+            highest pixel, where the truth has n pixels (an oracle: it is told the true area);
+            ``fixed_minmax`` and ``fixed``: >= threshold.
+        threshold: for the fixed conventions alone.
+        truth: (B, H, W), for ``adaptive`` alone.
+
+    Returns:
+        (B, H, W) bool.
+
+    Raises:
+        ValueError: the threshold or the truth that the convention needs is missing.
+    """
+    if convention in ("fixed_minmax", "fixed"):
+        if threshold is None:
+            raise ValueError(f"threshold convention '{convention}' needs a threshold")
+        return maps >= torch.tensor(threshold, dtype=maps.dtype, device=maps.device)
+    pixels = maps.flatten(1)
+    total = pixels.shape[1]
+    if convention == "adaptive":
+        if truth is None:
+            raise ValueError("threshold convention 'adaptive' needs the truth")
+        areas = (truth != 0).flatten(1).sum(1).clamp(min=1).tolist()
+        cuts = [row.kthvalue(total - area + 1).values for row, area in zip(pixels, areas, strict=True)]
+        cut = torch.stack(cuts) if cuts else pixels.new_zeros(0)
+    else:
+        cut = pixels.kthvalue(total // 2 + 1, dim=1).values
+    cut = cut[:, None, None]
+    return maps >= cut if convention == "median" else maps > cut
+
+
+def predict_mask(maps: Tensor, truth: Tensor, convention: Convention, threshold: float | None = None) -> Tensor:
+    """Resize maps to the truth and binarise them as a published evaluation does.
+
+    ``median`` (EZ-VSL, FNAC), ``median_strict`` and ``adaptive`` (Senocak et al., arXiv 2407.13676): bicubic,
+    min-max. ``fixed_minmax`` (SSPL, at 0.5): OpenCV bilinear, min-max. ``fixed``: OpenCV bilinear on the confidence
+    itself, never min-max, so that an image without a source can stay empty.
+
+    Args:
+        maps: (B, h, w); for ``fixed`` a confidence in [0, 1].
+        truth: (B, H, W); its size is the prediction's, its area is read by ``adaptive`` alone.
+        convention: see `binarize`.
+        threshold: for the fixed conventions alone.
+
+    Returns:
+        (B, H, W) bool.
+    """
+    mode: ResizeMode = "opencv_bilinear" if convention in ("fixed_minmax", "fixed") else "bicubic"
+    resized = resize_maps(maps, (truth.shape[-2], truth.shape[-1]), mode)
+    return binarize(resized if convention == "fixed" else minmax(resized), convention, threshold, truth)
+
+
+def ciou(pred: Tensor, truth: Tensor) -> Tensor:
+    """Consensus intersection over union: Σ pred·truth / (Σ truth + Σ pred·[truth = 0]).
+
+    With one annotation it is the plain IoU (Senocak et al., CVPR 2018, arXiv 1803.03849).
+
+    Args:
+        pred: (B, H, W) bool.
+        truth: (B, H, W) in [0, 1], floating.
+
+    Returns:
+        (B,) float64; NaN where the truth is empty, as the published protocols leave such rows out.
+    """
+    weight, chosen = truth.flatten(1), pred.flatten(1).to(truth.dtype)
+    # Sums of 0, 0.5 and 1 are exact in float32 up to 2^23 pixels.
+    area = weight.sum(1).double()
+    hit = (weight * chosen).sum(1).double()
+    outside = ((weight == 0) * chosen).sum(1).double()
+    return (hit / (area + outside)).masked_fill(area == 0, torch.nan)
+
+
+def ciou_by_threshold(maps: Tensor, truth: Tensor, thresholds: Tensor) -> Tensor:
+    """What `ciou` gives under ``fixed`` at each of T thresholds, in one pass over the pixels.
+
+    Args:
+        maps: (B, h, w) confidence in [0, 1].
+        truth: (B, H, W) in [0, 1].
+        thresholds: (T,) rising, on the device of the maps.
+
+    Returns:
+        (B, T) float64; NaN where the truth is empty.
+    """
+    resized = resize_maps(maps, (truth.shape[-2], truth.shape[-1]), "opencv_bilinear")
+    rows, levels = len(resized), len(thresholds) + 1
+    # A pixel at level k is predicted under the k lowest thresholds.
+    level = torch.bucketize(resized, thresholds.float(), right=True)
+    slot = (level + torch.arange(rows, device=level.device)[:, None, None] * levels).flatten()
+    hit, outside = (
+        torch.zeros(rows * levels, dtype=torch.float64, device=slot.device)
+        .index_add_(0, slot, weight.flatten().double())
+        .view(rows, levels)
+        .flip(1)
+        .cumsum(1)
+        .flip(1)
+        for weight in (truth, truth == 0)
+    )
+    area = hit[:, :1]
+    overlap: Tensor = hit[:, 1:] / (area + outside[:, 1:])
+    return overlap.masked_fill(area == 0, torch.nan)
+
+
+def success_rate(scores: Tensor, at: float = 0.5) -> Tensor:
+    """CIoU@``at``: the share of samples whose cIoU is at least ``at`` (AP50 in EZ-VSL's code); () float64.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    if scores.numel() == 0:
+        raise ValueError("a success rate needs at least one sample")
+    return (scores >= at).double().mean()
+
+
+def auc(scores: Tensor) -> Tensor:
+    """Area under the success rate over the 21 thresholds 0, 0.05, …, 1 by the trapezoid rule; () float64.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    thresholds = [0.05 * step for step in range(21)]
+    rates = torch.stack([success_rate(scores, at) for at in thresholds])
+    return torch.trapezoid(rates, torch.tensor(thresholds, dtype=rates.dtype, device=rates.device))
+
+
+def interactive_iou(scores: Tensor, group: Tensor) -> Tensor:
+    """The worst cIoU of each group of rows that share a frame and differ in sound.
+
+    A model that ignores the sound cannot have all of a group right (Senocak et al., arXiv 2407.13676): the success
+    rate of these is IIoU, their AUC is IAUC.
+
+    Args:
+        scores: (B,) cIoU.
+        group: (B,) integer, equal within a group.
+
+    Returns:
+        (G,) in the order of the rising group ids.
+    """
+    ids, row = torch.unique(group, return_inverse=True)
+    return scores.new_full((len(ids),), torch.inf).scatter_reduce(0, row, scores, "amin")
+
+
+def area_bucket(truth: Tensor) -> Tensor:
+    """The size class of each truth by its share of the frame, as SLAVC draws it: 32², 96², 144² of 224² pixels.
+
+    Shape: (B, H, W) -> (B,) int64, an index into `AREA_BUCKETS`; the lower bounds belong to the class above.
+    """
+    area = (truth != 0).sum(dim=(-2, -1)) * _AREA_FRAME**2
+    pixels = truth.shape[-2] * truth.shape[-1]
+    bounds = torch.tensor([side**2 * pixels for side in _AREA_SIDES], device=truth.device)
+    return torch.bucketize(area, bounds, right=True)
+
+
+def fires(maps: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+    """Whether any pixel of the resized confidence reaches the threshold, as ``fixed`` would predict it.
+
+    Args:
+        maps: (B, h, w) confidence in [0, 1].
+        size: (H, W) of the frame.
+        threshold: in [0, 1].
+
+    Returns:
+        (B,) bool.
+    """
+    return binarize(resize_maps(maps, size, "opencv_bilinear"), "fixed", threshold).flatten(1).any(1)
+
+
+def trivial_maps(truth: Tensor) -> dict[str, Tensor]:
+    """Maps that know nothing, and one that knows everything, to stand beside a model's.
+
+    Args:
+        truth: (B, H, W).
+
+    Returns:
+        Confidence maps (B, H, W) float32 by name. ``whole_image``: 1 everywhere. ``centred_disc``: the share of
+        pixels that are not nearer to the centre, so the median and a threshold of 0.5 cut a disc of half the area.
+        ``perfect_ranking``: every true pixel above every other, and no two equal, so a threshold that must take half
+        the image takes the truth first.
+    """
+    height, width = truth.shape[-2:]
+    # Squared distances in half pixels, whole numbers, so equal distances tie exactly.
+    y = 2 * torch.arange(height, device=truth.device) - (height - 1)
+    x = 2 * torch.arange(width, device=truth.device) - (width - 1)
+    distance = (y[:, None] ** 2 + x**2).flatten()
+    pixels = height * width
+    nearer = torch.searchsorted(distance.sort().values, distance)
+    disc = (1 - nearer / pixels).view(height, width)
+    order = torch.arange(pixels, device=truth.device).view(height, width) / (pixels - 1)
+    present = (truth != 0).float()
+    return {
+        "whole_image": torch.ones_like(present),
+        "centred_disc": disc.expand_as(present),
+        "perfect_ranking": 0.98 * present + 0.02 * order,
+    }

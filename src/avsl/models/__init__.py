@@ -1,0 +1,15 @@
+"""Networks: encoders, the localiser, and its exported form."""
+
+from avsl.models.export import ExportedModel, load_exported, read_description, save_exported
+from avsl.models.localizer import Localizer, LocalizerConfig, LocalizerEnsemble, average
+
+__all__ = [
+    "ExportedModel",
+    "Localizer",
+    "LocalizerConfig",
+    "LocalizerEnsemble",
+    "average",
+    "load_exported",
+    "read_description",
+    "save_exported",
+]

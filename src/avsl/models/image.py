@@ -1,0 +1,67 @@
+"""Image encoders: frame to a grid of embeddings."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import timm
+from pydantic import Field
+from timm.models import FeatureInfo
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avsl.schema import ConfigError, StrictConfig
+
+
+class ImageEncoderConfig(StrictConfig):
+    """A timm network on frames.
+
+    Attributes:
+        backbone: any timm name that offers feature maps.
+        backbone_args: passed to timm (widths and the like).
+        stages: which of its feature maps are used; more than one are merged top-down on the finest grid.
+        weights: a local safetensors file of ImageNet weights; empty starts from scratch.
+        dropout: share of the embedding's cells dropped in training.
+    """
+
+    backbone: str = "resnet18"
+    backbone_args: dict[str, Any] = Field(default_factory=dict)
+    stages: tuple[int, ...] = Field((4,), min_length=1)
+    weights: str = ""
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class ImageEncoder(nn.Module):
+    """Frames (B, 3, H, W) to embeddings (B, dim, h, w), not normalised.
+
+    Several stages are merged as in a feature pyramid (Lin et al., CVPR 2017, arXiv 1612.03144): 1×1 convolutions bring
+    them to one width, coarser ones are enlarged and added.
+    """
+
+    def __init__(self, config: ImageEncoderConfig, dim: int) -> None:
+        super().__init__()
+        overlay: dict[str, Any] = {"file": config.weights}
+        try:
+            self.backbone = timm.create_model(
+                config.backbone,
+                pretrained=bool(config.weights),
+                features_only=True,
+                out_indices=tuple(sorted(config.stages)),
+                pretrained_cfg_overlay=overlay if config.weights else None,
+                **config.backbone_args,
+            )
+        except (RuntimeError, FileNotFoundError, IndexError) as error:
+            raise ConfigError(f"model.image: '{config.backbone}' cannot be built: {error}") from error
+        widths = cast("FeatureInfo", self.backbone.feature_info).channels()
+        self.lateral = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in widths)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Normalised frames (B, 3, H, W) to (B, dim, h, w)."""
+        maps = [lateral(x) for lateral, x in zip(self.lateral, self.backbone(frames), strict=True)]
+        merged: Tensor = maps.pop()
+        while maps:
+            finer = maps.pop()
+            merged = finer + F.interpolate(merged, size=finer.shape[-2:], mode="nearest")
+        dropped: Tensor = self.dropout(merged)
+        return dropped

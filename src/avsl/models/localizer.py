@@ -1,0 +1,102 @@
+"""The audio-visual localiser: two encoders and a confidence map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avsl.functional.contrastive import similarity_maps
+from avsl.functional.geometry import identity
+from avsl.functional.image import normalise
+from avsl.models.audio import AudioEncoder, AudioEncoderConfig
+from avsl.models.image import ImageEncoder, ImageEncoderConfig
+from avsl.schema import StrictConfig
+from avsl.types import AVBatch, AVOutput
+
+
+class LocalizerConfig(StrictConfig):
+    """A localiser.
+
+    Attributes:
+        dim: embedding width C.
+        scale: initial scale of P = sigmoid(scale · S + offset); both are learned.
+        offset: initial offset; with it a map starts nearly silent.
+        image: image encoder.
+        audio: audio encoder.
+    """
+
+    dim: int = Field(512, ge=1)
+    scale: float = Field(10.0, gt=0)
+    offset: float = -2.0
+    image: ImageEncoderConfig = ImageEncoderConfig()
+    audio: AudioEncoderConfig = AudioEncoderConfig()
+
+
+class Localizer(nn.Module):
+    """Frame and sound to embeddings, similarity S and confidence P = sigmoid(scale · S + offset).
+
+    P is absolute: a frame in which nothing sounds may stay below any threshold, which a min-max map never does.
+    """
+
+    def __init__(self, config: LocalizerConfig) -> None:
+        super().__init__()
+        self.image = ImageEncoder(config.image, config.dim)
+        self.audio = AudioEncoder(config.audio, config.dim)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
+        self.offset = nn.Parameter(torch.tensor(config.offset))
+
+    def forward(self, batch: AVBatch) -> AVOutput:
+        """Embeddings and logits of one view; a cached front-end output is used where the batch carries it."""
+        front_end = self.audio.front_end
+        if front_end.key in batch.features:
+            heard = batch.features[front_end.key]
+        elif batch.waveform is not None:
+            heard = front_end(batch.waveform)
+        else:
+            raise ValueError(f"the batch carries neither a waveform nor '{front_end.key}' features")
+        visual = F.normalize(self.image(batch.frame).float(), dim=1)
+        audio = F.normalize(self.audio(heard).float(), dim=1)
+        # Cosines in bf16 have two digits: too few for a loss at temperature 0.03.
+        with torch.autocast(visual.device.type, enabled=False):
+            logits = similarity_maps(visual, audio) * self.log_scale.exp() + self.offset
+        return AVOutput(visual, audio, logits)
+
+
+class LocalizerEnsemble(nn.Module):
+    """Localisers whose confidences are averaged; one is the ordinary case, DMT exports its two teachers."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, batch: AVBatch) -> Tensor:
+        """P, (B, h, w) in [0, 1], on the finest member's grid."""
+        return average([member(batch).confidence for member in self.members])
+
+    @torch.inference_mode()
+    def predict(self, frames: Tensor, waveforms: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 frames and (B, T) waveforms in [-1, 1] to P, (B, h, w)."""
+        batch = AVBatch(
+            frame=normalise(frames),
+            waveform=waveforms,
+            features={},
+            index=torch.arange(len(frames)),
+            geometry=identity(len(frames), frames.device),
+        )
+        confidence: Tensor = self(batch)
+        return confidence
+
+
+def average(maps: Sequence[Tensor]) -> Tensor:
+    """The mean of (B, h, w) confidence maps, brought to the finest one's grid."""
+    size = max(((m.shape[-2], m.shape[-1]) for m in maps), key=math.prod)
+    same = [
+        m if m.shape[-2:] == size else F.interpolate(m.unsqueeze(1), size=size, mode="bilinear").squeeze(1)
+        for m in maps
+    ]
+    return torch.stack(same).mean(0)

@@ -1,0 +1,54 @@
+"""EZ-VSL: max-pooled contrastive learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+from torch import nn
+
+from avsl.functional.contrastive import Pooling, all_similarity_maps, pool_similarity, symmetric_info_nce
+from avsl.schema import StrictConfig
+from avsl.types import AVOutput, LossTerms
+
+
+class EZVSLConfig(StrictConfig):
+    """EZ-VSL's settings; the defaults are the published ones.
+
+    Attributes:
+        temperature: τ.
+        pooling: how a pair's map becomes its score: ``max`` (published), ``topk`` or ``logsumexp``.
+        topk: cells averaged by ``topk``.
+        sharpness: temperature of ``logsumexp``.
+    """
+
+    temperature: float = Field(0.03, gt=0)
+    pooling: Pooling = "max"
+    topk: int = Field(8, ge=1)
+    sharpness: float = Field(0.1, gt=0)
+
+
+class EZVSL(nn.Module):
+    """Multiple-instance contrastive loss (Mo & Morgado, ECCV 2022, arXiv 2203.09324, eq. 3-5).
+
+    The score of image i with sound j is the maximum of their cosine map over the grid; cross-entropy both ways.
+    Deviation: other poolings by choice, as a single cell hardly learns from random weights.
+    """
+
+    n_views = 1
+
+    def __init__(self, config: EZVSLConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, views: Sequence[AVOutput]) -> LossTerms:
+        """The loss of one view of a batch; a part ``contrastive``."""
+        (output,) = views
+        scores = pool_similarity(
+            all_similarity_maps(output.visual, output.audio),
+            self.config.pooling,
+            topk=self.config.topk,
+            sharpness=self.config.sharpness,
+        )
+        loss = symmetric_info_nce(scores, self.config.temperature)
+        return LossTerms(loss, {"contrastive": loss.detach()})

@@ -1,0 +1,1 @@
+"""Tables and figures over all evaluated models."""

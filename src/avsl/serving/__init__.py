@@ -1,0 +1,1 @@
+"""Inference: the predictor and the model that MLflow registers."""

@@ -1,0 +1,50 @@
+"""The registration step: the best model of one label ratio becomes champion."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from avsl.config import compose
+from avsl.data.shards import write_json
+from avsl.data.splits import Split
+from avsl.engine.layout import Layout
+from avsl.engine.scoring import METRIC
+from avsl.serving.packaging import model_code
+from avsl.tracking.registry import Candidate, promote
+from avsl.tracking.runs import open_store
+
+log = logging.getLogger(__name__)
+
+
+def register(overrides: Sequence[str] = ()) -> None:
+    """Give the best evaluated candidate of one label ratio, by its validation score, the alias ``champion``."""
+    config = compose(overrides)
+    layout = Layout.of(config)
+    candidates = []
+    for path in sorted(layout.evaluations.glob("*/metrics.json")):
+        figures = json.loads(path.read_text())
+        trained = layout.train.with_name(path.parent.name)
+        how = json.loads((trained / "run.json").read_text())
+        candidates.append(
+            Candidate(
+                run_id=how["run_id"],
+                framework=how["framework"],
+                score=figures["validation"]["ciou"],
+                metric=figures["metric"],
+                split_hash=how["split_hash"],
+                data=config.data.name,
+                label_ratio=config.split.label_ratio,
+                model_dir=trained / "model",
+                model_hash=how["model_hash"],
+                test_metrics={key: value for key, value in figures["test"].items() if isinstance(value, float)},
+            )
+        )
+    store = open_store(config.tracking, config.root)
+    split_hash = Split.load(layout.split).content_hash
+    decision = promote(store, candidates, config.data.name, config.split.label_ratio, split_hash, METRIC, model_code())
+    layout.registered.parent.mkdir(parents=True, exist_ok=True)
+    write_json(layout.registered, asdict(decision))
+    log.info("%s: %s, version %s (%s)", decision.model, decision.action, decision.version, decision.reason)

@@ -1,0 +1,128 @@
+"""Figures of training curves and of methods over label ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Final
+
+from avsl.viz.overlay import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+_PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES: Final = ("-", "--", ":", "-.")
+_HATCHES: Final = ("", "//", "..", "xx")
+
+
+def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], xlabel: str = "epoch") -> Figure:
+    """Draw named curves in panels beside each other.
+
+    Args:
+        panels: by the panel's title, the curves by name, each a list of (epoch, value) in rising order.
+        xlabel: what runs along the bottom.
+
+    Raises:
+        ValueError: there is no panel.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if not panels:
+        raise ValueError("a figure of curves needs at least one panel")
+    figure = _figure(4.6 * min(len(panels), 3), 3.4 * (-(-len(panels) // 3)))
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    for place, (title, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        for index, (name, points) in enumerate(curves.items()):
+            style = _STYLES[index // len(_PALETTE) % len(_STYLES)]
+            x, y = [point[0] for point in points], [point[1] for point in points]
+            # A single point has no line to show it.
+            marker = "o" if len(points) == 1 else None
+            axes.plot(x, y, style, color=_PALETTE[index % len(_PALETTE)], label=name, marker=marker)
+        _dress(axes)
+        axes.set_title(title)
+        axes.set_xlabel(xlabel)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if curves:
+            axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def plot_comparison(
+    scores: Mapping[str, Mapping[float, Sequence[float]]],
+    ylabel: str,
+    lines: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draw methods as bars grouped by label ratio: mean over seeds, standard deviation, and each seed as a dot.
+
+    Args:
+        scores: by method and label ratio in (0, 1], the seeds' scores; a method may lack a ratio.
+        ylabel: the score's name.
+        lines: scores that need no label, such as the trivial baselines, as dashed lines.
+
+    Raises:
+        ValueError: there is no score at all, or a method has a ratio without one.
+    """
+    ratios = sorted({ratio for of_method in scores.values() for ratio in of_method})
+    if not ratios or any(not values for of_method in scores.values() for values in of_method.values()):
+        raise ValueError("a comparison needs at least one score for each method and label ratio it names")
+    figure = _figure(max(6.0, 1.2 + 0.5 * len(scores) * len(ratios)), 4.2)
+    axes = figure.add_subplot()
+    width = 0.8 / len(scores)
+    for index, (method, of_method) in enumerate(scores.items()):
+        places, seeds = [], []
+        for position, ratio in enumerate(ratios):
+            if ratio in of_method:
+                # The bars of one ratio stand centred, whichever methods lack it.
+                present = [name for name, others in scores.items() if ratio in others]
+                places.append(position + (present.index(method) - (len(present) - 1) / 2) * width)
+                seeds.append(of_method[ratio])
+        axes.bar(
+            places,
+            [fmean(values) for values in seeds],
+            width=0.92 * width,
+            color=_PALETTE[index % len(_PALETTE)],
+            hatch=_HATCHES[index // len(_PALETTE) % len(_HATCHES)],
+            edgecolor="white",
+            label=method,
+        )
+        for place, values in zip(places, seeds, strict=True):
+            if len(values) > 1:
+                axes.errorbar(place, fmean(values), yerr=stdev(values), color="black", capsize=3, linewidth=1)
+                axes.plot([place] * len(values), values, "o", color="black", markersize=2.5, alpha=0.6)
+    for index, (name, value) in enumerate((lines or {}).items()):
+        style = _STYLES[1 + index % (len(_STYLES) - 1)]
+        axes.axhline(value, linestyle=style, color="grey", linewidth=1, label=name)
+    axes.set_xticks(range(len(ratios)), [f"{100 * ratio:g} %" for ratio in ratios])
+    axes.set_xlabel("labelled share of the training data")
+    axes.set_ylabel(ylabel)
+    axes.set_ylim(bottom=0)
+    _dress(axes)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG or SVG, by the path's suffix, whole or not at all; the folder is made where missing."""
+    # No date in the file: the same figure gives the same bytes.
+    stamp = {"Date": None} if path.suffix == ".svg" else None
+    with whole_file(path) as part:
+        figure.savefig(part, format=path.suffix.removeprefix("."), dpi=130, metadata=stamp)
+
+
+def _figure(width: float, height: float) -> Figure:
+    # A Figure of its own has no global state and no window, and matplotlib loads only where something is drawn.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _dress(axes: Axes) -> None:
+    axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

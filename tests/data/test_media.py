@@ -1,0 +1,249 @@
+"""Decoding against media whose content is known because the test wrote them."""
+
+from __future__ import annotations
+
+import os
+from itertools import tee
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from PIL import Image
+
+from avsl.data.errors import DataError
+from avsl.data.media import iter_audio, iter_video, media_duration, read_audio, read_frame, resize_frame
+
+SHARED = Path(os.environ.get("AVSL_SHARED_DIR", Path(__file__).parents[3] / "shared"))
+
+
+def tone(seconds: float, rate: int, frequency: float = 440.0) -> NDArray[np.float32]:
+    return (0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def pitch(samples: NDArray[np.float32], rate: int = 16000) -> float:
+    """Frequency of the strongest component, Hz."""
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(spectrum.argmax() * rate / len(samples))
+
+
+def grey(second: int) -> int:
+    return 20 + 20 * second
+
+
+def write_video(path: Path, seconds: int, sound: NDArray[np.float32] | None, rate: int = 44100) -> Path:
+    """10 pictures a second; the left half's brightness tells the second, the right half is black."""
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        picture = container.add_stream("mpeg4", rate=10)
+        picture.width, picture.height, picture.pix_fmt, picture.bit_rate = 96, 64, "yuv420p", 800_000
+        track = None if sound is None else container.add_stream("aac", rate=rate)
+        for second in range(seconds):
+            pixels = np.zeros((64, 96, 3), np.uint8)
+            pixels[:, :48] = grey(second)
+            for tenth in range(10):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts = second * 10 + tenth
+                container.mux(picture.encode(frame))
+            if track is not None and sound is not None:
+                part = sound[second * rate : (second + 1) * rate]
+                if len(part):
+                    samples = av.AudioFrame.from_ndarray(part[None], format="fltp", layout="mono")
+                    samples.sample_rate, samples.pts = rate, second * rate
+                    container.mux(track.encode(samples))
+        container.mux(picture.encode())
+        if track is not None:
+            container.mux(track.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six seconds; the pitch rises by 200 Hz a second."""
+    sound = np.concatenate([tone(1, 44100, 300 + 200 * second) for second in range(6)])
+    return write_video(tmp_path_factory.mktemp("media") / "clip.mp4", 6, sound)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_audio_is_resampled_mixed_down_and_cut_at_the_asked_time(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"sound{suffix}"
+    left = np.concatenate([tone(2, 44100, 500), tone(2, 44100, 1500)])
+    soundfile.write(path, np.stack([left, left], axis=1), 44100)
+    early, late = read_audio(path, 0.3, 1.0), read_audio(path, 2.5, 1.0)
+    assert early.shape == late.shape == (16000,)
+    assert early.dtype == np.float32
+    assert pitch(early) == pytest.approx(500, abs=2)
+    assert pitch(late) == pytest.approx(1500, abs=2)
+    assert np.abs(late[1000:-1000]).max() == pytest.approx(0.5, abs=0.08)
+
+
+def test_audio_at_its_own_rate_is_bit_exact(tmp_path: Path) -> None:
+    path, samples = tmp_path / "a.wav", tone(2, 16000)
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    np.testing.assert_array_equal(read_audio(path, 0.25, 1.0), samples[4000:20000])
+    np.testing.assert_array_equal(read_audio(path, None, 1.0), samples[8000:24000])
+    np.testing.assert_array_equal(read_audio(path, 1.7, 1.0), samples[16000:])  # moved into the recording
+
+
+def test_short_audio_is_tiled(tmp_path: Path) -> None:
+    path, samples = tmp_path / "a.wav", tone(0.3, 16000)
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    np.testing.assert_array_equal(read_audio(path, 0.0, 1.0), np.concatenate([samples] * 4)[:16000])
+
+
+def test_sound_track_window_starts_where_asked(video: Path) -> None:
+    for second in range(6):
+        assert pitch(read_audio(video, second + 0.2, 0.6)) == pytest.approx(300 + 200 * second, abs=3)
+    assert len(read_audio(video, 5.8, 3.0)) == 48000
+
+
+def test_frames_are_those_on_screen(video: Path) -> None:
+    for time in (0.0, 2.45, 4.95, 5.95):
+        frame = read_frame(video, time)
+        assert frame.shape == (64, 96, 3)
+        assert frame[:, 8:40].mean() == pytest.approx(grey(int(time)), abs=4)
+        assert frame[:, 56:].mean() < 4
+    assert read_frame(video, None)[:, 8:40].mean() == pytest.approx(grey(3), abs=4)
+    with pytest.raises(DataError, match=r"clip\.mp4: has no frame at 9\.00 s"):
+        read_frame(video, 9.0)
+
+
+def test_iterating_gives_the_middle_frame_and_the_sound_of_every_second(video: Path) -> None:
+    clips, clock = tee(iter_video(video, 1.0))
+    windows = iter_audio(video, (time for time, _ in clock), 0.6)
+    seen = list(zip(clips, windows, strict=True))
+    assert [time for (time, _), _ in seen] == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+    for (time, frame), window in seen:
+        assert frame[:, 8:40].mean() == pytest.approx(grey(int(time)), abs=4)
+        assert window is not None
+        assert pitch(window) == pytest.approx(300 + 200 * int(time), abs=3)
+
+
+def test_iterated_sound_equals_the_windows_read_one_by_one(video: Path) -> None:
+    times = [0.1, 0.5, 2.75, 3.0, 4.9]
+    for time, window in zip(times, iter_audio(video, times, 1.5), strict=True):
+        assert window is not None
+        alone = read_audio(video, time - 0.75, 1.5)
+        # The two may start a sample apart, by rounding at the sound track's own rate.
+        distances = [np.abs(window[2:-2] - alone[2 + lag : len(alone) - 2 + lag]).max() for lag in (-1, 0, 1)]
+        assert min(distances) < 0.02
+
+
+def test_silence_and_the_sound_tracks_end_are_no_window(tmp_path: Path) -> None:
+    sound = np.concatenate([tone(1, 44100), np.zeros(88200, np.float32)])
+    path = write_video(tmp_path / "short_sound.mp4", 6, sound)
+    windows = list(iter_audio(path, [0.5, 2.5, 5.5], 0.5))
+    assert [window is None for window in windows] == [False, True, True]
+
+
+def test_frame_rate_and_a_video_shorter_than_one_interval(video: Path) -> None:
+    assert len(list(iter_video(video, 2.5))) == 15
+    ((time, frame),) = iter_video(video, 0.05)
+    assert time == pytest.approx(3, abs=0.06)
+    assert frame[:, 8:40].mean() == pytest.approx(grey(5), abs=4)
+    assert media_duration(video) == pytest.approx(6, abs=0.06)
+
+
+def test_sideways_video_is_turned_upright(video: Path, tmp_path: Path) -> None:
+    content = bytearray(video.read_bytes())
+    header = content.find(b"tkhd")
+    matrix = header + 4 + 40
+    assert content[matrix : matrix + 4] == b"\x00\x01\x00\x00"
+    quarter = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30], dtype=">i4")  # 90 degrees clockwise
+    content[matrix : matrix + 36] = quarter.tobytes()
+    path = tmp_path / "sideways.mp4"
+    path.write_bytes(content)
+    frame = read_frame(path, 2.5)
+    assert frame.shape == (96, 64, 3)
+    assert frame[8:40].mean() == pytest.approx(grey(2), abs=4)  # left became top
+    assert frame[56:].mean() < 4
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_pictures(tmp_path: Path, suffix: str) -> None:
+    pixels = np.full((30, 50, 3), (200, 100, 50), np.uint8)
+    path = tmp_path / f"p{suffix}"
+    Image.fromarray(pixels).save(path)
+    assert np.abs(read_frame(path, None).astype(int) - pixels).max() <= 2
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=f"p{suffix}: cannot read the picture"):
+        read_frame(path, None)
+
+
+def test_resizing_antialiases_and_squares() -> None:
+    stripes = np.zeros((64, 128, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = resize_frame(stripes, 16)
+    assert small.shape == (16, 16, 3)
+    assert np.abs(small.astype(int) - 127).max() <= 5
+    np.testing.assert_array_equal(resize_frame(small, 16), small)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such file"), (b"", "the file is empty"), (b"not media at all" * 20, "cannot be decoded")],
+)
+@pytest.mark.parametrize("suffix", [".wav", ".mp4", ".ogg"])
+def test_what_is_not_media_is_one_sentence_naming_the_file(
+    tmp_path: Path, suffix: str, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / f"bad{suffix}"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"bad{suffix}: {message}") as caught:
+        read_audio(path, None, 1.0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_truncated_sound_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"cut{suffix}"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 64000), 16000)
+    read_audio(path, None, 3.0)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=f"cut{suffix}: (truncated|cannot be decoded)"):
+        read_audio(path, None, 3.0)
+
+
+def test_truncated_video_is_refused(video: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    with pytest.raises(DataError, match=r"cut\.mp4: (truncated|cannot be decoded)"):
+        list(iter_video(path, 1.0))
+    with pytest.raises(DataError, match=r"cut\.mp4: (truncated|cannot be decoded|has no sound at 4)"):
+        read_audio(path, 4.0, 2.0)
+    with pytest.raises(DataError, match=r"cut\.mp4: "):
+        read_frame(path, 5.5)
+
+
+def test_missing_streams_are_named(tmp_path: Path) -> None:
+    mute = write_video(tmp_path / "mute.mp4", 1, None)
+    with pytest.raises(DataError, match=r"mute\.mp4: has no audio stream"):
+        read_audio(mute, None, 1.0)
+    with pytest.raises(DataError, match=r"mute\.mp4: has no audio stream"):
+        list(iter_audio(mute, [0.5], 1.0))
+    blind = tmp_path / "blind.wav"
+    soundfile.write(blind, tone(1, 16000), 16000)
+    with pytest.raises(DataError, match=r"blind\.wav: has no video stream"):
+        list(iter_video(blind, 1.0))
+
+
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN"), (np.inf, "NaN"), (0.0, "silent")])
+def test_unusable_samples_are_refused(tmp_path: Path, value: float, message: str) -> None:
+    path, samples = tmp_path / "bad.wav", tone(1, 16000)
+    if value == 0.0:
+        samples[:] = 0
+    samples[5000] = value
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    with pytest.raises(DataError, match=rf"bad\.wav: .*{message}"):
+        read_audio(path, None, 1.0)
+
+
+@pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="AVSL_SHARED_DIR holds no clips")
+def test_real_clip() -> None:
+    path = sorted((SHARED / "clips").glob("*.mp4"))[0]
+    assert read_frame(path, None).std() > 20
+    sound = read_audio(path, None, 3.0)
+    assert sound.shape == (48000,)
+    assert 0.001 < np.abs(sound).max() <= 1.5

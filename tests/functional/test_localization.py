@@ -1,0 +1,365 @@
+"""Localisation scores against the published code's numbers and against references written out in NumPy."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import torch.nn.functional as F
+
+from avsl.functional import localization as loc
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("AVSL_SHARED_DIR", ROOT.parent / "shared"))
+REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", ROOT.parent / "shared" / "reference"))
+Array = npt.NDArray[np.float64]
+
+
+def _rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _maps(count: int, cells: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, cells, cells, generator=_rng(seed))
+
+
+def _box_truth(count: int, size: int, seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    start = rng.uniform(0, 0.6, (count, 2))
+    boxes = np.concatenate([start, start + rng.uniform(0.15, 0.4, (count, 2))], axis=1)
+    return loc.box_masks(torch.from_numpy(boxes), torch.arange(count + 1), size)
+
+
+def _loop_ciou(pred: npt.NDArray[np.bool_], truth: Array) -> float:
+    hit = area = outside = 0.0
+    for p, t in zip(pred.ravel(), truth.ravel(), strict=True):
+        hit += t if p else 0.0
+        area += t
+        outside += 1.0 if p and t == 0 else 0.0
+    return hit / (area + outside)
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, torch.Tensor]:
+    """The arrays of localization_metrics.npz."""
+    path = REFERENCE / "localization_metrics.npz"
+    if not path.is_file():
+        pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
+    with np.load(path) as arrays:
+        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+
+
+def _exact(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9, check_dtype=False)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(
+    ("suffix", "convention", "threshold"),
+    [
+        ("median", "median", None),
+        ("median_strict", "median_strict", None),
+        ("adaptive", "adaptive", None),
+        ("fixed50", "fixed_minmax", 0.5),
+        ("flickr", "median", None),
+    ],
+)
+def test_published_scores(
+    published: dict[str, torch.Tensor], suffix: str, convention: loc.Convention, threshold: float | None
+) -> None:
+    """Every convention gives the published code's cIoU, success rate, AUC and mean."""
+    truth = (
+        loc.consensus_maps(published["flickr_boxes_256"], 224)
+        if suffix == "flickr"
+        else loc.box_masks(published["boxes"], published["box_offsets"], 224)
+    )
+    scores = loc.ciou(loc.predict_mask(published["raw_maps"], truth, convention, threshold), truth)
+    _exact(scores, published[f"ciou_{suffix}"])
+    for name, value in (("ap50", loc.success_rate(scores)), ("auc", loc.auc(scores)), ("mean_ciou", scores.mean())):
+        if f"{name}_{suffix}" in published:
+            _exact(value, published[f"{name}_{suffix}"])
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(("suffix", "scores"), [("", "ciou_median"), ("_adaptive", "ciou_adaptive")])
+def test_published_interactive_scores(published: dict[str, torch.Tensor], suffix: str, scores: str) -> None:
+    """IIoU and IAUC of pairs, from either convention."""
+    worst = loc.interactive_iou(published[scores], torch.arange(len(published[scores])) // 2)
+    _exact(loc.success_rate(worst), published[f"iiou{suffix}"])
+    _exact(loc.auc(worst), published[f"iauc{suffix}"])
+
+
+@pytest.mark.reference
+def test_published_area_buckets(published: dict[str, torch.Tensor]) -> None:
+    """SLAVC's size classes and its bicubic resize with aligned corners."""
+    truth = loc.box_masks(published["boxes"], published["box_offsets"], 224)
+    maps = loc.minmax(loc.resize_maps(published["raw_maps"], (224, 224), "bicubic_aligned"))
+    scores = loc.ciou(loc.binarize(maps, "median"), truth)
+    positives = published["extended_ciou"][: len(scores)]
+    _exact(scores, positives)
+    bucket = loc.area_bucket(truth)
+    for index, name in enumerate(loc.AREA_BUCKETS):
+        if f"auc_area_{name}" in published:
+            _exact(loc.auc(scores[bucket == index]), published[f"auc_area_{name}"])
+
+
+@pytest.mark.slow
+def test_trivial_baselines_on_vggss() -> None:
+    """The figures of maps that know nothing, over all 5,158 clips."""
+    path = SHARED / "annotations" / "vggss.json"
+    if not path.is_file():
+        pytest.skip("VGG-SS annotations are absent: set AVSL_SHARED_DIR")
+    cases: list[tuple[str, loc.Convention, float, float | None]] = [
+        ("whole_image", "median", 21.9, 31.3),
+        ("centred_disc", "median", 34.0, 37.4),
+        ("perfect_ranking", "median", 50.5, 49.5),
+        ("centred_disc", "adaptive", 43.7, None),
+    ]
+    rows = [row["bbox"] for row in json.loads(path.read_text())]
+    scores: list[list[torch.Tensor]] = [[] for _ in cases]
+    for start in range(0, len(rows), 16):
+        part = rows[start : start + 16]
+        offsets = torch.tensor([0, *np.cumsum([len(boxes) for boxes in part]).tolist()])
+        boxes = torch.tensor([box for image in part for box in image], dtype=torch.float64)
+        truth = loc.box_masks(boxes, offsets, 224)
+        maps = loc.trivial_maps(truth)
+        for found, (name, convention, _, _) in zip(scores, cases, strict=True):
+            found.append(loc.ciou(loc.predict_mask(maps[name], truth, convention), truth))
+    for found, (name, convention, rate, area) in zip(scores, cases, strict=True):
+        every = torch.cat(found)
+        # The published figures count the two clips whose boxes vanish at 224 pixels as failures.
+        assert int(every.isnan().sum()) == 2
+        assert round(100 * loc.success_rate(every).item(), 1) == rate, (name, convention)
+        if area is not None:
+            assert round(100 * loc.auc(every).item(), 1) == area, (name, convention)
+
+
+@pytest.mark.parametrize(
+    ("cells", "size"), [(7, (224, 224)), (16, (64, 64)), (12, (200, 150)), (5, (3, 4)), (1, (8, 8))]
+)
+def test_resize_agrees_with_torch(cells: int, size: tuple[int, int]) -> None:
+    """Bilinear to rounding, bicubic to the bit, up and down, square or not."""
+    maps = _maps(3, cells)
+    bilinear = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(loc.resize_maps(maps, size, "opencv_bilinear"), bilinear, rtol=0, atol=5e-6)
+    modes: tuple[tuple[loc.ResizeMode, bool], ...] = (("bicubic", False), ("bicubic_aligned", True))
+    for mode, aligned in modes:
+        expected = torch.cat(
+            [F.interpolate(m[None, None], size, mode="bicubic", align_corners=aligned)[0] for m in maps]
+        )
+        assert torch.equal(loc.resize_maps(maps, size, mode), expected)
+
+
+def test_bilinear_stays_between_the_cells_and_keeps_the_border() -> None:
+    """Interpolation never overshoots; the corners hold the corner cells."""
+    maps = _maps(4, 7, seed=3)
+    resized = loc.resize_maps(maps, (224, 224), "opencv_bilinear")
+    assert torch.equal(resized[:, 0, 0], maps[:, 0, 0])
+    assert torch.equal(resized[:, -1, -1], maps[:, -1, -1])
+    assert bool((resized.amax((1, 2)) <= maps.amax((1, 2))).all())
+
+
+def test_maps_at_the_truths_size_are_left_alone() -> None:
+    """No mode touches a map that has the size already."""
+    maps = _maps(2, 12)
+    for mode in get_args(loc.ResizeMode):
+        assert torch.equal(loc.resize_maps(maps, (12, 12), mode), maps)
+
+
+def test_minmax_spans_the_unit_range_and_keeps_constant_maps() -> None:
+    """From 0 to 1, without a division by zero."""
+    maps = torch.cat([_maps(3, 6) * 5 - 2, torch.full((1, 6, 6), 0.3)])
+    stretched = loc.minmax(maps)
+    assert torch.equal(stretched[:3].amin((1, 2)), torch.zeros(3))
+    assert torch.equal(stretched[:3].amax((1, 2)), torch.ones(3))
+    assert torch.equal(stretched[3], maps[3])
+
+
+def test_box_masks_are_painted_unions() -> None:
+    """As slices of an array, with images without a box and corners outside."""
+    rng = np.random.default_rng(5)
+    counts = [2, 0, 3, 1]
+    corners = rng.uniform(-0.2, 1.2, (sum(counts), 2, 2))
+    boxes = np.sort(corners, axis=1).reshape(-1, 4)
+    boxes[0] = [0.5, 0.5, 0.5, 0.9]  # no width
+    boxes[1, 0] = -2.88e16  # as in VGG-SS
+    offsets = np.cumsum([0, *counts])
+    expected = np.zeros((4, 50, 50))
+    for image in range(4):
+        for box in boxes[offsets[image] : offsets[image + 1]]:
+            x0, y0, x1, y1 = (int(50 * min(max(v, 0.0), 1.0)) for v in box)
+            expected[image, y0:y1, x0:x1] = 1
+    actual = loc.box_masks(torch.from_numpy(boxes), torch.from_numpy(offsets), 50)
+    np.testing.assert_array_equal(actual.numpy(), expected)
+
+
+def test_box_masks_refuse_what_they_cannot_draw() -> None:
+    """Offsets that miss boxes, corners that are NaN."""
+    boxes = torch.tensor([[0.1, 0.1, 0.5, 0.5]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="offsets"):
+        loc.box_masks(boxes, torch.tensor([0, 2]), 8)
+    with pytest.raises(ValueError, match="not a number"):
+        loc.box_masks(boxes * torch.nan, torch.tensor([0, 1]), 8)
+
+
+def test_consensus_counts_annotators_in_halves() -> None:
+    """One box 0.5, two or three 1."""
+    boxes = torch.tensor([[[0, 0, 128, 256], [64, 0, 192, 256], [64, 0, 128, 128]]])
+    truth = loc.consensus_maps(boxes, 8)[0]
+    assert truth[:, 0].tolist() == [0.5] * 8
+    assert truth[:, 2].tolist() == [1.0] * 8
+    assert truth[:, 5].tolist() == [0.5] * 8
+    assert truth[:, 7].tolist() == [0.0] * 8
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("convention", loc.CONVENTIONS)
+def test_conventions_and_ciou_match_a_loop(convention: loc.Convention, ties: bool) -> None:
+    """Sorting and counting pixel by pixel gives the same, on ties too."""
+    size = 12
+    maps = _maps(8, size, seed=7)
+    if ties:
+        maps = (maps * 4).round() / 4
+    truth = _box_truth(8, size, seed=7)
+    truth[::2] /= 2  # consensus maps
+    threshold = 0.5 if convention.startswith("fixed") else None
+    actual = loc.ciou(loc.predict_mask(maps, truth, convention, threshold), truth)
+    for row, (values, target) in enumerate(zip(maps.numpy(), truth.double().numpy(), strict=True)):
+        if convention != "fixed":
+            values = (values - values.min()) / (values.max() - values.min())
+        ranked = np.sort(values.ravel())
+        mask = {
+            "median": values >= ranked[size * size // 2],
+            "median_strict": values > ranked[size * size // 2],
+            "adaptive": values > ranked[-int((target != 0).sum())],
+        }.get(convention, values >= 0.5)
+        assert actual[row].item() == pytest.approx(_loop_ciou(mask, target), abs=1e-12)
+
+
+@pytest.mark.parametrize("convention", loc.CONVENTIONS)
+def test_a_batch_equals_its_rows_in_any_order(convention: loc.Convention) -> None:
+    """No row knows of its neighbours."""
+    threshold = 0.5 if convention.startswith("fixed") else None
+    maps, truth = _maps(6, 7, seed=2), _box_truth(6, 56, seed=2)
+    together = loc.predict_mask(maps, truth, convention, threshold)
+    alone = torch.cat([loc.predict_mask(maps[i : i + 1], truth[i : i + 1], convention, threshold) for i in range(6)])
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    assert torch.equal(together, alone)
+    assert torch.equal(loc.predict_mask(maps[order], truth[order], convention, threshold), together[order])
+
+
+@pytest.mark.parametrize("convention", loc.CONVENTIONS)
+def test_only_the_absolute_convention_feels_the_scale(convention: loc.Convention) -> None:
+    """A quarter of the confidence is the same ranking but no prediction."""
+    threshold = 0.5 if convention.startswith("fixed") else None
+    maps, truth = _maps(6, 7, seed=4), _box_truth(6, 56, seed=4)
+    before = loc.predict_mask(maps, truth, convention, threshold)
+    # A quarter is exact in binary, so not one pixel may change.
+    after = loc.predict_mask(maps / 4, truth, convention, threshold)
+    assert torch.equal(before, after) == (convention != "fixed")
+    assert convention != "fixed" or not bool(after.any())
+
+
+def test_half_precision_maps_are_scored_in_float32() -> None:
+    """bf16 maps give what their float32 values give."""
+    maps, truth = _maps(4, 7).bfloat16(), _box_truth(4, 56)
+    for convention in loc.CONVENTIONS:
+        threshold = 0.5 if convention.startswith("fixed") else None
+        halves = loc.predict_mask(maps, truth, convention, threshold)
+        assert torch.equal(halves, loc.predict_mask(maps.float(), truth, convention, threshold))
+
+
+def test_ciou_limits() -> None:
+    """The truth scores 1, its complement 0, an empty truth has no score."""
+    truth = _box_truth(3, 20)
+    assert loc.ciou(truth.bool(), truth).tolist() == [1.0, 1.0, 1.0]
+    assert loc.ciou(truth == 0, truth).tolist() == [0.0, 0.0, 0.0]
+    assert bool(loc.ciou(truth.bool(), torch.zeros_like(truth)).isnan().all())
+
+
+def test_binarize_says_what_is_missing() -> None:
+    """The error names the convention."""
+    maps = _maps(1, 4)
+    with pytest.raises(ValueError, match="needs a threshold"):
+        loc.binarize(maps, "fixed")
+    with pytest.raises(ValueError, match="needs the truth"):
+        loc.binarize(maps, "adaptive")
+
+
+def test_sweep_equals_one_binarisation_per_threshold() -> None:
+    """All 99 thresholds in one pass, confidences on a threshold included."""
+    thresholds = [step / 100 for step in range(1, 100)]
+    maps, truth = _maps(5, 7, seed=9), _box_truth(5, 28, seed=9)
+    maps[0] = (maps[0] * 100).round() / 100  # confidences on a threshold count as reaching it
+    maps = torch.cat([maps, maps[:1]])
+    truth = torch.cat([truth, truth[:1] / 2])
+    swept = loc.ciou_by_threshold(maps, truth, torch.tensor(thresholds))
+    for column, threshold in enumerate(thresholds):
+        expected = loc.ciou(loc.predict_mask(maps, truth, "fixed", threshold), truth)
+        torch.testing.assert_close(swept[:, column], expected, rtol=0, atol=1e-12)
+
+
+def test_auc_and_success_rate_by_hand() -> None:
+    """Against a trapezoid sum in NumPy."""
+    scores = torch.tensor([0.0, 0.5, 1.0, 0.3], dtype=torch.float64)
+    assert loc.success_rate(scores).item() == 0.5
+    rates = [np.mean(scores.numpy() >= 0.05 * step) for step in range(21)]
+    assert loc.auc(scores).item() == pytest.approx(np.trapezoid(rates, dx=0.05), abs=1e-12)
+    assert loc.auc(torch.ones(3)).item() == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="at least one sample"):
+        loc.success_rate(torch.zeros(0))
+
+
+def test_interactive_score_is_the_worst_of_each_frame() -> None:
+    """Groups in any order and of any size."""
+    scores = torch.tensor([0.9, 0.2, 0.6, 0.7, 0.8], dtype=torch.float64)
+    group = torch.tensor([4, 4, 1, 4, 1])
+    assert loc.interactive_iou(scores, group).tolist() == [0.6, 0.2]
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_trivial_maps(size: int) -> None:
+    """The disc halves the frame; the ranking is the truth at 0.5 and cannot beat a median threshold."""
+    truth = _box_truth(3, size, seed=1)
+    maps = loc.trivial_maps(truth)
+    for image in maps.values():
+        assert image.shape == truth.shape
+        assert 0 <= image.min().item() <= image.max().item() <= 1
+    half = loc.predict_mask(maps["centred_disc"], truth, "fixed", 0.5)[0]
+    assert half.float().mean().item() == pytest.approx(0.5, abs=0.01)
+    assert bool(half[size // 2, size // 2])
+    assert not bool(half[0, 0])
+    assert torch.equal(half, loc.predict_mask(maps["centred_disc"], truth, "median")[0])
+    ranking = maps["perfect_ranking"]
+    assert len(np.unique(ranking[0].numpy())) == size * size
+    assert torch.equal(loc.predict_mask(ranking, truth, "fixed", 0.5), truth.bool())
+    area = truth.sum((1, 2)).double()
+    assert bool((area < size**2 / 2).all())
+    expected = area / (size**2 / 2)
+    actual = loc.ciou(loc.predict_mask(ranking, truth, "median"), truth)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+def test_area_buckets_at_their_bounds() -> None:
+    """A bound belongs to the class above, at any resolution."""
+    truth = torch.zeros(6, 224, 224)
+    for row, side in enumerate((31, 32, 95, 96, 143, 144)):
+        truth[row, :side, :side] = 1
+    assert loc.area_bucket(truth).tolist() == [0, 1, 1, 2, 2, 3]
+    coarse = torch.zeros(1, 7, 7)
+    coarse[0, 0, 0] = 1  # the same share as 32 of 224 pixels
+    assert loc.area_bucket(coarse).tolist() == [1]
+
+
+def test_fires_where_a_pixel_reaches_the_threshold() -> None:
+    """Reaching counts, staying below does not."""
+    maps = torch.zeros(2, 4, 4)
+    maps[1] = 0.6
+    assert loc.fires(maps, (16, 16), 0.6).tolist() == [False, True]
+    assert loc.fires(maps, (16, 16), 0.61).tolist() == [False, False]

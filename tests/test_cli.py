@@ -1,0 +1,66 @@
+"""The command line: its help, its start-up and its errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from avsl.cli import build_parser, main
+
+COMMANDS = ("localize", "prepare", "split", "train", "evaluate", "register", "report", "run", "config")
+
+
+def test_help_names_every_command_and_gives_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for command in COMMANDS:
+        assert f"    {command} " in text
+    examples = [line.split("  ")[1].split() for line in text.splitlines() if line.startswith("  avsl ")]
+    assert len(examples) >= 6
+    for words in examples:
+        build_parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert "positional arguments" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from avsl.cli import build_parser; build_parser().format_help(); "
+        "print([m for m in ('torch', 'numpy', 'mlflow', 'lightning', 'hydra', 'av', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_mistakes_are_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words, message in (
+        (["localize", "none.mp4", "--checkpoint", str(tmp_path)], "holds no exported model"),
+        (["localize", "none.mp4", "--ratio", "7"], "label ratio 7.0 is not in (0, 1]"),
+        (["config"], "no params.yaml"),
+    ):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("avsl: ")
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_a_model_is_named_in_one_way(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["localize", "v.mp4", "--ratio", "0.1", "--checkpoint", "folder"])
+    assert caught.value.code == 2
+    assert "not allowed with argument" in capsys.readouterr().err

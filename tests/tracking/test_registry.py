@@ -1,0 +1,314 @@
+"""The rules of promotion, first alone and then on a real registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.models import ModelSignature
+from mlflow.types.schema import ColSpec, Schema
+
+from avsl.tracking.registry import (
+    Candidate,
+    Champion,
+    ModelCode,
+    champion_folder,
+    choose,
+    hash_model,
+    model_name,
+    promote,
+)
+from avsl.tracking.runs import RunTags, Store, TrackingConfig, TrackingError, open_store, start_or_resume_run
+
+# The least that MLflow accepts as a model: returns the threshold of the exported model it carries.
+_SCRIPT = """
+import json
+from pathlib import Path
+import mlflow
+import pandas as pd
+class Reader(mlflow.pyfunc.PythonModel):
+    def load_context(self, context):
+        self.threshold = json.loads(Path(context.artifacts["model"], "model.json").read_text())["threshold"]
+    def predict(self, context, model_input: pd.DataFrame, params=None):
+        return [self.threshold] * len(model_input)
+mlflow.models.set_model(Reader())
+"""
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> ModelCode:
+    """The smallest model code MLflow takes."""
+    script = tmp_path / "reader.py"
+    script.write_text(_SCRIPT)
+    package = tmp_path / "reader_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    signature = ModelSignature(Schema([ColSpec("string", "frame")]))
+    return ModelCode(script, package, signature, pd.DataFrame({"frame": ["a"]}), ["mlflow"])
+
+
+@pytest.fixture
+def candidate(store: Store, data: str, tags: RunTags, exported: Path) -> Candidate:
+    """A finished run with its exported model, 0.5 on validation."""
+    return _candidate(store, data, tags, exported)
+
+
+def _candidate(store: Store, data: str, tags: RunTags, exported: Path, framework: str = "dmt") -> Candidate:
+    with start_or_resume_run(store, data, framework, replace(tags, framework=framework), {}) as run:
+        run.log_epoch({"val/ciou50": 0.5}, 0)
+    return Candidate(
+        run_id=run.run_id,
+        framework=framework,
+        score=0.5,
+        metric="ciou50",
+        split_hash="s1",
+        data=data,
+        label_ratio=0.03,
+        model_dir=exported,
+        model_hash=hash_model(exported),
+        test_metrics={"ciou50": 0.25},
+    )
+
+
+def _promote(store: Store, code: ModelCode, *candidates: Candidate, split: str = "s1", metric: str = "ciou50") -> Any:
+    return promote(store, candidates, candidates[0].data, 0.03, split, metric, code)
+
+
+def _versions(store: Store, name: str) -> set[str]:
+    return {str(version.version) for version in store.client.search_model_versions(f"name = '{name}'")}
+
+
+_ANY = Candidate("r", "dmt", 0.5, "ciou50", "s1", "synthetic", 0.03, Path(), "h")
+_CHAMPION = Champion("1", "old", "h0", 0.5, "ciou50", "s1")
+
+
+def test_model_names() -> None:
+    """A ratio is written as a decimal number, 1 too, and must be a share."""
+    names = [model_name("synthetic", ratio) for ratio in (0.03, 0.1, 1)]
+    assert names == ["avsl-synthetic-ratio-0.03", "avsl-synthetic-ratio-0.1", "avsl-synthetic-ratio-1.0"]
+    for ratio in (0, -0.1, 1.01, float("nan")):
+        with pytest.raises(ValueError, match=r"not in \(0, 1\]"):
+            model_name("synthetic", ratio)
+
+
+@pytest.mark.parametrize(
+    ("score", "champion", "wins"),
+    [
+        (0.4, None, True),
+        (0.6, _CHAMPION, True),
+        (0.5, _CHAMPION, False),
+        (0.4, _CHAMPION, False),
+        (0.4, replace(_CHAMPION, split_hash="s0"), True),
+        (0.4, replace(_CHAMPION, metric="auc"), True),
+        (float("nan"), None, False),
+        (float("inf"), None, False),
+    ],
+)
+def test_champion_gives_way_to_strictly_better_or_incomparable(
+    score: float, champion: Champion | None, wins: bool
+) -> None:
+    """Equal or worse never takes the alias; another split or metric is no competitor."""
+    choice = choose([replace(_ANY, score=score)], champion, "s1", "ciou50")
+    assert (choice.winner is not None) == wins
+
+
+def test_best_validation_score_wins_whatever_the_test_says() -> None:
+    """The first of equals wins; test metrics do not count."""
+    first = replace(_ANY, run_id="first", score=0.6, test_metrics={"ciou50": 0.1})
+    tied = replace(_ANY, run_id="tied", score=0.6, test_metrics={"ciou50": 0.9})
+    worse = replace(_ANY, run_id="worse", score=0.5, test_metrics={"ciou50": 0.99})
+    assert choose([worse, first, tied], None, "s1", "ciou50").winner is first
+
+
+def test_other_splits_and_metrics_do_not_compete() -> None:
+    """They are left out, with the reason."""
+    split = replace(_ANY, run_id="split", score=0.9, split_hash="s2")
+    metric = replace(_ANY, run_id="metric", score=0.9, metric="auc")
+    choice = choose([split, metric, _ANY], None, "s1", "ciou50")
+    assert choice.winner is _ANY
+    assert choice.skipped == {"split": "split s2 is not the current s1", "metric": "metric auc is not ciou50"}
+
+
+def test_model_hash_follows_weights_and_description(exported: Path) -> None:
+    """A change in either file changes the hash."""
+    hashes = {hash_model(exported), hash_model(exported)}
+    (exported / "model.safetensors").write_bytes(b"weightz")
+    hashes.add(hash_model(exported))
+    (exported / "model.json").write_text("{}")
+    hashes.add(hash_model(exported))
+    assert len(hashes) == 3
+
+
+def test_promotion_through_a_models_life(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """First, again, equal, worse, better, another split, and back."""
+    name = model_name(candidate.data, 0.03)
+    first = _promote(store, code, candidate)
+    assert (first.action, first.version, first.previous) == ("promoted", "1", None)
+    tags = store.client.get_model_version_by_alias(name, "champion").tags
+    assert tags["framework"] == "dmt"
+    assert tags["run_id"] == candidate.run_id
+    assert tags["model_hash"] == candidate.model_hash
+    assert (tags["metric"], tags["validation_score"], tags["split_hash"]) == ("ciou50", "0.5", "s1")
+    assert tags["test.ciou50"] == "0.25"
+    assert store.client.get_model_version(name, "1").run_id == candidate.run_id
+    # The run was finished and stays so.
+    assert store.client.get_run(candidate.run_id).info.status == "FINISHED"
+
+    again = _promote(store, code, candidate)
+    assert (again.action, again.version, _versions(store, name)) == ("kept", "1", {"1"})
+
+    for score in (0.5, 0.4):
+        challenger = replace(candidate, model_hash=f"other {score}", score=score)
+        kept = _promote(store, code, challenger)
+        assert (kept.action, kept.version, _versions(store, name)) == ("kept", "1", {"1"})
+
+    better = replace(candidate, model_hash="better", score=0.6)
+    second = _promote(store, code, candidate, better)
+    assert (second.action, second.version, second.previous) == ("promoted", "2", "1")
+    assert str(store.client.get_model_version_by_alias(name, "previous").version) == "1"
+    assert "0.6 is above 0.5" in store.client.get_model_version(name, "1").tags["superseded_because"]
+
+    # Another split: incomparable, so even a worse one takes over; then the first split comes back with its old model.
+    moved = replace(candidate, model_hash="moved", score=0.2, split_hash="s2")
+    third = _promote(store, code, moved, split="s2")
+    assert (third.version, third.previous) == ("3", "2")
+    assert "split s2 takes the place of s1" in store.client.get_model_version(name, "2").tags["superseded_because"]
+    back = _promote(store, code, better)
+    assert (back.action, back.version, back.previous) == ("promoted", "2", "3")
+    assert _versions(store, name) == {"1", "2", "3"}
+    assert "superseded_because" not in store.client.get_model_version(name, "2").tags
+
+
+def test_promotion_killed_before_the_alias_is_completed_without_a_second_version(
+    store: Store, code: ModelCode, candidate: Candidate
+) -> None:
+    """The version that is there already gets the alias."""
+    name = model_name(candidate.data, 0.03)
+    _promote(store, code, candidate)
+    store.client.delete_registered_model_alias(name, "champion")
+    done = _promote(store, code, candidate)
+    assert (done.action, done.version, _versions(store, name)) == ("promoted", "1", {"1"})
+
+
+def test_registered_model_loads_without_pickle(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """A fresh process loads the champion from its code and files."""
+    _promote(store, code, candidate)
+    script = (
+        "import sys, mlflow, pandas as pd\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "print(model.predict(pd.DataFrame({'frame': ['a', 'b']})))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, f"models:/{model_name(candidate.data, 0.03)}@champion"],
+        env={**os.environ, "MLFLOW_TRACKING_URI": store.uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [0.4, 0.4]
+
+
+def test_champion_folder_is_the_exported_model(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """What was exported comes back byte for byte."""
+    with (
+        pytest.raises(TrackingError, match="no champion of"),
+        champion_folder(store, candidate.data, 0.03),
+    ):
+        pass
+    _promote(store, code, candidate)
+    with champion_folder(store, candidate.data, 0.03) as folder:
+        assert hash_model(folder) == candidate.model_hash
+
+
+def test_what_cannot_be_promoted(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """Each refusal is one sentence and leaves no version behind."""
+    with pytest.raises(TrackingError, match=r"trained on .* at label ratio 0\.1, so it cannot become"):
+        _promote(store, code, candidate, replace(candidate, run_id="r", label_ratio=0.1))
+    with pytest.raises(TrackingError, match=f"run {candidate.run_id}: split s1 is not the current s9"):
+        _promote(store, code, candidate, split="s9")
+    with pytest.raises(TrackingError, match="cannot be updated"):
+        _promote(store, code, replace(candidate, run_id="gone"))
+    name = model_name(candidate.data, 0.03)
+    assert _versions(store, name) == set()
+    source = _foreign_version(store, name)
+    store.client.set_registered_model_alias(name, "champion", source)
+    with pytest.raises(TrackingError, match="was not registered by avsl"):
+        _promote(store, code, candidate)
+
+
+def _foreign_version(store: Store, name: str) -> str:
+    store.client.create_registered_model(name)
+    return str(store.client.create_model_version(name, "s3://elsewhere/model").version)
+
+
+@pytest.fixture
+def server(tmp_path: Path, free_port: int) -> Iterator[str]:
+    """A real `mlflow server`, as light as it goes."""
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(free_port)]
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        environment.pop(name, None)
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "./served"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{free_port}"
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            open_store(TrackingConfig(uri=url), tmp_path)
+            break
+        except TrackingError:
+            assert process.poll() is None, (tmp_path / "server.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    yield url
+    os.killpg(process.pid, 15)
+    process.wait(timeout=30)
+
+
+@pytest.mark.slow
+def test_runs_and_champions_on_a_server(
+    server: str, data: str, tags: RunTags, exported: Path, code: ModelCode, tmp_path: Path
+) -> None:
+    """Runs, resume, artifacts and promotion work over HTTP as on SQLite."""
+    store = open_store(TrackingConfig(uri=server, system_metrics=False), tmp_path)
+    assert store.artifact_root is None
+    with start_or_resume_run(store, data, "", tags, {"lr": 0.1}) as run:
+        run.log_epoch({"loss": 1.0}, 0)
+        run.log_file(exported / "model.json")
+    resumed = start_or_resume_run(store, data, "", tags, {"lr": 0.1}, run.run_id)
+    resumed.log_epoch({"loss": 1.0}, 0)
+    resumed.log_epoch({"loss": 0.5}, 1)
+    resumed.finish()
+    assert [point.step for point in store.client.get_metric_history(run.run_id, "loss")] == [0, 1]
+    assert list((tmp_path / "served").rglob(f"{run.run_id}/artifacts/model.json"))
+
+    candidate = _candidate(store, data, tags, exported)
+    assert _promote(store, code, candidate).version == "1"
+    assert _promote(store, code, candidate).action == "kept"
+    with champion_folder(store, data, 0.03) as folder:
+        assert hash_model(folder) == candidate.model_hash
+    with pytest.raises(TrackingError, match="'nowhere' is not in http"):
+        start_or_resume_run(store, data, "", tags, {}, "nowhere")
+    assert mlflow.get_tracking_uri() != server  # nothing process-wide was changed

@@ -1,0 +1,257 @@
+"""Runs on a real MLflow store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from avsl.schema import ConfigError
+from avsl.tracking.runs import (
+    RunTags,
+    Store,
+    TrackedRun,
+    TrackingConfig,
+    TrackingError,
+    git_commit,
+    open_store,
+    start_or_resume_run,
+)
+
+_WORKER = """
+import sys
+from pathlib import Path
+from avsl.tracking.runs import RunTags, TrackingConfig, open_store, start_or_resume_run
+store = open_store(TrackingConfig(system_metrics=False), Path(sys.argv[1]))
+tags = RunTags("dmt", "ezvsl", 0.03, int(sys.argv[2]), "d", "s", "c", "train")
+with start_or_resume_run(store, "shared", f"run-{sys.argv[2]}", tags, {"seed": sys.argv[2]}) as run:
+    for epoch in range(5):
+        run.log_epoch({"val/ciou": epoch / 10}, epoch)
+"""
+
+
+def _points(store: Store, run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in store.client.get_metric_history(run_id, key)]
+
+
+def _start(store: Store, data: str, tags: RunTags) -> TrackedRun:
+    return start_or_resume_run(store, data, "a run", tags, {"lr": 0.1})
+
+
+@pytest.mark.slow
+def test_fresh_store_survives_a_kill_and_four_processes_at_once(tmp_path: Path) -> None:
+    """A process killed while it creates the tables leaves no broken store; four at once all write."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+
+    def start(number: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", _WORKER, str(tmp_path), str(number)]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    database = tmp_path / "mlflow" / "mlflow.db"
+    killed = start(99)
+    while killed.poll() is None and not any(path.stat().st_size for path in database.parent.glob(".*.new")):
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    assert not database.exists()
+
+    workers = [start(number) for number in range(4)]
+    for worker in workers:
+        _, complaints = worker.communicate(timeout=120)
+        assert worker.returncode == 0, complaints
+    store = open_store(TrackingConfig(uri=f"sqlite:///{database}"), tmp_path)
+    experiment = store.client.get_experiment_by_name("avsl-shared")
+    assert experiment is not None
+    assert experiment.artifact_location == (tmp_path / "mlflow" / "artifacts" / "avsl-shared").as_uri()
+    runs = store.client.search_runs([experiment.experiment_id])
+    assert {run.info.run_name for run in runs} == {f"run-{number}" for number in range(4)}
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert len(_points(store, run.info.run_id, "val/ciou")) == 5
+
+
+def test_epochs_are_steps_and_tags_are_found(store: Store, data: str, tags: RunTags) -> None:
+    """Every metric has a point at each epoch; runs are found by tag."""
+    with _start(store, data, tags) as run:
+        for epoch in range(3):
+            run.log_epoch({"train/loss": 1.0 / (epoch + 1), "val/ciou": epoch / 10}, epoch)
+    recorded = store.client.get_run(run.run_id)
+    assert recorded.info.status == "FINISHED"
+    assert _points(store, run.run_id, "train/loss") == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
+    assert _points(store, run.run_id, "val/ciou") == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    experiment = store.client.get_experiment_by_name(f"avsl-{data}")
+    assert experiment is not None
+    query = "tags.framework = 'dmt' and tags.label_ratio = '0.03' and tags.dvc_stage = 'train@dmt'"
+    assert [found.info.run_id for found in store.client.search_runs([experiment.experiment_id], query)] == [run.run_id]
+
+
+def test_run_left_running_is_resumed_without_a_second_point(store: Store, data: str, tags: RunTags) -> None:
+    """A killed run goes on by id; the epoch it repeats is not recorded twice."""
+    killed = _start(store, data, tags)
+    for epoch, loss in enumerate((3.0, 2.0, 1.5)):
+        killed.log_epoch({"loss": loss}, epoch)
+    assert store.client.get_run(killed.run_id).info.status == "RUNNING"
+
+    with start_or_resume_run(store, data, "a run", tags, {"lr": 0.1}, killed.run_id) as resumed:
+        for epoch, loss in ((2, 1.5), (3, 1.2)):
+            resumed.log_epoch({"loss": loss, "late": loss}, epoch)
+    assert resumed.run_id == killed.run_id
+    assert _points(store, resumed.run_id, "loss") == [(0, 3.0), (1, 2.0), (2, 1.5), (3, 1.2)]
+    assert _points(store, resumed.run_id, "late") == [(2, 1.5), (3, 1.2)]
+    info = store.client.get_run(resumed.run_id).info
+    assert info.status == "FINISHED"
+    assert len(store.client.search_runs([info.experiment_id])) == 1
+
+
+def test_resume_refuses_unknown_deleted_foreign_and_changed_runs(store: Store, data: str, tags: RunTags) -> None:
+    """Each refusal names the run or the key."""
+    run = _start(store, data, tags)
+    with pytest.raises(TrackingError, match=r"'no-such-run' is not in sqlite"):
+        start_or_resume_run(store, data, "", tags, {}, "no-such-run")
+    with pytest.raises(TrackingError, match=f"'{run.run_id}'.*not in experiment 'avsl-{data}-other'"):
+        start_or_resume_run(store, f"{data}-other", "", tags, {}, run.run_id)
+    with pytest.raises(TrackingError, match="lr"):
+        start_or_resume_run(store, data, "", tags, {"lr": 0.2}, run.run_id)
+    store.client.delete_run(run.run_id)
+    with pytest.raises(TrackingError, match=f"'{run.run_id}'.*deleted"):
+        start_or_resume_run(store, data, "", tags, {}, run.run_id)
+
+
+def test_params_are_flattened_batched_and_cut(store: Store, data: str, tags: RunTags) -> None:
+    """More than a batch of parameters, nested, one of them too long."""
+    config = {
+        "framework": {"dmt": {"delta": 0.6, "taus": [1, 2]}, "none": {}},
+        "many": {f"k{number}": number for number in range(250)},
+        "long": "x" * 7000,
+    }
+    with start_or_resume_run(store, data, "", tags, config) as run:
+        pass
+    recorded = store.client.get_run(run.run_id).data
+    assert recorded.params["framework.dmt.delta"] == "0.6"
+    assert recorded.params["framework.dmt.taus"] == "[1, 2]"
+    assert recorded.params["framework.none"] == "{}"
+    assert [recorded.params[f"many.k{number}"] for number in range(250)] == [str(number) for number in range(250)]
+    assert recorded.params["long"] == "x" * 6000
+    assert recorded.tags["params_cut"] == "long"
+
+
+@pytest.mark.parametrize(("raised", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_run_ends_as_its_block_does(
+    store: Store, data: str, tags: RunTags, raised: type[BaseException], status: str
+) -> None:
+    """An error ends the run FAILED, an interrupt KILLED, and both pass on."""
+    run = _start(store, data, tags)
+    with pytest.raises(raised), run:
+        raise raised
+    assert store.client.get_run(run.run_id).info.status == status
+
+
+def test_artifacts_lie_under_the_root(store: Store, data: str, tags: RunTags, tmp_path: Path) -> None:
+    """Files and folders arrive under the artifact root."""
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "loss.svg").write_text("<svg/>")
+    (tmp_path / "config.yaml").write_text("lr: 0.1\n")
+    with _start(store, data, tags) as run:
+        run.log_file(tmp_path / "config.yaml")
+        run.log_folder(tmp_path / "plots", "curves")
+        with pytest.raises(TrackingError, match=r"missing\.txt"):
+            run.log_file(tmp_path / "missing.txt")
+        with pytest.raises(TrackingError, match="is not a folder"):
+            run.log_folder(tmp_path / "config.yaml")
+    assert store.artifact_root is not None
+    stored = Path(store.artifact_root.removeprefix("file://")) / f"avsl-{data}" / run.run_id / "artifacts"
+    assert (stored / "config.yaml").read_text() == "lr: 0.1\n"
+    assert (stored / "curves" / "loss.svg").read_text() == "<svg/>"
+
+
+def test_system_metrics_are_recorded_while_open(
+    store: Store, data: str, tags: RunTags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's monitor writes to the run and stops with it."""
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    watched = Store(store.client, store.artifact_root, system_metrics=True)
+    with _start(watched, data, tags) as run:
+        deadline = time.monotonic() + 60
+        while "system/cpu_utilization_percentage" not in store.client.get_run(run.run_id).data.metrics:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    recorded = store.client.get_run(run.run_id)
+    assert recorded.info.status == "FINISHED"
+    assert recorded.data.metrics["system/system_memory_usage_megabytes"] > 0
+
+
+def test_environment_names_the_store_where_the_config_does_not(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    """Config before environment before default."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    assert open_store(TrackingConfig(), tmp_path).uri == store.uri
+    assert not (tmp_path / "mlflow").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port}")
+    assert open_store(TrackingConfig(uri=store.uri), tmp_path).uri == store.uri
+
+
+def test_what_cannot_be_opened_is_one_sentence(tmp_path: Path, free_port: int) -> None:
+    """A silent server, a damaged database, an impossible path, an unknown key."""
+    with pytest.raises(TrackingError, match=f"server http://127.0.0.1:{free_port} does not answer"):
+        open_store(TrackingConfig(uri=f"http://127.0.0.1:{free_port}"), tmp_path)
+    (tmp_path / "file").write_text("no database")
+    with pytest.raises(TrackingError, match="file") as damaged:
+        open_store(TrackingConfig(uri=f"sqlite:///{tmp_path}/file"), tmp_path)
+    with pytest.raises(TrackingError, match=r"mlflow\.db cannot be opened") as blocked:
+        open_store(TrackingConfig(uri="sqlite:///file/mlflow.db"), tmp_path)
+    assert "\n" not in str(damaged.value) + str(blocked.value)
+    with pytest.raises(ConfigError, match=r"unknown key 'tracking\.url'"):
+        TrackingConfig.read({"url": ""}, "tracking")
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An S3 service in this process; its address."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.mark.slow
+def test_artifacts_go_to_s3(store: Store, data: str, tags: RunTags, tmp_path: Path, s3: str) -> None:
+    """Artifacts arrive in the bucket; a missing bucket is one sentence."""
+    import boto3  # type: ignore[import-untyped]  # ships no types
+
+    bucket = boto3.client("s3", endpoint_url=s3)
+    bucket.create_bucket(Bucket="runs")
+    (tmp_path / "note.txt").write_text("heard")
+    remote = open_store(TrackingConfig(uri=store.uri, artifact_root="s3://runs/avsl", system_metrics=False), tmp_path)
+    with _start(remote, data, tags) as run:
+        run.log_file(tmp_path / "note.txt")
+        stored = bucket.get_object(Bucket="runs", Key=f"avsl/avsl-{data}/{run.run_id}/artifacts/note.txt")
+        assert stored["Body"].read() == b"heard"
+        bucket.delete_object(Bucket="runs", Key=f"avsl/avsl-{data}/{run.run_id}/artifacts/note.txt")
+        bucket.delete_bucket(Bucket="runs")
+        with pytest.raises(TrackingError, match=r"note\.txt.*cannot be written"):
+            run.log_file(tmp_path / "note.txt")
+
+
+def test_git_commit_tells_dirty_from_clean(tmp_path: Path) -> None:
+    """The commit's hash whatever the tags; "none" outside a repository."""
+    assert git_commit(tmp_path) == "none"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    (tmp_path / "a").write_text("1")
+    for command in (["init", "-q"], ["add", "a"], ["commit", "-qm", "first"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert git_commit(tmp_path) == head
+    (tmp_path / "a").write_text("2")
+    assert git_commit(tmp_path) == f"{head}-dirty"

@@ -1,0 +1,147 @@
+"""Pictures show what they are given: colours grow with confidence, boxes lie where they should, files are whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from avsl.viz import curves
+from avsl.viz import overlay as pictures
+
+GREY = np.full((60, 80, 3), 120, dtype=np.uint8)
+BOX = np.array([[0.25, 0.25, 0.75, 0.75]])
+
+
+def _row(**changes: object) -> pictures.GalleryRow:
+    values: dict[str, object] = {"frame": GREY, "truth": BOX, "maps": {"a": np.zeros((4, 4))}}
+    return pictures.GalleryRow(**{**values, **changes})  # type: ignore[arg-type] # keywords by name
+
+
+def test_a_silent_map_leaves_the_frame_and_a_sure_one_colours_its_place_alone() -> None:
+    """Transparent at 0, coloured at 1."""
+    np.testing.assert_array_equal(pictures.overlay(GREY, np.zeros((4, 4))), GREY)
+    confidence = np.zeros((6, 8))
+    confidence[:, 4:] = 1
+    painted = pictures.overlay(GREY, confidence).astype(int)
+    np.testing.assert_array_equal(painted[:, :30], GREY[:, :30])
+    change = np.abs(painted - 120).sum(axis=2)
+    assert change[:, 50:].min() > 150
+
+
+def test_colours_are_absolute() -> None:
+    """A flat map looks different at each level: nothing is stretched per image."""
+    changes = [
+        np.abs(pictures.overlay(GREY, np.full((4, 4), level)).astype(int) - 120).sum() for level in (0.1, 0.5, 1.0)
+    ]
+    assert changes[0] < changes[1] < changes[2]
+
+
+def test_boxes_are_outlined_at_their_place_only() -> None:
+    """The outline lies inside the box; predictions and truth differ in colour."""
+    drawn = pictures.overlay(GREY, np.zeros((4, 4)), boxes=BOX)
+    assert tuple(drawn[30, 20]) == pictures.BOX_COLOUR
+    assert tuple(drawn[15, 40]) == pictures.BOX_COLOUR
+    assert tuple(drawn[44, 59]) == pictures.BOX_COLOUR
+    ys, xs = np.nonzero((drawn != GREY).any(axis=2))
+    assert (ys.min(), ys.max(), xs.min(), xs.max()) == (15, 44, 20, 59)
+    both = pictures.overlay(GREY, np.zeros((4, 4)), boxes=BOX / 2, truth=BOX)
+    assert tuple(both[44, 59]) == pictures.TRUTH_COLOUR
+
+
+@pytest.mark.parametrize("confidence", [np.full((4, 4), 1.2), np.full((4, 4), np.nan), np.zeros(4)])
+def test_overlay_refuses_what_is_not_a_confidence(
+    confidence: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+) -> None:
+    """Values above 1, NaN, and a vector."""
+    with pytest.raises(ValueError, match="confidence map must be"):
+        pictures.overlay(GREY, confidence)
+
+
+def test_gallery_has_a_column_for_everything_given() -> None:
+    """A sound adds a column, a sample a row."""
+    silent = pictures.gallery([_row(), _row(truth=np.zeros((0, 4)))], cell=60)
+    wave = np.sin(np.linspace(0, 60, 4000))
+    sound = pictures.gallery([_row(waveform=wave, log_mel=np.eye(8)), _row()], cell=60)
+    assert sound.height == silent.height
+    assert sound.width - silent.width == (silent.width - 6) // 3
+    one = pictures.gallery([_row()], cell=60)
+    assert one.height < silent.height
+
+
+def test_gallery_draws_low_bands_at_the_bottom() -> None:
+    """The first bands are the brightest here, and lie below."""
+    log_mel = np.zeros((10, 10))
+    log_mel[:5] = 1
+    sheet = np.asarray(pictures.gallery([_row(log_mel=log_mel)], cell=60)).astype(int)
+    last = sheet[-66:-6, -80:-12].sum(axis=2)
+    assert last[-20:].mean() > last[:20].mean() + 200
+
+
+def test_gallery_refuses_rows_that_do_not_align() -> None:
+    """Other maps than the first row, or no row."""
+    with pytest.raises(ValueError, match="same maps"):
+        pictures.gallery([_row(), _row(maps={"b": np.zeros((4, 4))})])
+    with pytest.raises(ValueError, match="at least one row"):
+        pictures.gallery([])
+
+
+def test_contact_sheet_lays_pictures_out_in_rows() -> None:
+    """Each picture is found in its cell."""
+    colours = [np.full((40, 60, 3), 40 * k, dtype=np.uint8) for k in range(5)]
+    sheet = np.asarray(pictures.contact_sheet(colours, [f"picture {k} " * 9 for k in range(5)], columns=2, width=60))
+    row_height = (sheet.shape[0] - 6) // 3
+    for k in range(5):
+        y, x = 6 + (k // 2) * row_height + 20, 6 + (k % 2) * 66 + 30
+        assert tuple(sheet[y, x]) == (40 * k,) * 3
+    with pytest.raises(ValueError, match="a caption for each"):
+        pictures.contact_sheet(colours, ["one"], columns=2)
+
+
+def test_png_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A failed write leaves the old file and no other."""
+    path = tmp_path / "new" / "picture.png"
+    pictures.save_png(GREY, path)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), GREY)
+
+    def fail() -> None:
+        with pictures.whole_file(path) as part:
+            part.write_bytes(b"half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert [file.name for file in path.parent.iterdir()] == ["picture.png"]
+    with Image.open(path) as image:
+        assert image.size == (80, 60)
+
+
+def test_curves_hold_the_points_they_were_given(tmp_path: Path) -> None:
+    """One axes per panel, one line per curve, saved as PNG and SVG."""
+    points = [(0.0, 1.0), (1.0, 0.5), (2.0, 0.25)]
+    figure = curves.plot_curves({"loss": {"total": points, "once": [(1.0, 2.0)]}, "score": {"ciou": points}})
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "score"]
+    assert [line.get_label() for line in figure.axes[0].lines] == ["total", "once"]
+    np.testing.assert_array_equal(np.asarray(figure.axes[0].lines[0].get_xydata()), points)
+    for name in ("curves.png", "curves.svg"):
+        curves.save_figure(figure, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 1000
+    with pytest.raises(ValueError, match="at least one panel"):
+        curves.plot_curves({})
+
+
+def test_comparison_bars_are_means_over_seeds() -> None:
+    """A method may lack a ratio, but not the seeds of one it has."""
+    scores = {"supervised": {0.03: [10.0, 14.0], 0.1: [30.0]}, "dmt": {0.03: [20.0, 20.0, 26.0]}}
+    figure = curves.plot_comparison(scores, "CIoU@0.5 (%)", {"centred disc": 34.0})
+    axes = figure.axes[0]
+    bars = [bar.get_bbox() for bar in axes.patches]  # type: ignore[attr-defined] # bars are rectangles
+    assert [bar.height for bar in bars] == pytest.approx([12.0, 30.0, 22.0])
+    centres = [(bar.x0 + bar.x1) / 2 for bar in bars]
+    assert centres == pytest.approx([-0.2, 1.0, 0.2])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["3 %", "10 %"]
+    with pytest.raises(ValueError, match="at least one score"):
+        curves.plot_comparison({"dmt": {0.1: []}}, "CIoU")
