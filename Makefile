@@ -1,0 +1,34 @@
+# On a fresh machine `make repro` and `make test` do everything, set-up included.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup repro test test-fast check ui
+
+repro: setup  ## the main job: embedded data to a registered best model per label ratio
+	dvc repro
+
+test: check  ## everything
+	pytest -n 2 --dist worksteal
+
+test-fast: check  ## the tests that take seconds
+	pytest -n 2 --dist worksteal -m "not slow"
+
+check: setup  ## ruff, mypy strict, import-linter
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+ui: setup  ## MLflow's pages on the local store
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port 5000 \
+		--backend-store-uri sqlite:///outputs/mlflow/mlflow.db
+
+setup: .venv/.installed
+
+# One environment with pinned versions; made again only when what it is made from changes.
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
