@@ -14,6 +14,7 @@ COMMANDS = ("localize", "prepare", "split", "train", "evaluate", "register", "re
 
 
 def test_help_names_every_command_and_gives_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command is listed, and every example parses."""
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
@@ -28,6 +29,7 @@ def test_help_names_every_command_and_gives_examples(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command has a help page that lists its arguments."""
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
     assert caught.value.code == 0
@@ -35,6 +37,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 
 
 def test_help_imports_nothing_heavy() -> None:
+    """Building the help loads none of the slow libraries."""
     script = (
         "import sys; from avsl.cli import build_parser; build_parser().format_help(); "
         "print([m for m in ('torch', 'numpy', 'mlflow', 'lightning', 'hydra', 'av', 'pydantic') if m in sys.modules])"
@@ -46,6 +49,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_mistakes_are_one_sentence_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A user's mistake is one line on stderr, without a traceback."""
     monkeypatch.chdir(tmp_path)
     for words, message in (
         (["localize", "none.mp4", "--checkpoint", str(tmp_path)], "holds no exported model"),
@@ -60,6 +64,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
 
 
 def test_a_model_is_named_in_one_way(capsys: pytest.CaptureFixture[str]) -> None:
+    """A ratio and a checkpoint together are refused."""
     with pytest.raises(SystemExit) as caught:
         main(["localize", "v.mp4", "--ratio", "0.1", "--checkpoint", "folder"])
     assert caught.value.code == 2

@@ -20,6 +20,7 @@ SHARED = Path(os.environ.get("AVSL_SHARED_DIR", Path(__file__).parents[3] / "sha
 
 
 def tone(seconds: float, rate: int, frequency: float = 440.0) -> NDArray[np.float32]:
+    """A sine at half the full scale."""
     return (0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
@@ -30,6 +31,7 @@ def pitch(samples: NDArray[np.float32], rate: int = 16000) -> float:
 
 
 def grey(second: int) -> int:
+    """The grey value that the test video shows in a second."""
     return 20 + 20 * second
 
 
@@ -67,6 +69,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
 def test_audio_is_resampled_mixed_down_and_cut_at_the_asked_time(tmp_path: Path, suffix: str) -> None:
+    """A window holds the pitch of its own time, mono at 16 kHz, with its level kept."""
     path = tmp_path / f"sound{suffix}"
     left = np.concatenate([tone(2, 44100, 500), tone(2, 44100, 1500)])
     soundfile.write(path, np.stack([left, left], axis=1), 44100)
@@ -79,6 +82,7 @@ def test_audio_is_resampled_mixed_down_and_cut_at_the_asked_time(tmp_path: Path,
 
 
 def test_audio_at_its_own_rate_is_bit_exact(tmp_path: Path) -> None:
+    """Without resampling a window equals the file's samples, moved inside where it would reach out."""
     path, samples = tmp_path / "a.wav", tone(2, 16000)
     soundfile.write(path, samples, 16000, subtype="FLOAT")
     np.testing.assert_array_equal(read_audio(path, 0.25, 1.0), samples[4000:20000])
@@ -87,18 +91,21 @@ def test_audio_at_its_own_rate_is_bit_exact(tmp_path: Path) -> None:
 
 
 def test_short_audio_is_tiled(tmp_path: Path) -> None:
+    """A sound shorter than the window is repeated."""
     path, samples = tmp_path / "a.wav", tone(0.3, 16000)
     soundfile.write(path, samples, 16000, subtype="FLOAT")
     np.testing.assert_array_equal(read_audio(path, 0.0, 1.0), np.concatenate([samples] * 4)[:16000])
 
 
 def test_sound_track_window_starts_where_asked(video: Path) -> None:
+    """Windows of a video's sound hold the pitch of their second and always have full length."""
     for second in range(6):
         assert pitch(read_audio(video, second + 0.2, 0.6)) == pytest.approx(300 + 200 * second, abs=3)
     assert len(read_audio(video, 5.8, 3.0)) == 48000
 
 
 def test_frames_are_those_on_screen(video: Path) -> None:
+    """A frame is the one shown at the asked time, the middle one by default; none after the end."""
     for time in (0.0, 2.45, 4.95, 5.95):
         frame = read_frame(video, time)
         assert frame.shape == (64, 96, 3)
@@ -110,6 +117,7 @@ def test_frames_are_those_on_screen(video: Path) -> None:
 
 
 def test_iterating_gives_the_middle_frame_and_the_sound_of_every_second(video: Path) -> None:
+    """Frames and sound windows are centred on each second."""
     clips, clock = tee(iter_video(video, 1.0))
     windows = iter_audio(video, (time for time, _ in clock), 0.6)
     seen = list(zip(clips, windows, strict=True))
@@ -121,6 +129,7 @@ def test_iterating_gives_the_middle_frame_and_the_sound_of_every_second(video: P
 
 
 def test_iterated_sound_equals_the_windows_read_one_by_one(video: Path) -> None:
+    """One pass over the sound gives the windows that separate reads give."""
     times = [0.1, 0.5, 2.75, 3.0, 4.9]
     for time, window in zip(times, iter_audio(video, times, 1.5), strict=True):
         assert window is not None
@@ -131,6 +140,7 @@ def test_iterated_sound_equals_the_windows_read_one_by_one(video: Path) -> None:
 
 
 def test_silence_and_the_sound_tracks_end_are_no_window(tmp_path: Path) -> None:
+    """Silence and times after the sound's end give None, not zeros."""
     sound = np.concatenate([tone(1, 44100), np.zeros(88200, np.float32)])
     path = write_video(tmp_path / "short_sound.mp4", 6, sound)
     windows = list(iter_audio(path, [0.5, 2.5, 5.5], 0.5))
@@ -138,6 +148,7 @@ def test_silence_and_the_sound_tracks_end_are_no_window(tmp_path: Path) -> None:
 
 
 def test_frame_rate_and_a_video_shorter_than_one_interval(video: Path) -> None:
+    """The rate sets how many frames come, and at least one does."""
     assert len(list(iter_video(video, 2.5))) == 15
     ((time, frame),) = iter_video(video, 0.05)
     assert time == pytest.approx(3, abs=0.06)
@@ -146,6 +157,7 @@ def test_frame_rate_and_a_video_shorter_than_one_interval(video: Path) -> None:
 
 
 def test_sideways_video_is_turned_upright(video: Path, tmp_path: Path) -> None:
+    """The rotation in a video's header is applied to its frames."""
     content = bytearray(video.read_bytes())
     header = content.find(b"tkhd")
     matrix = header + 4 + 40
@@ -162,6 +174,7 @@ def test_sideways_video_is_turned_upright(video: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_pictures(tmp_path: Path, suffix: str) -> None:
+    """Pictures are read as RGB, and half a file is refused."""
     pixels = np.full((30, 50, 3), (200, 100, 50), np.uint8)
     path = tmp_path / f"p{suffix}"
     Image.fromarray(pixels).save(path)
@@ -172,6 +185,7 @@ def test_pictures(tmp_path: Path, suffix: str) -> None:
 
 
 def test_resizing_antialiases_and_squares() -> None:
+    """Fine stripes become their mean; a frame of the right size is unchanged."""
     stripes = np.zeros((64, 128, 3), np.uint8)
     stripes[:, ::2] = 255
     small = resize_frame(stripes, 16)
@@ -188,6 +202,7 @@ def test_resizing_antialiases_and_squares() -> None:
 def test_what_is_not_media_is_one_sentence_naming_the_file(
     tmp_path: Path, suffix: str, content: bytes | None, message: str
 ) -> None:
+    """Whatever the file is, the error is one line with its name."""
     path = tmp_path / f"bad{suffix}"
     if content is not None:
         path.write_bytes(content)
@@ -198,6 +213,7 @@ def test_what_is_not_media_is_one_sentence_naming_the_file(
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
 def test_truncated_sound_is_refused(tmp_path: Path, suffix: str) -> None:
+    """A sound file cut in half is an error, never a shorter sound."""
     path = tmp_path / f"cut{suffix}"
     soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 64000), 16000)
     read_audio(path, None, 3.0)
@@ -207,6 +223,7 @@ def test_truncated_sound_is_refused(tmp_path: Path, suffix: str) -> None:
 
 
 def test_truncated_video_is_refused(video: Path, tmp_path: Path) -> None:
+    """A video cut in half is an error for frames, sound and iteration alike."""
     path = tmp_path / "cut.mp4"
     path.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     with pytest.raises(DataError, match=r"cut\.mp4: (truncated|cannot be decoded)"):
@@ -218,6 +235,7 @@ def test_truncated_video_is_refused(video: Path, tmp_path: Path) -> None:
 
 
 def test_missing_streams_are_named(tmp_path: Path) -> None:
+    """A video without sound, or a sound without video, says what it lacks."""
     mute = write_video(tmp_path / "mute.mp4", 1, None)
     with pytest.raises(DataError, match=r"mute\.mp4: has no audio stream"):
         read_audio(mute, None, 1.0)
@@ -231,6 +249,7 @@ def test_missing_streams_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN"), (np.inf, "NaN"), (0.0, "silent")])
 def test_unusable_samples_are_refused(tmp_path: Path, value: float, message: str) -> None:
+    """Silence, NaN and infinity are refused with the reason."""
     path, samples = tmp_path / "bad.wav", tone(1, 16000)
     if value == 0.0:
         samples[:] = 0
@@ -242,6 +261,7 @@ def test_unusable_samples_are_refused(tmp_path: Path, value: float, message: str
 
 @pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="AVSL_SHARED_DIR holds no clips")
 def test_real_clip() -> None:
+    """A real clip gives a frame with content and a sound of the asked length."""
     path = sorted((SHARED / "clips").glob("*.mp4"))[0]
     assert read_frame(path, None).std() > 20
     sound = read_audio(path, None, 3.0)

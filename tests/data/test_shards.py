@@ -31,6 +31,7 @@ BOXES = [
 
 
 def make_sample(i: int) -> Sample:
+    """A random sample that depends on its number alone; some lack boxes or a mask."""
     rng = np.random.default_rng(i)
     return Sample(
         sample_id=f"s{i}",
@@ -51,6 +52,7 @@ class MakeShards:
     """Four samples a shard; shard 1 is empty as its source is broken."""
 
     def __call__(self, k: int) -> ShardRows:
+        """The rows of shard k."""
         if k == 1:
             return ShardRows([], [("clip", "no sound")])
         return ShardRows([make_sample(4 * k + j) for j in range(4)])
@@ -60,6 +62,7 @@ SAMPLES = [make_sample(i) for i in (0, 1, 2, 3, 8, 9, 10, 11)]
 
 
 def prepare(root: Path) -> list[tuple[str, str]]:
+    """Make the three shards and their manifest; what was rejected."""
     manifest, rejected = prepare_shards(
         root,
         MakeShards(),
@@ -78,11 +81,13 @@ def prepare(root: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> PreparedData:
+    """The prepared set of SAMPLES."""
     prepare(tmp_path)
     return PreparedData.open(tmp_path)
 
 
 def test_round_trip_in_any_order(data: PreparedData) -> None:
+    """Every column comes back as written, for rows in any order and repeated."""
     assert len(data) == len(SAMPLES)
     index = np.array([7, 0, 3, 3, 4, 1], dtype=np.int64)
     frames, waveforms = data.frames(index), data.waveforms(index)
@@ -115,6 +120,7 @@ def test_round_trip_in_any_order(data: PreparedData) -> None:
 
 
 def test_box_masks_are_the_union_of_truncated_half_open_boxes(data: PreparedData) -> None:
+    """Box masks agree with a loop over pixels."""
     index = np.array([i for i, sample in enumerate(SAMPLES) if sample.boxes is not None], dtype=np.int64)
     expected = np.zeros((len(index), SIDE, SIDE), dtype=bool)
     corners = {0: [(0, 3, 6, 12)], 1: [], 3: [(1, 2, 5, 7), (5, 0, 11, 3)]}
@@ -137,6 +143,7 @@ def test_a_box_on_pixel_borders_keeps_its_pixels(tmp_path: Path, side: int) -> N
     @dataclass(frozen=True)
     class One:
         def __call__(self, k: int) -> ShardRows:
+            """The rows of shard k."""
             return ShardRows([sample])
 
     manifest, _ = prepare_shards(
@@ -158,6 +165,7 @@ def test_a_box_on_pixel_borders_keeps_its_pixels(tmp_path: Path, side: int) -> N
 
 
 def test_what_is_not_known_is_refused(data: PreparedData) -> None:
+    """A missing annotation or mask, or a row that does not exist, is an error that names it."""
     with pytest.raises(DataError, match="'s2' has no annotation"):
         data.box_masks(np.array([0, 2]))
     with pytest.raises(DataError, match="'s0' has no exact object mask"):
@@ -168,6 +176,7 @@ def test_what_is_not_known_is_refused(data: PreparedData) -> None:
 
 
 def test_rejected_sources_are_reported_and_an_empty_shard_is_left_out(tmp_path: Path) -> None:
+    """Rejections are reported again when nothing is left to make."""
     for _ in range(2):
         assert prepare(tmp_path) == [("clip", "no sound")]
     assert [shard.file for shard in PreparedData.open(tmp_path).manifest.shards] == [
@@ -177,6 +186,7 @@ def test_rejected_sources_are_reported_and_an_empty_shard_is_left_out(tmp_path: 
 
 
 def test_files_of_an_earlier_larger_set_are_removed(tmp_path: Path) -> None:
+    """Stale shards and temporary files do not survive a preparation."""
     (tmp_path / "shard-00007.arrow").write_bytes(b"old")
     (tmp_path / ".shard-00001.arrow.99.tmp").write_bytes(b"half")
     prepare(tmp_path)
@@ -186,6 +196,7 @@ def test_files_of_an_earlier_larger_set_are_removed(tmp_path: Path) -> None:
 
 
 def test_missing_and_truncated_files_are_named(data: PreparedData) -> None:
+    """Opening a damaged set names the file and what is wrong with it."""
     shard = data.root / data.manifest.shards[1].file
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
@@ -203,6 +214,7 @@ def test_missing_and_truncated_files_are_named(data: PreparedData) -> None:
 
 
 def test_verify_sees_one_changed_byte(data: PreparedData) -> None:
+    """One changed bit in a shard of the right size is found."""
     data.verify()
     shard = data.root / data.manifest.shards[0].file
     content = bytearray(shard.read_bytes())
@@ -213,6 +225,7 @@ def test_verify_sees_one_changed_byte(data: PreparedData) -> None:
 
 
 def test_verify_sees_an_exchanged_shard_list(data: PreparedData) -> None:
+    """A manifest whose shards changed places no longer has its content hash."""
     path = data.root / MANIFEST
     manifest = json.loads(path.read_text())
     manifest["shards"].reverse()
@@ -225,6 +238,7 @@ def test_verify_sees_an_exchanged_shard_list(data: PreparedData) -> None:
     ("content", "named"), [("{", "not a valid manifest"), ('{"name": "x"}', "image_size: field required")]
 )
 def test_a_broken_manifest_is_named(tmp_path: Path, content: str, named: str) -> None:
+    """A manifest that is no JSON or lacks a key is an error that says which."""
     (tmp_path / MANIFEST).write_text(content)
     with pytest.raises(DataError, match=named):
         PreparedData.open(tmp_path)
@@ -245,12 +259,14 @@ def test_a_broken_manifest_is_named(tmp_path: Path, content: str, named: str) ->
     ],
 )
 def test_a_sample_that_does_not_fit_is_named(tmp_path: Path, change: dict[str, object], named: str) -> None:
+    """A sample of another type, shape or range is refused by name, and no file is left."""
     with pytest.raises(DataError, match=f"sample 's1': .*{named}"):
         write_shard(tmp_path / "shard.arrow", [make_sample(0), replace(make_sample(1), **change)])  # type: ignore[arg-type]  # one field of any type per case
     assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """A write that fails changes nothing and leaves no temporary file."""
     path = tmp_path / "file"
     path.write_bytes(b"old")
 

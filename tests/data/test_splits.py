@@ -28,6 +28,7 @@ class Rows:
     rows: list[Row]
 
     def __call__(self, k: int) -> ShardRows:
+        """All rows, as shard k."""
         box = np.array([[0, 0, 1, 1]], dtype=np.float32)
         frame, waveform = np.zeros((2, 2, 3), np.uint8), np.zeros(2, np.int16)
         return ShardRows(
@@ -39,6 +40,7 @@ class Rows:
 
 
 def prepared(root: Path, rows: list[Row]) -> PreparedData:
+    """A prepared set of these rows."""
     manifest, _ = prepare_shards(
         root,
         Rows(rows),
@@ -56,16 +58,19 @@ def prepared(root: Path, rows: list[Row]) -> PreparedData:
 
 
 def simple(n: int, classes: int = 4) -> list[Row]:
+    """Training rows of as many sources, and a few of the other parts."""
     rows: list[Row] = [(f"t{i}", "train", f"c{i % classes}", True) for i in range(n)]
     rows += [(f"v{i}", "validation", "c0", True) for i in range(3)]
     return rows + [(f"s{i}", part, "c0", True) for i, part in enumerate(("test", "test_swap", "test_swap"))]
 
 
 def ratio(value: float, seed: int = 0) -> SplitConfig:
+    """The settings of a split."""
     return SplitConfig(label_ratio=value, seed=seed)
 
 
 def test_parts_go_where_they_belong(tmp_path: Path) -> None:
+    """Training rows are labelled or unlabelled; the other parts are taken over whole."""
     data = prepared(tmp_path, simple(40))
     split = make_split(data, ratio(0.25))
     assert len(split.labelled) == 10
@@ -82,6 +87,7 @@ def test_parts_go_where_they_belong(tmp_path: Path) -> None:
 )
 @settings(max_examples=30, deadline=None)
 def test_nested_grouped_and_disjoint(sources: list[tuple[int, int]], ratios: tuple[float, float], seed: int) -> None:
+    """The smaller labelled set lies in the larger; no row or source is on both sides."""
     rows: list[Row] = [
         (f"source{s}", "train", f"c{label}", True) for s, (label, n) in enumerate(sources) for _ in range(n)
     ]
@@ -101,6 +107,7 @@ def test_nested_grouped_and_disjoint(sources: list[tuple[int, int]], ratios: tup
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6), value=st.floats(0.01, 1), seed=st.integers(0, 9))
 @settings(max_examples=30, deadline=None)
 def test_every_ratio_holds_the_classes_in_proportion(sizes: list[int], value: float, seed: int) -> None:
+    """Each class has its share of the labels, to within two rows."""
     rows: list[Row] = [(f"{label}-{j}", "train", f"c{label}", True) for label, n in enumerate(sizes) for j in range(n)]
     with tempfile.TemporaryDirectory() as root:
         data = prepared(Path(root), rows)
@@ -113,6 +120,7 @@ def test_every_ratio_holds_the_classes_in_proportion(sizes: list[int], value: fl
 
 
 def test_the_seed_decides_and_repeats(tmp_path: Path) -> None:
+    """Equal seeds give equal splits, other seeds others."""
     data = prepared(tmp_path, simple(200))
     assert make_split(data, ratio(0.1)) == make_split(data, ratio(0.1))
     first, second = (set(make_split(data, ratio(0.1, seed)).labelled) for seed in (0, 1))
@@ -121,6 +129,7 @@ def test_the_seed_decides_and_repeats(tmp_path: Path) -> None:
 
 
 def test_only_annotated_rows_are_labelled_and_their_source_is_not_reused(tmp_path: Path) -> None:
+    """Labels go to annotated rows; the rest of a labelled source is left out."""
     rows: list[Row] = [(f"t{i // 2}", "train", "c", i % 4 == 0) for i in range(40)]
     data = prepared(tmp_path, rows)
     split = make_split(data, ratio(0.25))
@@ -131,10 +140,12 @@ def test_only_annotated_rows_are_labelled_and_their_source_is_not_reused(tmp_pat
 
 
 def test_at_least_one_row_is_labelled(tmp_path: Path) -> None:
+    """However small the ratio, one row is labelled."""
     assert len(make_split(prepared(tmp_path, simple(20)), ratio(0.001)).labelled) == 1
 
 
 def test_a_source_in_two_parts_is_refused(tmp_path: Path) -> None:
+    """A source in training and test is an error that names it."""
     data = prepared(tmp_path, [("a", "train", "c", True), ("a", "test", "c", True)])
     with pytest.raises(DataError, match="source 'a' lies in both 'train' and 'test'"):
         make_split(data, ratio(1.0))
@@ -142,11 +153,13 @@ def test_a_source_in_two_parts_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -0.1, 1.01, float("nan")])
 def test_ratio_out_of_range(value: float) -> None:
+    """A ratio outside (0, 1] is refused by key."""
     with pytest.raises(ConfigError, match=r"split\.label_ratio"):
         SplitConfig.read({"label_ratio": value}, "split")
 
 
 def test_file_round_trip_and_tampering(tmp_path: Path) -> None:
+    """A split reads back equal; a missing, changed or cut file is refused."""
     split = make_split(prepared(tmp_path / "data", simple(20)), ratio(0.2))
     path = tmp_path / "split.json"
     with pytest.raises(DataError, match=r"split\.json: no such split file"):

@@ -45,20 +45,24 @@ FROZEN = "b55c6b6a56b3d0dfd40ef86b98eb7556b5c05f7bfc99f324077857b67c56d318"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    """A small benchmark with every part."""
     root = tmp_path_factory.mktemp("synthetic")
     generate(SMALL, root, workers=1)
     return PreparedData.open(root)
 
 
 def files(root: Path) -> dict[str, bytes]:
+    """The bytes of every file but the contact sheet."""
     return {path.name: path.read_bytes() for path in root.iterdir() if path.suffix != ".png"}
 
 
 def test_the_generator_is_frozen(data: PreparedData) -> None:
+    """The content hash is the one the benchmark was fixed at."""
     assert data.manifest.content_hash == FROZEN
 
 
 def test_counts_and_names(data: PreparedData) -> None:
+    """Each part has the rows asked for; neither shape nor texture alone gives a class away."""
     assert data.manifest.counts == {
         "train": 48,
         "validation": 12,
@@ -79,11 +83,13 @@ def test_counts_and_names(data: PreparedData) -> None:
 
 @pytest.mark.slow
 def test_two_workers_make_the_same_bytes(data: PreparedData, tmp_path: Path) -> None:
+    """The files do not depend on the number of workers."""
     generate(SMALL, tmp_path, workers=2)
     assert files(tmp_path) == files(data.root)
 
 
 def test_an_interrupted_generation_makes_only_what_is_missing(data: PreparedData, tmp_path: Path) -> None:
+    """Whole shards are kept, lost and damaged ones made again."""
     whole = files(data.root)
     for name, content in whole.items():
         (tmp_path / name).write_bytes(content)
@@ -100,6 +106,7 @@ def test_an_interrupted_generation_makes_only_what_is_missing(data: PreparedData
 
 
 def test_another_config_keeps_no_shard_of_the_old_one(data: PreparedData, tmp_path: Path) -> None:
+    """Other settings in the same folder leave nothing of the old set."""
     for name, content in files(data.root).items():
         (tmp_path / name).write_bytes(content)
     changed = SMALL.model_copy(update={"seed": 8, "n_train": 12})
@@ -109,6 +116,7 @@ def test_another_config_keeps_no_shard_of_the_old_one(data: PreparedData, tmp_pa
 
 
 def test_a_scene_depends_on_neither_shards_nor_other_parts(data: PreparedData) -> None:
+    """A scene is decided by seed, part and number alone."""
     other = SMALL.model_copy(update={"shard_rows": 5, "n_train": 1000})
     i = int(data.indices("test")[17])
     (scene,) = make_scene(other, "test", 17)
@@ -117,6 +125,7 @@ def test_a_scene_depends_on_neither_shards_nor_other_parts(data: PreparedData) -
 
 
 def test_boxes_are_tight_and_areas_within_range(data: PreparedData) -> None:
+    """A box encloses its object exactly, and objects have the sizes stated."""
     rows = np.arange(len(data))
     masks, boxed = data.object_masks(rows), data.box_masks(rows)
     for i in rows.tolist():
@@ -139,6 +148,7 @@ def test_boxes_are_tight_and_areas_within_range(data: PreparedData) -> None:
 
 
 def test_who_sounds_and_who_is_in_view(data: PreparedData) -> None:
+    """Sounding objects, distractors and boxes are as each part promises."""
     for i, meta in enumerate(data.meta):
         part, label, boxes = data.parts[i], data.labels[i], data.boxes(i)
         assert boxes is not None
@@ -163,6 +173,7 @@ def test_who_sounds_and_who_is_in_view(data: PreparedData) -> None:
 
 
 def test_swapped_sounds_share_a_frame_and_move_the_box(data: PreparedData) -> None:
+    """A swap group has one frame, and each sound its own object."""
     rows = data.indices("test_swap")
     groups = [rows[data.group_ids[rows] == group] for group in np.unique(data.group_ids[rows])]
     assert sorted({len(group) for group in groups}) == [2, 3]
@@ -179,6 +190,7 @@ def test_swapped_sounds_share_a_frame_and_move_the_box(data: PreparedData) -> No
 
 @pytest.mark.parametrize("n_swap", [0, 2, 3, 4, 6, 8])
 def test_swap_rows_are_as_many_as_asked_for(n_swap: int, tmp_path: Path) -> None:
+    """Groups of two and three add up to any number of rows."""
     none = dict.fromkeys(("n_small", "n_duet", "n_offscreen", "n_unheard"), 0)
     config = SyntheticConfig(n_train=1, n_validation=1, n_test=1, n_swap=n_swap, duration_s=0.25, **none)
     manifest = generate(config, tmp_path, workers=1)
@@ -192,6 +204,7 @@ def _explained(values: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
 
 
 def test_colour_position_and_size_do_not_tell_the_class() -> None:
+    """Permutation tests find the class in none of the three, but in the shape."""
     scenes = [make_scene(SMALL, "train", i)[0] for i in range(360)]
     labels = np.array([HEARD_CLASSES.index(scene.label) for scene in scenes])
     masks = [scene.mask for scene in scenes if scene.mask is not None]
@@ -232,6 +245,7 @@ def test_timbres_are_told_apart_despite_pitch_tempo_and_phase() -> None:
 
 
 def test_other_frame_sizes_and_durations() -> None:
+    """Frames and sounds have the sizes asked for."""
     config = SyntheticConfig(image_size=48, duration_s=0.5)
     (scene,) = make_scene(config, "test_duet", 3)
     assert scene.frame.shape == (48, 48, 3)
@@ -241,6 +255,7 @@ def test_other_frame_sizes_and_durations() -> None:
 
 
 def test_contact_sheet_shows_each_part(data: PreparedData) -> None:
+    """Every part's row shows boxes, except the one where nothing in view sounds."""
     sheet = np.asarray(Image.open(data.root / "contact_sheet.png"))
     rows = np.array_split(sheet, 8)
     red = [int((row == (255, 0, 0)).all(axis=2).sum()) for row in rows]
@@ -253,10 +268,12 @@ def test_contact_sheet_shows_each_part(data: PreparedData) -> None:
     [({"n_train": 0}, "synthetic.n_train"), ({"n_swap": 1}, "synthetic.n_swap"), ({"size": 64}, "synthetic.size")],
 )
 def test_bad_settings_name_the_key(change: dict[str, int], named: str) -> None:
+    """Values out of range and unknown keys are refused by name."""
     with pytest.raises(ConfigError, match=named):
         SyntheticConfig.read(change, "synthetic")
 
 
 def test_no_worker_is_refused(tmp_path: Path) -> None:
+    """Zero workers is an error, not a hang."""
     with pytest.raises(DataError, match="workers = 0"):
         generate(SMALL, tmp_path, workers=0)

@@ -37,22 +37,26 @@ def folder(tmp_path: Path) -> Path:
 
 
 def add_media(root: Path, name: str, k: int) -> None:
+    """A frame and a sound that tell k."""
     Image.fromarray(np.full((40, 60, 3), 10 * k, np.uint8)).save(root / "frames" / f"{name}.png")
     wave = 0.5 * np.sin(2 * np.pi * (200 + 50 * k) * np.arange(16000) / 16000)
     soundfile.write(root / "audio" / f"{name}.flac", wave, 16000)
 
 
 def config(folder: Path, **changes: object) -> VGGSSConfig:
+    """Settings for the test folder, with changes."""
     settings = {"root": str(folder), "image_size": 32, "duration_s": 0.5, "shard_rows": 5, "test_list": "test.csv"}
     return VGGSSConfig.read(settings | changes, "data.vggss")
 
 
 def quarantined(out: Path) -> dict[str, str]:
+    """Why each sample was left out, by its name."""
     with (out / "quarantine.csv").open() as file:
         return {row["sample_id"]: row["reason"] for row in csv.DictReader(file)}
 
 
 def test_rows_carry_frame_sound_and_boxes(folder: Path, tmp_path: Path) -> None:
+    """A prepared row has its own frame, the middle of its sound, and its boxes."""
     out = tmp_path / "out"
     manifest = generate(config(folder), out, 1)
     data = PreparedData.open(out)
@@ -70,6 +74,7 @@ def test_rows_carry_frame_sound_and_boxes(folder: Path, tmp_path: Path) -> None:
 
 
 def test_bytes_do_not_depend_on_workers_and_a_lost_shard_is_made_again(folder: Path, tmp_path: Path) -> None:
+    """Equal content with one or two workers and after an interruption."""
     one, two = tmp_path / "one", tmp_path / "two"
     first = generate(config(folder), one, 1)
     assert generate(config(folder), two, 2).content_hash == first.content_hash
@@ -81,6 +86,7 @@ def test_bytes_do_not_depend_on_workers_and_a_lost_shard_is_made_again(folder: P
 
 
 def test_changed_media_are_decoded_again(folder: Path, tmp_path: Path) -> None:
+    """A picture replaced under the same name reaches the prepared set."""
     out = tmp_path / "out"
     before = generate(config(folder), out, 1)
     Image.fromarray(np.full((400, 600, 3), 200, np.uint8)).save(folder / "frames" / "s03.png")
@@ -89,6 +95,7 @@ def test_changed_media_are_decoded_again(folder: Path, tmp_path: Path) -> None:
 
 
 def test_broken_media_are_quarantined_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    """Each unusable sample is listed with why; too many of them stop the preparation."""
     (folder / "frames" / "s03.png").unlink()
     (folder / "audio" / "s04.flac").write_bytes(b"")
     soundfile.write(folder / "audio" / "s05.wav", np.full(16000, np.nan, np.float32), 16000, subtype="FLOAT")
@@ -109,6 +116,7 @@ def test_broken_media_are_quarantined_with_the_reason(folder: Path, tmp_path: Pa
 
 
 def test_a_sample_whose_boxes_all_vanish_is_not_one_where_nothing_sounds(folder: Path, tmp_path: Path) -> None:
+    """Degenerate boxes quarantine a sample; an empty list keeps it as silent."""
     rows = json.loads((folder / "vggss.json").read_text())
     rows[2]["bbox"] = [[0.5, 0.5, 0.5, 0.9], [0.3, 0.3, -2.88e16, 0.9]]
     rows[3]["bbox"] = [[-0.2, 0.5, 1.3, -2.88e16], [-0.2, 0.5, 1.3, 0.75]]
@@ -127,6 +135,7 @@ def test_a_sample_whose_boxes_all_vanish_is_not_one_where_nothing_sounds(folder:
 def test_unannotated_media_are_unlabelled_training_rows_unless_their_video_is_held_out(
     folder: Path, tmp_path: Path
 ) -> None:
+    """A held-out video gives no training row."""
     video, other = "abcdefghijk", "ABCDEFGHIJK"
     rows = json.loads((folder / "vggss.json").read_text())
     rows.append({"file": f"{video}_000010", "class": "c0", "bbox": [[0, 0, 1, 1]]})
@@ -144,6 +153,7 @@ def test_unannotated_media_are_unlabelled_training_rows_unless_their_video_is_he
 
 
 def test_clips_of_one_video_share_a_part_and_nobody_moves_when_others_come() -> None:
+    """Parts are decided per video, independently of the others."""
     names = [f"video{k:06d}_{start:06d}" for k in range(2000) for start in (0, 30)]
     settings = VGGSSConfig(root=".", validation_share=0.1, test_share=0.25)
     parts = assign_parts(names, None, settings)
@@ -168,11 +178,13 @@ def test_clips_of_one_video_share_a_part_and_nobody_moves_when_others_come() -> 
     ],
 )
 def test_missing_inputs_are_one_sentence(folder: Path, tmp_path: Path, change: dict[str, str], message: str) -> None:
+    """A missing folder or file is named."""
     with pytest.raises(DataError, match=message):
         generate(config(folder, **change), tmp_path / "out", 1)
 
 
 def test_wrong_annotations_and_settings_are_named(folder: Path) -> None:
+    """Malformed or repeated annotations and wrong settings say what is wrong."""
     path = folder / "vggss.json"
     path.write_text(json.dumps([{"file": "a", "class": "c", "bbox": [[0, 0, 1]]}]))
     with pytest.raises(DataError, match=r"vggss\.json: not a list of 'file', 'class' and 'bbox'"):
@@ -188,6 +200,7 @@ def test_wrong_annotations_and_settings_are_named(folder: Path) -> None:
 
 @pytest.mark.skipif(not (SHARED / "annotations").is_dir(), reason="AVSL_SHARED_DIR holds no annotations")
 def test_published_annotations() -> None:
+    """The published file holds the known numbers of clips, classes and degenerate boxes."""
     annotated = read_annotations(SHARED / "annotations" / "vggss.json")
     assert len(annotated) == 5158
     assert len({label for label, _ in annotated.values()}) == 221
@@ -203,6 +216,7 @@ def test_published_annotations() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="AVSL_SHARED_DIR holds no clips")
 def test_real_clips_are_decoded(tmp_path: Path) -> None:
+    """Real videos become rows with content in frame, sound and boxes."""
     settings = VGGSSConfig(root=str(SHARED / "clips"), annotations="boxes.json", image_size=64, duration_s=1.0)
     generate(settings, tmp_path, 1)
     data = PreparedData.open(tmp_path)

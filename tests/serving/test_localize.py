@@ -41,11 +41,13 @@ class BrightAndLoud(LocalizerEnsemble):
 
 @pytest.fixture
 def model() -> BrightAndLoud:
+    """A stand-in that marks what is bright while it is loud."""
     return BrightAndLoud()
 
 
 @pytest.fixture
 def predictor(model: BrightAndLoud) -> Predictor:
+    """A predictor around the stand-in."""
     description = ExportedModel(
         members=[LocalizerConfig()], image_size=32, sample_rate=RATE, duration_s=0.5, threshold=0.3
     )
@@ -76,6 +78,7 @@ def write_video(path: Path, loudness: list[float]) -> Path:
 
 
 def test_boxes_follow_the_object_and_confidence_the_sound(tmp_path: Path, predictor: Predictor) -> None:
+    """Each second's box lies on the object, its confidence follows the loudness, silence has none."""
     video = write_video(tmp_path / "moving.mkv", [0.9, 0.6, 0.0, 0.2, 0.9])
     target = localize_video(video, predictor, tmp_path / "out", model="test model")
     assert target == tmp_path / "out" / "moving.json"
@@ -104,6 +107,7 @@ def test_boxes_follow_the_object_and_confidence_the_sound(tmp_path: Path, predic
 def test_a_long_video_passes_in_batches_and_fills_a_sheet_of_bounded_size(
     tmp_path: Path, predictor: Predictor, model: BrightAndLoud
 ) -> None:
+    """Memory and the sheet do not grow with the video."""
     video = write_video(tmp_path / "long.mkv", [0.5] * 20)
     short = localize_video(video, predictor, tmp_path / "short", model="m", frames_per_second=2)
     long = localize_video(video, predictor, tmp_path / "long", model="m", frames_per_second=5)
@@ -117,6 +121,7 @@ def test_a_long_video_passes_in_batches_and_fills_a_sheet_of_bounded_size(
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, predictor: Predictor) -> None:
+    """A bad video or rate is one sentence and makes no folder."""
     video = write_video(tmp_path / "whole.mkv", [0.5] * 4)
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(video.read_bytes()[:300])
@@ -129,11 +134,12 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, predictor: Predictor) -
 
 
 def test_models_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    """An empty folder, an impossible ratio and a foreign URI are named."""
     with pytest.raises(ConfigError, match="holds no exported model"):
         load_predictor(checkpoint=tmp_path, data="synthetic", ratio=0.1)
     with pytest.raises(ConfigError, match=r"label ratio 1\.5 is not in \(0, 1\]"):
         load_predictor(data="synthetic", ratio=1.5)
-    with pytest.raises(ConfigError, match="neither models:/NAME@ALIAS nor models:/NAME/VERSION"):
+    with pytest.raises(TrackingError, match="neither models:/NAME@ALIAS nor models:/NAME/VERSION"):
         load_predictor(uri="runs:/abc/model", data="synthetic", ratio=0.1)
 
 
@@ -141,6 +147,7 @@ def test_models_that_cannot_be_are_refused(tmp_path: Path) -> None:
 def test_registered_models_are_found_by_ratio_alias_and_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The champion of a ratio is found each way and predicts as its files do."""
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     store = open_store(TrackingConfig(artifact_root=str(tmp_path / "artifacts"), system_metrics=False), tmp_path)
@@ -170,6 +177,7 @@ def test_registered_models_are_found_by_ratio_alias_and_version(
 @pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="AVSL_SHARED_DIR holds no clips")
 def test_real_clip(tmp_path: Path, predictor: Predictor) -> None:
+    """A real clip gets a confidence for every second."""
     clip = sorted((SHARED / "clips").glob("*.mp4"))[0]
     seconds = json.loads(localize_video(clip, predictor, tmp_path, model="m").read_text())["seconds"]
     assert [row["time_s"] for row in seconds] == [k + 0.5 for k in range(10)]

@@ -24,7 +24,7 @@ from PIL import Image
 from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, save_exported
 from avsl.serving.packaging import model_code
 from avsl.serving.predictor import Predictor
-from avsl.tracking.registry import Candidate, champion_folder, hash_model, promote
+from avsl.tracking.registry import Candidate, hash_model, model_folder, promote
 from avsl.tracking.runs import RunTags, Store, TrackingConfig, open_store, start_or_resume_run
 
 pytestmark = pytest.mark.slow
@@ -164,7 +164,7 @@ def test_missing_column_is_named(served: Any) -> None:
 
 def test_what_travels_with_the_model(served: Any, store: Store, folder: Path) -> None:
     """Weights, pinned requirements and a working example, and no pickle."""
-    with champion_folder(store, "synthetic", 0.03) as fetched:
+    with model_folder(store, "models:/avsl-synthetic-ratio-0.03@champion") as (fetched, _):
         assert hash_model(fetched) == hash_model(folder)
     saved = Path(mlflow.artifacts.download_artifacts(_URI, tracking_uri=store.uri))
     assert not [path for path in saved.rglob("*") if path.suffix in {".pkl", ".pt", ".pyc"}]

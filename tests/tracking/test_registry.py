@@ -22,9 +22,9 @@ from avsl.tracking.registry import (
     Candidate,
     Champion,
     ModelCode,
-    champion_folder,
     choose,
     hash_model,
+    model_folder,
     model_name,
     promote,
 )
@@ -219,15 +219,15 @@ def test_registered_model_loads_without_pickle(store: Store, code: ModelCode, ca
     assert json.loads(done.stdout) == [0.4, 0.4]
 
 
-def test_champion_folder_is_the_exported_model(store: Store, code: ModelCode, candidate: Candidate) -> None:
+def test_a_fetched_model_is_the_exported_one(store: Store, code: ModelCode, candidate: Candidate) -> None:
     """What was exported comes back byte for byte."""
     with (
-        pytest.raises(TrackingError, match="no champion of"),
-        champion_folder(store, candidate.data, 0.03),
+        pytest.raises(TrackingError, match="cannot be fetched"),
+        model_folder(store, f"models:/{model_name(candidate.data, 0.03)}@champion"),
     ):
         pass
     _promote(store, code, candidate)
-    with champion_folder(store, candidate.data, 0.03) as folder:
+    with model_folder(store, f"models:/{model_name(candidate.data, 0.03)}@champion") as (folder, _):
         assert hash_model(folder) == candidate.model_hash
 
 
@@ -307,7 +307,7 @@ def test_runs_and_champions_on_a_server(
     candidate = _candidate(store, data, tags, exported)
     assert _promote(store, code, candidate).version == "1"
     assert _promote(store, code, candidate).action == "kept"
-    with champion_folder(store, data, 0.03) as folder:
+    with model_folder(store, f"models:/{model_name(data, 0.03)}@champion") as (folder, _):
         assert hash_model(folder) == candidate.model_hash
     with pytest.raises(TrackingError, match="'nowhere' is not in http"):
         start_or_resume_run(store, data, "", tags, {}, "nowhere")

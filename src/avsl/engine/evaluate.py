@@ -74,12 +74,12 @@ def _draw_curves(history: Path, target: Path) -> None:
 
 
 def _draw_gallery(config: Config, data: PreparedData, result: Evaluation, threshold: float, target: Path) -> None:
-    """Validation clips, evenly spread over the part so that no choice flatters."""
+    """Validation clips, drawn by lot so that no choice flatters."""
     maps = result.validation
     confidence = maps.confidence.numpy()
     front_end = LogMel(LogMelConfig(sample_rate=data.manifest.sample_rate))
     rows = []
-    for k in np.linspace(0, len(maps.rows) - 1, min(config.evaluate.gallery, len(maps.rows))).astype(int):
+    for k in np.random.default_rng(0).permutation(len(maps.rows))[: config.evaluate.gallery]:
         row = maps.rows[k : k + 1]
         number = int(row[0])
         waveform = data.waveforms(row)

@@ -92,6 +92,16 @@ class SemiModule(lightning.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.framework.after_step(self._step)
 
+    def on_validation_start(self) -> None:
+        """Look at the epoch's loss: a network that it has spoilt cannot be validated.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        loss = float(self._sums["train/loss"])
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss} in the epoch that ended with step {self._step}")
+
     def validation_step(self, rows: Rows, batch_idx: int) -> None:
         """CIoU of the models that would be exported, at every candidate threshold."""
         if rows.mask is None:
@@ -103,16 +113,10 @@ class SemiModule(lightning.LightningModule):
         return LocalizerEnsemble(list(self.framework.eval_models()))
 
     def epoch_metrics(self) -> dict[str, float]:
-        """Means over the epoch that ends, and validation's figures; the sums start again.
-
-        Raises:
-            TrainingError: the loss is not finite.
-        """
+        """Means over the epoch that ends, and validation's figures; the sums start again."""
         sums = {key: float(value) for key, value in self._sums.items()}
         self._sums = {}
         means = {key: value / sums[f"n:{key}"] for key, value in sums.items() if f"n:{key}" in sums}
-        if not math.isfinite(means["train/loss"]):
-            raise TrainingError(f"the loss is {means['train/loss']} in the epoch that ended with step {self._step}")
         if "px:hit" in sums:
             hit = sums["px:hit"]
             means["pseudo/precision"] = hit / max(sums["px:labelled"], 1.0)

@@ -28,7 +28,8 @@ def pool_similarity(maps: Tensor, pooling: Pooling, *, topk: int = 8, sharpness:
     Args:
         maps: cosine similarities.
         pooling: ``max`` as published (EZ-VSL, ECCV 2022, arXiv 2203.09324, eq. 3); ``topk``, the mean of the highest
-            cells; ``logsumexp``, a soft maximum. The last two reach more cells than one, which learning from scratch needs.
+            cells; ``logsumexp``, a soft maximum. The last two reach more cells than one, which learning from random
+            weights needs.
         topk: cells that ``topk`` averages; all of them where the map has fewer.
         sharpness: temperature of ``logsumexp``.
     """

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from itertools import islice, tee
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +16,8 @@ from avsl.data.media import iter_audio, iter_video, media_duration
 from avsl.data.shards import write_json
 from avsl.schema import ConfigError
 from avsl.serving.predictor import Predictor
-from avsl.tracking.registry import CHAMPION, model_name
-from avsl.tracking.runs import one_sentence, open_store
+from avsl.tracking.registry import CHAMPION, model_folder, model_name
+from avsl.tracking.runs import open_store
 from avsl.viz.overlay import contact_sheet, overlay, save_png
 
 if TYPE_CHECKING:
@@ -46,8 +44,8 @@ def load_predictor(
         The predictor and where it is from.
 
     Raises:
-        ConfigError: the folder holds no exported model, or the URI or ratio is none.
-        TrackingError: MLflow has no such model.
+        ConfigError: the folder holds no exported model, or the ratio is none.
+        TrackingError: the URI is none, or MLflow has no such model.
     """
     if checkpoint is not None:
         return Predictor.load(checkpoint), str(checkpoint)
@@ -55,24 +53,12 @@ def load_predictor(
         if not 0 < ratio <= 1:
             raise ConfigError(f"label ratio {ratio} is not in (0, 1]")
         uri = f"models:/{model_name(data, ratio)}@{CHAMPION}"
-    named = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
-    if named is None:
-        raise ConfigError(f"model '{uri}' is neither models:/NAME@ALIAS nor models:/NAME/VERSION")
-    # MLflow and the configuration (Hydra, every method) are slow to import, and an exported folder needs neither.
-    from mlflow.artifacts import download_artifacts
-
+    # The configuration (Hydra, every method) is slow to import, and an exported folder needs none.
     from avsl.config import compose
 
     config = compose()
-    store = open_store(config.tracking, config.root)
-    name, alias, version = named.groups()
-    with TemporaryDirectory() as scratch:
-        with one_sentence(f"model '{uri}' cannot be fetched from {store.uri}"):
-            # Not by its models:/ address, which MLflow would look up in the process's global registry.
-            version = version or store.client.get_model_version_by_alias(name, alias).version
-            stored = store.client.get_model_version_download_uri(name, version)
-            folder = download_artifacts(f"{stored}/artifacts/model", dst_path=scratch, tracking_uri=store.uri)
-        return Predictor.load(Path(folder)), f"models:/{name}/{version}"
+    with model_folder(open_store(config.tracking, config.root), uri) as (folder, found):
+        return Predictor.load(folder), found
 
 
 class _Tiles:

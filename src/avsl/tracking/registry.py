@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -232,23 +233,32 @@ def promote(
 
 
 @contextmanager
-def champion_folder(store: Store, data: str, label_ratio: float) -> Iterator[Path]:
-    """The champion's exported model, for as long as the context lasts.
+def model_folder(store: Store, uri: str) -> Iterator[tuple[Path, str]]:
+    """A registered model in its exported form, for as long as the context lasts.
+
+    Args:
+        store: where it is registered.
+        uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+
+    Yields:
+        The folder, and the address with the version that was found.
 
     Raises:
-        TrackingError: there is no champion, or it cannot be fetched.
+        TrackingError: the address is of neither form, or there is no such model.
     """
-    import mlflow
+    from mlflow.artifacts import download_artifacts
 
-    name = model_name(data, label_ratio)
+    named = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if named is None:
+        raise TrackingError(f"model '{uri}' is neither models:/NAME@ALIAS nor models:/NAME/VERSION")
+    name, alias, version = named.groups()
     with TemporaryDirectory() as folder:
-        with one_sentence(f"no champion of '{name}' can be fetched from {store.uri}"):
-            version = store.client.get_model_version_by_alias(name, CHAMPION).version
-            uri = store.client.get_model_version_download_uri(name, version)
-            fetched = mlflow.artifacts.download_artifacts(
-                f"{uri}/artifacts/{_WEIGHTS}", dst_path=folder, tracking_uri=store.uri
-            )
-        yield Path(fetched)
+        with one_sentence(f"model '{uri}' cannot be fetched from {store.uri}"):
+            # Not by its models:/ address, which MLflow would look up in the process's global registry.
+            version = version or store.client.get_model_version_by_alias(name, alias).version
+            stored = store.client.get_model_version_download_uri(name, version)
+            fetched = download_artifacts(f"{stored}/artifacts/{_WEIGHTS}", dst_path=folder, tracking_uri=store.uri)
+        yield Path(fetched), f"models:/{name}/{version}"
 
 
 def _aliases(client: MlflowClient, name: str) -> dict[str, str]:

@@ -1,0 +1,89 @@
+"""A project whose data set and networks are tiny: every step takes a moment."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from avsl.config import compose
+from avsl.engine.layout import Layout
+from avsl.engine.prepare import prepare, split
+from avsl.tracking.runs import open_store
+
+_CONF = Path(__file__).parents[2] / "pipelines" / "conf"
+_NETWORK = {"backbone": "resnet10t", "backbone_args": {"channels": [8, 8, 8, 8], "stem_width": 8}}
+_MODEL = {
+    "name": "tiny",
+    "dim": 8,
+    "image": _NETWORK | {"stages": [1]},
+    "audio": _NETWORK | {"front_end": {"hop_length": 320, "n_mels": 32}},
+}
+# Three steps an epoch, six in all; checkpoints after the second and the fourth, both in mid-epoch. So low a threshold
+# that pseudo-labels are given and accepted from the third step on.
+_PSEUDO = {"delta": 0.05, "ema_decay": 0.9, "warmup_steps": 2}
+_PARAMS = {
+    "data": {
+        "name": "synthetic",
+        "synthetic": {
+            "image_size": 32,
+            "duration_s": 0.25,
+            **{"n_train": 24, "n_validation": 6, "n_test": 6, "n_offscreen": 3, "n_swap": 5},
+            **{"n_small": 0, "n_duet": 0, "n_unheard": 0},
+        },
+    },
+    "split": {"label_ratio": 0.25},
+    "model": {"name": "tiny"},
+    "objective": {"name": "ezvsl", "ezvsl": {"pooling": "topk", "topk": 4}},
+    "framework": {"name": "dmt", "mean_teacher": _PSEUDO, "dmt": _PSEUDO | {"tau": 0.0}},
+    "trainer": {
+        "name": "default",
+        "epochs": 2,
+        "batch_size": 8,
+        "labelled_batch_size": 4,
+        "checkpoint_every": 2,
+        "precision": "32-true",
+    },
+    "tracking": {"system_metrics": False},
+}
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with its data prepared and split and an empty MLflow store; to be copied, not changed."""
+    folder = tmp_path_factory.mktemp("template")
+    shutil.copytree(_CONF, folder / "pipelines" / "conf")
+    (folder / "pipelines" / "conf" / "model" / "tiny.yaml").write_text(yaml.safe_dump(_MODEL))
+    (folder / "params.yaml").write_text(yaml.safe_dump(_PARAMS))
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        prepare()
+        split()
+        config = compose()
+        open_store(config.tracking, config.root)
+    return folder
+
+
+@pytest.fixture
+def make_project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Makes another copy of the project."""
+    return lambda: Path(shutil.copytree(template, tmp_path_factory.mktemp("copy"), dirs_exist_ok=True))
+
+
+@pytest.fixture
+def project(make_project: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project, as the working directory."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = make_project()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def layout(project: Path) -> Callable[..., Layout]:
+    """Where a configuration's files lie in the project, given as overrides."""
+    return lambda *overrides: Layout.of(compose(overrides))

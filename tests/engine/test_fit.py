@@ -1,0 +1,328 @@
+"""Training: what is resumed, what is not, and what decides the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from avsl.config import compose
+from avsl.data.loading import StepLoader, TrainingRows
+from avsl.data.shards import PreparedData, Sample, write_manifest, write_shard
+from avsl.data.splits import Split
+from avsl.engine import fit
+from avsl.engine.fit import find_checkpoint, identity
+from avsl.engine.layout import Layout
+from avsl.engine.module import TrainingError
+from avsl.engine.prepare import split
+from avsl.engine.train import read_run, train
+from avsl.frameworks import FRAMEWORKS
+from avsl.tracking.runs import open_store
+
+_Where = Callable[..., Layout]
+
+
+class _KilledError(Exception):
+    """Stands for whatever ends a training."""
+
+
+@contextlib.contextmanager
+def _killed_at(step: int) -> Iterator[None]:
+    """The training inside ends when it asks for the rows of ``step``."""
+    rows = StepLoader.rows
+
+    def dying(self: StepLoader, number: int) -> TrainingRows:
+        if number == step:
+            raise _KilledError
+        return rows(self, number)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(_KilledError):
+        patch.setattr(StepLoader, "rows", dying)
+        yield
+
+
+def _outcome(layout: Layout) -> tuple[bytes, str]:
+    """All that must agree between two trainings: weights to the bit, and the curves."""
+    return (layout.train / "model" / "model.safetensors").read_bytes(), (layout.train / "curves.csv").read_text()
+
+
+def _points(run_id: str) -> dict[str, list[int]]:
+    """The steps recorded in MLflow, by metric."""
+    config = compose()
+    client = open_store(config.tracking, config.root).client
+    return {key: [p.step for p in client.get_metric_history(run_id, key)] for key in client.get_run(run_id).data.metrics}
+
+
+def _runs() -> dict[str, str]:
+    """The MLflow runs of the project and how they ended."""
+    config = compose()
+    client = open_store(config.tracking, config.root).client
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    return {run.info.run_id: run.info.status for run in client.search_runs(experiments)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[bytes, str]]:
+    """Weights and curves of a training that nothing interrupts."""
+    done: dict[tuple[str, ...], tuple[bytes, str]] = {}
+
+    def outcome(*overrides: str) -> tuple[bytes, str]:
+        if overrides not in done:
+            with contextlib.chdir(template):
+                root = f"root={tmp_path_factory.mktemp('undisturbed')}"
+                wanted = Layout.of(compose([*overrides, root]))
+                wanted.base.mkdir(parents=True)
+                wanted.prepared.symlink_to(Layout.of(compose()).prepared.resolve())
+                split([*overrides, root])
+                train([*overrides, root])
+                done[overrides] = _outcome(wanted)
+        return done[overrides]
+
+    return outcome
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_resumed_training_ends_as_an_undisturbed_one(
+    framework: str, layout: _Where, undisturbed: Callable[..., tuple[bytes, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Interrupted in both epochs, a training has the same weights to the bit, the same curves and one MLflow run."""
+    caplog.set_level(logging.INFO)
+    asked = [f"framework={framework}"]
+    here = layout(*asked)
+    for step, kept in ((2, 2), (5, 4)):
+        with _killed_at(step):
+            train(asked)
+        saved = torch.load(here.state / "last.ckpt", weights_only=True)
+        assert saved["global_step"] == kept
+        assert {path.name for path in here.state.iterdir()} <= {"last.ckpt", "last.lock"}
+        assert not here.train.exists()
+    train(asked)
+    assert caplog.text.count("continuing from") == 2
+    assert _outcome(here) == undisturbed(*asked)
+    assert not here.state.exists()
+    run_id = read_run(here)["run_id"]
+    assert run_id == saved["stamp"]["run_id"]
+    assert _runs() == {run_id: "FINISHED"}
+    points = _points(run_id)
+    assert points["train/loss"] == points["val/ciou"] == [1, 2]
+    assert all(len(steps) == len(set(steps)) for steps in points.values())
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_continued(
+    project: Path, layout: _Where, undisturbed: Callable[..., tuple[bytes, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """After SIGKILL, when nothing gets to clean up, the next training goes on in the same MLflow run."""
+    caplog.set_level(logging.INFO)
+    script = (
+        "import os, signal\n"
+        "from avsl.data.loading import StepLoader\n"
+        "from avsl.engine.train import train\n"
+        "rows = StepLoader.rows\n"
+        "def dying(self, number):\n"
+        "    if number == 5:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return rows(self, number)\n"
+        "StepLoader.rows = dying\n"
+        "train(['framework=dmt'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (run_id,) = _runs()
+    train(["framework=dmt"])
+    assert "continuing from" in caplog.text
+    assert _outcome(layout()) == undisturbed("framework=dmt")
+    assert _runs() == {run_id: "FINISHED"}
+
+
+@pytest.mark.slow
+def test_another_delta_starts_again(
+    layout: _Where, undisturbed: Callable[..., tuple[bytes, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The old δ's checkpoint is left aside, said so, and decides nothing: neither weights, curves nor MLflow run."""
+    caplog.set_level(logging.INFO)
+    with _killed_at(5):
+        train()
+    (old,) = _runs()
+    other = "framework.dmt.delta=0.2"
+    train([other])
+    assert "was made with another configuration, split or code: training starts again" in caplog.text
+    assert _outcome(layout()) == undisturbed(other)
+    assert undisturbed(other) != undisturbed("framework=dmt")
+    assert read_run(layout())["run_id"] != old
+
+
+@pytest.mark.slow
+def test_a_checkpoint_belongs_to_one_configuration_split_and_code(
+    layout: _Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What decides the weights must be equal for a checkpoint to be continued; what does not may differ."""
+    with _killed_at(2):
+        train()
+    checkpoint, drawn = layout().state / "last.ckpt", Split.load(layout().split)
+    (run_id,) = _runs()
+
+    def found(*overrides: str) -> str | None:
+        return find_checkpoint(checkpoint, identity(compose(overrides), drawn))
+
+    assert found() == run_id
+    assert found("evaluate.batch_size=7", "tracking.system_metrics=true") == run_id
+    for change in ("seed=1", "trainer.learning_rate=0.5", "augment.noise=0.5", "objective.ezvsl.temperature=0.5"):
+        assert found(change) is None, change
+    split(["split.seed=1"])
+    assert find_checkpoint(checkpoint, identity(compose(), Split.load(layout().split))) is None
+    monkeypatch.setattr(fit, "code_hash", lambda: "edited")
+    assert found() is None
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(
+    layout: _Where, undisturbed: Callable[..., tuple[bytes, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A truncated checkpoint is named and the training starts again."""
+    with _killed_at(5):
+        train()
+    checkpoint = layout().state / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    train()
+    assert f"{checkpoint} cannot be read" in caplog.text
+    assert "training starts again" in caplog.text
+    assert _outcome(layout()) == undisturbed("framework=dmt")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_replaces_the_last_one_only_when_it_is_whole(
+    layout: _Where, undisturbed: Callable[..., tuple[bytes, str]]
+) -> None:
+    """A training that dies while it writes its second checkpoint goes on from the first."""
+    save = lightning.Trainer.save_checkpoint
+
+    def dying(self: lightning.Trainer, path: Path) -> None:
+        save(self, path)
+        if self.global_step > 2:
+            path.write_bytes(path.read_bytes()[:1000])
+            raise _KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lightning.Trainer, "save_checkpoint", dying)
+        with pytest.raises(_KilledError):
+            train()
+    assert torch.load(layout().state / "last.ckpt", weights_only=True)["global_step"] == 2
+    train()
+    assert _outcome(layout()) == undisturbed("framework=dmt")
+
+
+def test_a_second_training_on_the_same_state_is_refused(layout: _Where) -> None:
+    """Two processes never share a checkpoint: the second one says why in one sentence."""
+    state = layout().state
+    state.mkdir(parents=True)
+    with FileLock(state / "last.lock"), pytest.raises(TrainingError, match=f"^another training is using {state}$"):
+        train()
+    assert list(_runs().values()) == ["FAILED"]
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_loss_that_is_not_finite_ends_the_training(
+    epoch: int, layout: _Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the step that the epoch ended with, and nothing is exported."""
+    rows = StepLoader.rows
+
+    def broken(self: StepLoader, number: int) -> TrainingRows:
+        drawn = rows(self, number)
+        if number < 3 * (epoch - 1):
+            return drawn
+        return replace(drawn, labelled=replace(drawn.labelled, frame=drawn.labelled.frame * float("nan")))
+
+    monkeypatch.setattr(StepLoader, "rows", broken)
+    with pytest.raises(TrainingError, match=f"^the loss is nan in the epoch that ended with step {3 * epoch - 1}$"):
+        train()
+    assert not layout().train.exists()
+    assert list(_runs().values()) == ["FAILED"]
+
+
+def _poison(data: PreparedData, ids: set[str]) -> None:
+    """Write the shards again with other boxes for some samples."""
+    rows = np.arange(len(data), dtype=np.int64)
+    frames, sounds, masks = data.frames(rows), data.waveforms(rows), data.object_masks(rows)
+    samples = [
+        Sample(
+            sample_id=data.sample_ids[k],
+            source_id=data.source_ids[k],
+            group_id=data.group_ids[k],
+            part=data.parts[k],
+            label=data.labels[k],
+            frame=frames[k],
+            waveform=(sounds[k] * 32768).astype(np.int16),
+            boxes=np.array([[0, 0, 0.25, 1]], np.float32) if data.sample_ids[k] in ids else data.boxes(k),
+            mask=masks[k],
+            meta=data.meta[k],
+        )
+        for k in rows.tolist()
+    ]
+    (entry,) = data.manifest.shards
+    path = data.root / entry.file
+    write_shard(path, samples)
+    shards = [entry.model_copy(update={"bytes": path.stat().st_size})]
+    write_manifest(data.root, data.manifest.model_copy(update={"shards": shards}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_truth_of_unlabelled_rows_decides_nothing(
+    framework: str, layout: _Where, undisturbed: Callable[..., tuple[bytes, str]]
+) -> None:
+    """Other boxes on every unlabelled row give the same weights; pseudo-labels' quality, which they tell, changes."""
+    asked = [f"framework={framework}"]
+    here = layout(*asked)
+    _poison(PreparedData.open(here.prepared), set(Split.load(here.split).unlabelled))
+    train(asked)
+    weights, curves = undisturbed(*asked)
+    found, written = _outcome(here)
+    assert found == weights
+    before, after = (list(csv.DictReader(text.splitlines())) for text in (curves, written))
+    told = {key for a, b in zip(before, after, strict=True) for key in a if a[key] != b[key]}
+    if FRAMEWORKS[framework][0] is not FRAMEWORKS["supervised"][0]:
+        assert told == {"pseudo/precision", "pseudo/recall", "pseudo/iou"}
+    else:
+        assert not told
+
+
+@pytest.mark.slow
+def test_the_truth_of_labelled_rows_decides(layout: _Where, undisturbed: Callable[..., tuple[bytes, str]]) -> None:
+    """The same change on one labelled row gives other weights."""
+    here = layout()
+    _poison(PreparedData.open(here.prepared), set(Split.load(here.split).labelled[:1]))
+    train()
+    assert _outcome(here)[0] != undisturbed("framework=dmt")[0]
+
+
+@pytest.mark.slow
+def test_every_epoch_tells_what_the_issue_asks_for(layout: _Where) -> None:
+    """Loss terms by name, acceptance, agreement and the pseudo-labels' quality are in curves and MLflow alike."""
+    train(["framework=dmt"])
+    lines: list[dict[str, Any]] = list(csv.DictReader((layout().train / "curves.csv").read_text().splitlines()))
+    assert [float(line["epoch"]) for line in lines] == [1, 2]
+    last = {key: float(value) for key, value in lines[-1].items()}
+    terms = {f"{term}_{student}" for term in ("supervised", "contrastive", "unlabelled") for student in "ab"}
+    rates = ("acceptance", "agreement", "precision", "recall", "iou")
+    assert {f"train/{term}" for term in terms} | {f"pseudo/{rate}" for rate in rates} <= set(last)
+    assert all(0 <= last[f"pseudo/{rate}"] <= 1 for rate in rates)
+    assert last["pseudo/acceptance"] > 0
+    assert last["train/unlabelled_a"] > 0
+    recorded = _points(read_run(layout())["run_id"])
+    assert set(last) - {"epoch"} <= set(recorded)

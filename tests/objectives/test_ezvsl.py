@@ -1,0 +1,117 @@
+"""EZ-VSL as an objective: the published loss, its invariances, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from avsl.objectives import EZVSL, EZVSLConfig
+from avsl.schema import ConfigError
+from avsl.types import AVOutput
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", ROOT.parent / "shared" / "reference"))
+
+
+def _output(visual: Tensor, audio: Tensor) -> AVOutput:
+    return AVOutput(visual, audio, torch.zeros(len(visual), *visual.shape[-2:]))
+
+
+def _random(seed: int = 0, pairs: int = 5) -> AVOutput:
+    generator = torch.Generator().manual_seed(seed)
+    visual = F.normalize(torch.randn(pairs, 8, 4, 4, generator=generator), dim=1)
+    return _output(visual, F.normalize(torch.randn(pairs, 8, generator=generator), dim=1))
+
+
+@pytest.mark.reference
+def test_the_defaults_give_the_published_loss() -> None:
+    """The published code's loss on its own inputs, to 1e-4; its temperature is the default."""
+    path = REFERENCE / "contrastive_losses.npz"
+    if not path.is_file():
+        pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
+    with np.load(path) as arrays:
+        output = _output(torch.from_numpy(arrays["visual"]), torch.from_numpy(arrays["audio"]))
+        tau, expected = float(arrays["tau"]), float(arrays["ezvsl_loss"])
+    assert EZVSLConfig().temperature == pytest.approx(tau)
+    assert float(EZVSL(EZVSLConfig())([output]).total) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"pooling": "topk", "topk": 3}, {"pooling": "logsumexp", "sharpness": 0.2}])
+def test_loss_is_what_the_loop_says(settings: dict[str, object]) -> None:
+    """Scores, temperature and both cross-entropies written out, for every pooling."""
+    config = EZVSLConfig.read(settings | {"temperature": 0.2}, "objective.ezvsl")
+    output = _random()
+    visual, audio = output.visual.double().numpy(), output.audio.double().numpy()
+    scores = np.zeros((5, 5))
+    for i in range(5):
+        for j in range(5):
+            cells = np.sort(np.tensordot(audio[j], visual[i], 1).ravel())
+            if config.pooling == "max":
+                scores[i, j] = cells[-1]
+            elif config.pooling == "topk":
+                scores[i, j] = cells[-3:].mean()
+            else:
+                scores[i, j] = 0.2 * np.log(np.exp(cells / 0.2).mean())
+    odds = np.exp(scores / 0.2)
+    right = odds.diagonal()
+    expected = -np.log(right / odds.sum(0)).mean() - np.log(right / odds.sum(1)).mean()
+    terms = EZVSL(config)([output])
+    assert float(terms.total) == pytest.approx(expected, rel=1e-4)
+    assert float(terms.parts["contrastive"]) == pytest.approx(expected, rel=1e-4)
+    assert not terms.parts["contrastive"].requires_grad
+
+
+def test_order_of_pairs_and_cells_does_not_matter() -> None:
+    """Permuted pairs and a mirrored grid leave the loss; mismatched sounds raise it."""
+    objective, output = EZVSL(EZVSLConfig()), _random(1)
+    loss = objective([output]).total
+    order = torch.tensor([3, 1, 4, 0, 2])
+    torch.testing.assert_close(objective([_output(output.visual[order], output.audio[order])]).total, loss)
+    torch.testing.assert_close(objective([_output(output.visual.flip(-1), output.audio)]).total, loss)
+    matched = _output(output.audio[:, :, None, None].expand(-1, -1, 4, 4), output.audio)
+    mismatched = _output(matched.visual, output.audio.roll(1, 0))
+    assert objective([matched]).total < math.log(5) < objective([mismatched]).total
+
+
+def test_the_gradient_moves_matching_cells_together() -> None:
+    """Both embeddings get a gradient, and a small step against it lowers the loss."""
+    output = _random(2)
+    visual, audio = output.visual.requires_grad_(), output.audio.requires_grad_()
+    objective = EZVSL(EZVSLConfig(temperature=0.2))
+    loss = objective([_output(visual, audio)]).total
+    loss.backward()
+    assert visual.grad is not None
+    assert audio.grad is not None
+    with torch.no_grad():
+        after = objective([_output(visual - 1e-2 * visual.grad, audio - 1e-2 * audio.grad)]).total
+    assert after < loss
+
+
+def test_another_number_of_views_is_refused() -> None:
+    """It takes the one view it asks for."""
+    objective = EZVSL(EZVSLConfig())
+    assert objective.n_views == 1
+    with pytest.raises(ValueError, match="unpack"):
+        objective([_random(), _random(1)])
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"temperature": 0}, r"objective\.ezvsl\.temperature' = 0"),
+        ({"pooling": "mean"}, r"objective\.ezvsl\.pooling' = 'mean'.*'max', 'logsumexp' or 'topk'"),
+        ({"topk": 0}, r"objective\.ezvsl\.topk"),
+        ({"tau": 0.1}, r"unknown key 'objective\.ezvsl\.tau': allowed are pooling, sharpness, temperature, topk"),
+    ],
+)
+def test_bad_settings_name_the_key(section: dict[str, object], message: str) -> None:
+    """Out of range, unknown choice, unknown key: each names what is allowed."""
+    with pytest.raises(ConfigError, match=message):
+        EZVSLConfig.read(section, "objective.ezvsl")
