@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from avsl.config import compose, project_root
-from avsl.data.shards import write_json
 from avsl.engine.evaluate import evaluate_on
 from avsl.engine.layout import Layout
 from avsl.engine.prepare import load_data, prepare
+from avsl.files import write_json, write_text
 from avsl.models import load_exported
 from avsl.viz.curves import plot_comparison, save_figure
 
@@ -151,7 +151,7 @@ def write(results: dict[str, dict[str, dict[str, dict[str, float]]]]) -> None:
             cells = [_spread(seed[row][key] for seed in seeds.values()) for key in SCORES]
             seconds = statistics.mean(seed[row]["seconds"] for seed in seeds.values())
             lines.append(f"| {100 * float(ratio):g} % | {row} | {' | '.join(cells)} | {seconds:.0f} |")
-    (HERE / "table.md").write_text("\n".join(lines) + "\n")
+    write_text(HERE / "table.md", "\n".join(lines) + "\n")
     scores = {
         row: {float(ratio): [seed[row]["ciou"] for seed in seeds.values()] for ratio, seeds in results.items()}
         for row in ROWS

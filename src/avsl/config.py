@@ -203,17 +203,25 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
 def _hydra(project: Path, params: Mapping[str, Any], values: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
     """Compose, each over the one before: the groups, config.yaml, ``values``, an experiment, ``overrides``."""
     asked = OverridesParser.create().parse_overrides(list(overrides))
+    for text, override in zip(overrides, asked, strict=True):
+        if override.is_sweep_override():
+            raise ConfigError(f"'{text}' gives several values where a run takes one")
     # Hydra knows only the keys its files write down; which keys there are is for the models to say.
     wanted = [
         text if text.startswith(("+", "~")) or o.key_or_group in (*GROUPS, "experiment") else f"++{text}"
         for text, o in zip(overrides, asked, strict=True)
     ]
+    conf = project / "pipelines" / "conf"
+    choices = [(group, params[group]["name"]) for group in GROUPS]
+    choices += [(o.key_or_group, o.value()) for o in asked if o.key_or_group in (*GROUPS, "experiment")]
+    for group, name in choices:
+        pick(str(name), {path.stem: path for path in (conf / group).glob("*.yaml")}, group)
     groups = [{group: params[group]["name"]} for group in GROUPS]
     defaults = [*groups, "config", "params", {"optional experiment": None}, "_self_"]
     store = ConfigStore.instance()
     store.store(name="params", node=dict(values), package="_global_")
     store.store(name="run", node={"defaults": defaults})
-    with initialize_config_dir(str((project / "pipelines" / "conf").resolve()), version_base="1.3"):
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         return hydra_compose("run", wanted)
 
 

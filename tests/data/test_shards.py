@@ -15,11 +15,11 @@ from avsl.data.shards import (
     PreparedData,
     Sample,
     ShardRows,
-    atomic_write,
     prepare_shards,
     write_manifest,
     write_shard,
 )
+from avsl.files import whole_file
 
 SIDE, LENGTH = 12, 40
 BOXES = [
@@ -271,8 +271,8 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     path.write_bytes(b"old")
 
     def interrupted() -> None:
-        with atomic_write(path) as stream:
-            stream.write(b"ne")
+        with whole_file(path) as part:
+            part.write_bytes(b"ne")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

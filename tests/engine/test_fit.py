@@ -49,9 +49,10 @@ def _killed_at(step: int) -> Iterator[None]:
             raise _KilledError
         return rows(self, number)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(_KilledError):
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(_KilledError):
         patch.setattr(StepLoader, "rows", dying)
         yield
+        pytest.fail(f"the training did not reach step {step}")
 
 
 def _outcome(layout: Layout) -> tuple[bytes, str]:
@@ -63,7 +64,9 @@ def _points(run_id: str) -> dict[str, list[int]]:
     """The steps recorded in MLflow, by metric."""
     config = compose()
     client = open_store(config.tracking, config.root).client
-    return {key: [p.step for p in client.get_metric_history(run_id, key)] for key in client.get_run(run_id).data.metrics}
+    return {
+        key: [p.step for p in client.get_metric_history(run_id, key)] for key in client.get_run(run_id).data.metrics
+    }
 
 
 def _runs() -> dict[str, str]:

@@ -170,9 +170,7 @@ def test_the_threshold_comes_from_validation(
     assert wrong_validation["threshold"] <= 0.3
 
 
-def test_silent_rows_count_as_false_positives_alone(
-    noise: _Fake, reader: RowReader, parts: dict[str, _Rows]
-) -> None:
+def test_silent_rows_count_as_false_positives_alone(noise: _Fake, reader: RowReader, parts: dict[str, _Rows]) -> None:
     """Rows with and without a source, scored together, give the figures of each kind alone."""
     mixed = np.concatenate([parts["test_offscreen"], parts["test"]])
     apart = score_model([noise], reader, parts, batch_size=4).figures
@@ -202,9 +200,7 @@ def test_a_deaf_model_fails_where_one_frame_has_several_sounds(
     assert figures["iiou"] == 0
 
 
-def test_each_member_is_scored_alone(
-    perfect: _Fake, whole: _Fake, reader: RowReader, parts: dict[str, _Rows]
-) -> None:
+def test_each_member_is_scored_alone(perfect: _Fake, whole: _Fake, reader: RowReader, parts: dict[str, _Rows]) -> None:
     """A pair's members stand beside it with thresholds of their own; the pair's map is their mean."""
     figures = score_model([perfect, whole], reader, parts, batch_size=4).figures
     assert figures["member_0"]["test"]["ciou"] == figures["member_0"]["validation"]["ciou"] == 1

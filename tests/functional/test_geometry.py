@@ -105,7 +105,6 @@ def test_seen_says_what_the_source_view_showed(source: Tensor, target: Tensor) -
     """``seen`` is 1 inside the source view, 0 outside it, and what is not seen carries no label."""
     carried, seen = carry(torch.ones(1, SIDE, SIDE), source, target)
     depth = torch.from_numpy(_distances(relative(source, target), (0, 0, SIDE, SIDE)))[None]
-    torch.testing.assert_close(seen, (depth > 0).float(), atol=0.5 + 1e-3, rtol=0)
     assert (seen[depth > 1] > 0.999).all()
     assert (seen[depth < -1] == 0).all()
     assert (carried[depth < -1] == 0).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from avsl.files import whole_file
 from avsl.viz import curves
 from avsl.viz import overlay as pictures
 
@@ -108,7 +109,7 @@ def test_png_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(image), GREY)
 
     def fail() -> None:
-        with pictures.whole_file(path) as part:
+        with whole_file(path) as part:
             part.write_bytes(b"half")
             raise OSError("disk full")
 

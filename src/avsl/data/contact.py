@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from avsl.data.shards import PARTS, PreparedData, atomic_write
+from avsl.data.shards import PARTS, PreparedData
+from avsl.files import whole_file
 
 CONTACT_SHEET = "contact_sheet.png"
 _CAPTION = 14
@@ -37,6 +38,6 @@ def write_contact_sheet(data: PreparedData, per_part: int = 8) -> Path:
                 corners = (x + x0, y + _CAPTION + y0, x + x1 - 1, y + _CAPTION + y1 - 1)
                 draw.rectangle(corners, outline="red", width=2)
     path = data.root / CONTACT_SHEET
-    with atomic_write(path) as stream:
-        sheet.save(stream, format="PNG")
+    with whole_file(path) as part:
+        sheet.save(part, format="PNG")
     return path

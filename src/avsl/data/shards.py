@@ -10,15 +10,13 @@ import hashlib
 import inspect
 import json
 import multiprocessing
-import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -34,11 +32,10 @@ from rich.progress import (
 )
 
 from avsl.data.errors import DataError
+from avsl.files import PART, whole_file, write_json
 from avsl.schema import StrictConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 PARTS = (
@@ -113,24 +110,6 @@ class Manifest(StrictConfig):
     content_hash: str
 
 
-@contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file in ``path``'s folder that takes its name when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    with atomic_write(path) as stream:
-        stream.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
 def _bytes_column(rows: Sequence[NDArray[Any] | None], width: int) -> pa.Array:
     """A fixed_size_binary column; the bytes of a null are zeros, so that equal rows give equal files."""
     block = np.zeros((len(rows), width), dtype=np.uint8)
@@ -190,7 +169,7 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> None:
     columns["mask"] = _bytes_column(masks, -(-height * width // 8))
     columns["meta"] = pa.array([json.dumps(dict(sample.meta), sort_keys=True) for sample in samples], pa.string())
     batch = pa.record_batch(columns)
-    with atomic_write(path) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
+    with whole_file(path) as part, part.open("wb") as stream, pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)
 
 
@@ -307,7 +286,7 @@ def prepare_shards(
     if workers < 1:
         raise DataError(f"workers = {workers}: at least 1 is needed")
     root.mkdir(parents=True, exist_ok=True)
-    for leftover in [*root.glob(".*.tmp"), *root.glob(MANIFEST)]:
+    for leftover in [*root.glob(f".*{PART}"), *root.glob(MANIFEST)]:
         leftover.unlink()
     code = inspect.getsource(inspect.getmodule(type(make)) or type(make)) + Path(__file__).read_text()
     stated = json.dumps([name, dict(settings), n_shards, code], sort_keys=True)

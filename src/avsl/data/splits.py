@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from avsl.data.errors import DataError
-from avsl.data.shards import PARTS, PreparedData, write_json
+from avsl.data.shards import PARTS, PreparedData
+from avsl.files import write_json
 from avsl.schema import StrictConfig
 
 

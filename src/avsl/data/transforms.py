@@ -73,8 +73,9 @@ def mask_spectrogram(features: Tensor, share: float, generator: torch.Generator)
     for axis in (2, 3):
         length = features.shape[axis]
         start, width = torch.rand(2, len(features), 1, generator=generator, device=generator.device)
-        width = width * share * length
-        start = start * (length - width)
+        # Whole cells, so that the first is reached as often as the last.
+        width = (width * (share * length + 1)).floor()
+        start = (start * (length - width + 1)).floor()
         cells = torch.arange(length, device=features.device)
         band = (cells >= start) & (cells < start + width)
         shape = [len(features), 1, 1, 1]

@@ -30,11 +30,11 @@ from avsl.data.shards import (
     PreparedData,
     Sample,
     ShardRows,
-    atomic_write,
     file_hash,
     prepare_shards,
     write_manifest,
 )
+from avsl.files import write_text
 from avsl.schema import StrictConfig
 
 if TYPE_CHECKING:
@@ -313,5 +313,4 @@ def _write_quarantine(path: Path, rejected: Sequence[tuple[str, str]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([("sample_id", "reason"), *rejected])
-    with atomic_write(path) as stream:
-        stream.write(text.getvalue().encode())
+    write_text(path, text.getvalue())

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from avsl.config import Config, compose
-from avsl.data.shards import PreparedData, atomic_write, write_json
+from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.engine.build import make_reader, rows_of
 from avsl.engine.layout import Layout
 from avsl.engine.prepare import load_data
 from avsl.engine.scoring import Evaluation, score_model
 from avsl.engine.train import read_run
+from avsl.files import write_json, write_text
 from avsl.models import load_exported
 from avsl.models.audio import LogMel, LogMelConfig
 from avsl.tracking.runs import TrackedRun, open_store
@@ -39,8 +40,7 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     keys = ("framework", "label_ratio", "seed", "train_seconds", "labelled")
     figures = {key: trained[key] for key in keys} | result.figures
     layout.evaluation.mkdir(parents=True, exist_ok=True)
-    with atomic_write(layout.evaluation / "per_sample.csv") as stream:
-        stream.write(result.table.encode())
+    write_text(layout.evaluation / "per_sample.csv", result.table)
     _draw_curves(layout.train / "curves.csv", layout.evaluation / "curves.png")
     _draw_gallery(config, data, result, description.threshold, layout.evaluation / "gallery.png")
     write_json(layout.evaluation / "metrics.json", figures)

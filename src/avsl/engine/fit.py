@@ -24,6 +24,7 @@ from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.engine.build import code_hash, make_loader, make_reader, rows_of, steps_per_epoch
 from avsl.engine.module import SemiModule, TrainingError
+from avsl.files import whole_file
 from avsl.tracking.runs import TrackedRun
 
 log = logging.getLogger(__name__)
@@ -61,10 +62,8 @@ class Checkpoints(Callback):
         if trainer.global_step - self._last < self._every or trainer.is_last_batch:
             return
         self._last = trainer.global_step
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_suffix(".part")
-        trainer.save_checkpoint(part)
-        part.replace(self._path)
+        with whole_file(self._path) as part:
+            trainer.save_checkpoint(part)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -185,8 +184,10 @@ def fit(
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(checkpoint.with_suffix(".lock"), timeout=0), warnings.catch_warnings():
-            # Rows lie in memory already; Lightning would advise worker processes.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # Teachers are meant to be.
+            warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start of training.*")
+            # Lightning's own, of no use to anybody who reads this log.
+            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
             trainer.fit(
                 module,
                 loader,
@@ -203,7 +204,7 @@ def write_history(path: Path, history: Iterable[dict[str, float]]) -> None:
     """Write the epochs' metrics as CSV; a metric that an epoch lacks is left empty."""
     lines = list(history)
     keys = list(dict.fromkeys(key for line in lines for key in line))
-    with path.open("w", newline="") as file:
+    with whole_file(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, keys, lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)

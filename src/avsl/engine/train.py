@@ -12,12 +12,12 @@ import yaml
 
 from avsl.config import compose, project_root
 from avsl.data.errors import DataError
-from avsl.data.shards import write_json
 from avsl.engine.build import rows_of
 from avsl.engine.fit import find_checkpoint, fit, identity, write_history
 from avsl.engine.layout import Layout
 from avsl.engine.prepare import load_data
 from avsl.engine.scoring import METRIC, choose_threshold, compute_maps, score
+from avsl.files import write_json, write_text
 from avsl.models import ExportedModel, LocalizerConfig, save_exported
 from avsl.tracking.registry import hash_model
 from avsl.tracking.runs import RunTags, git_commit, open_store, start_or_resume_run
@@ -61,7 +61,7 @@ def train(overrides: Sequence[str] = ()) -> None:
         )
         shutil.rmtree(layout.train, ignore_errors=True)
         save_exported(layout.train / "model", module.ensemble(), description)
-        (layout.train / "config.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        write_text(layout.train / "config.yaml", yaml.safe_dump(params, sort_keys=False))
         write_history(layout.train / "curves.csv", epochs.history)
         run.log_epoch({"validation/ciou": validation["ciou"], "validation/auc": validation["auc"]}, len(epochs.history))
         run.log_folder(layout.train)

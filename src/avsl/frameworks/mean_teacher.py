@@ -38,9 +38,9 @@ class MeanTeacherConfig(StrictConfig):
 class MeanTeacher(nn.Module):
     """Mean teacher for localisation (Tarvainen & Valpola, NeurIPS 2017, arXiv 1703.01780).
 
-    L = H(G, P) on L + λ_u · H(Y, P) on accepted U + λ_c · L_contrastive on L ∪ U, with Y = 1[P_teacher ≥ δ] on the weak
-    view, accepted where it is not empty. Deviation: hard labels at a threshold, as in DMT, of which this is the one-pair
-    control.
+    L = H(G, P) on L + λ_u · H(Y, P) on accepted U + λ_c · L_contrastive on L ∪ U, with Y = 1[P_teacher ≥ δ] on the
+    weak view, accepted where it is not empty. Deviation: hard labels at a threshold, as in DMT, of which this is the
+    one-pair control.
     """
 
     student: Branch

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import timm
 import torch
 import torchaudio
 from pydantic import Field
 from torch import Tensor, nn
 
+from avsl.models.backbone import make_backbone
 from avsl.schema import StrictConfig
 
 
@@ -74,7 +74,8 @@ class AudioEncoder(nn.Module):
     def __init__(self, config: AudioEncoderConfig, dim: int) -> None:
         super().__init__()
         self.front_end = LogMel(config.front_end)
-        self.backbone = timm.create_model(
+        self.backbone = make_backbone(
+            "model.audio",
             config.backbone,
             pretrained=False,
             in_chans=1,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from avsl.files import whole_file, write_json
 from avsl.models.localizer import Localizer, LocalizerConfig, LocalizerEnsemble
 from avsl.schema import ConfigError, StrictConfig
 
@@ -32,14 +33,16 @@ class ExportedModel(StrictConfig):
 
 
 def save_exported(folder: Path, model: LocalizerEnsemble, description: ExportedModel) -> None:
-    """Write an inference model; each file is replaced atomically, the description last."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write an inference model; each file is replaced atomically, the description last.
+
+    The description names no initial weights: the export replaces them, and elsewhere their file may not be.
+    """
+    members = [m.model_copy(update={"image": m.image.model_copy(update={"weights": ""})}) for m in description.members]
+    description = description.model_copy(update={"members": members})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / ".model.safetensors.part")
-    (folder / ".model.safetensors.part").replace(folder / "model.safetensors")
-    part = folder / ".model.json.part"
-    part.write_text(json.dumps(description.model_dump(mode="json"), indent=2) + "\n")
-    part.replace(folder / "model.json")
+    with whole_file(folder / "model.safetensors") as part:
+        save_file(tensors, part)
+    write_json(folder / "model.json", description.model_dump(mode="json"))
 
 
 def read_description(folder: Path) -> ExportedModel:
@@ -50,11 +53,17 @@ def read_description(folder: Path) -> ExportedModel:
     """
     path = folder / "model.json"
     try:
-        return ExportedModel.read(json.loads(path.read_text()), "model")
+        section = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"{folder} holds no exported model (model.json is missing)") from None
-    except (json.JSONDecodeError, ValidationError) as error:
+    except ValueError as error:  # neither UTF-8 nor JSON
         raise ConfigError(f"{path} is not a model description: {error}") from None
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path} is not a model description: not a mapping")
+    try:
+        return ExportedModel.read(section, "model")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def load_exported(folder: Path) -> tuple[LocalizerEnsemble, ExportedModel]:
@@ -71,5 +80,5 @@ def load_exported(folder: Path) -> tuple[LocalizerEnsemble, ExportedModel]:
     except FileNotFoundError:
         raise ConfigError(f"{weights} is missing") from None
     except (SafetensorError, RuntimeError) as error:
-        raise ConfigError(f"{weights} does not hold this model's weights: {error}") from None
+        raise ConfigError(f"{weights} does not hold this model's weights: {' '.join(str(error).split())}") from None
     return model.eval(), description

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import timm
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avsl.models.backbone import make_backbone
 from avsl.schema import ConfigError, StrictConfig
 
 
@@ -40,18 +41,21 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: ImageEncoderConfig, dim: int) -> None:
         super().__init__()
-        overlay: dict[str, Any] = {"file": config.weights}
-        try:
-            self.backbone = timm.create_model(
-                config.backbone,
-                pretrained=bool(config.weights),
-                features_only=True,
-                out_indices=tuple(sorted(config.stages)),
-                pretrained_cfg_overlay=overlay if config.weights else None,
-                **config.backbone_args,
-            )
-        except (RuntimeError, FileNotFoundError, IndexError) as error:
-            raise ConfigError(f"model.image: '{config.backbone}' cannot be built: {error}") from error
+        stored = _stored_names(config.weights) if config.weights else None
+        self.backbone = make_backbone(
+            "model.image",
+            config.backbone,
+            pretrained=bool(config.weights),
+            features_only=True,
+            out_indices=tuple(sorted(config.stages)),
+            pretrained_cfg_overlay={"file": config.weights} if config.weights else None,
+            **config.backbone_args,
+        )
+        if stored is not None:
+            # timm says nothing of tensors it does not find. Its wrappers may put "model." before a name.
+            used = {name.removeprefix("model.") for name, _ in self.backbone.named_parameters()}
+            if absent := sorted(used - stored):
+                raise ConfigError(f"model.image.weights: {config.weights} lacks '{absent[0]}' of {config.backbone}")
         widths = cast("FeatureInfo", self.backbone.feature_info).channels()
         self.lateral = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in widths)
         self.dropout = nn.Dropout(config.dropout)
@@ -65,3 +69,14 @@ class ImageEncoder(nn.Module):
             merged = finer + F.interpolate(merged, size=finer.shape[-2:], mode="nearest")
         dropped: Tensor = self.dropout(merged)
         return dropped
+
+
+def _stored_names(path: str) -> set[str]:
+    """The names of the tensors in a safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except OSError:
+        raise ConfigError(f"model.image.weights: cannot read {path}") from None
+    except SafetensorError as error:
+        raise ConfigError(f"model.image.weights: {path} is no safetensors file: {error}") from None

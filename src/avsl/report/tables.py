@@ -11,8 +11,8 @@ from typing import Any
 
 from avsl.config import compose
 from avsl.data.errors import DataError
-from avsl.data.shards import atomic_write, write_json
 from avsl.engine.layout import Layout
+from avsl.files import write_json, write_text
 from avsl.viz.curves import plot_comparison, plot_curves, save_figure
 
 _COLUMNS = (
@@ -43,8 +43,7 @@ def report(overrides: Sequence[str] = ()) -> None:
     layout.report.mkdir(parents=True, exist_ok=True)
     rows = _rows(cells)
     _write_csv(layout.report / "comparison.csv", rows)
-    with atomic_write(layout.report / "comparison.md") as stream:
-        stream.write(_markdown(rows).encode())
+    write_text(layout.report / "comparison.md", _markdown(rows))
     _write_csv(layout.report / "subsets.csv", _subsets(cells))
     scores: dict[str, dict[float, list[float]]] = {}
     for cell in cells:
@@ -123,8 +122,7 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(out, keys, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with atomic_write(path) as stream:
-        stream.write(out.getvalue().encode())
+    write_text(path, out.getvalue())
 
 
 def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from avsl.data.errors import DataError
 from avsl.data.media import iter_audio, iter_video, media_duration
-from avsl.data.shards import write_json
+from avsl.files import write_json
 from avsl.schema import ConfigError
 from avsl.serving.predictor import Predictor
 from avsl.tracking.registry import CHAMPION, model_folder, model_name

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from avsl.config import compose
-from avsl.data.shards import write_json
 from avsl.data.splits import Split
 from avsl.engine.layout import Layout
 from avsl.engine.scoring import METRIC
+from avsl.files import write_json
 from avsl.serving.packaging import model_code
 from avsl.tracking.registry import Candidate, promote
 from avsl.tracking.runs import open_store

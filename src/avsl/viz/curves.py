@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Final
 
-from avsl.viz.overlay import whole_file
+from avsl.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

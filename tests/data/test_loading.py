@@ -1,0 +1,208 @@
+"""Loading: what a step draws depends on the seed and the step's number alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avsl.data.loading import RowLoader, RowReader, StepLoader, TrainingRows, endless
+from avsl.data.shards import PreparedData, Sample, ShardRows, prepare_shards, write_manifest
+from avsl.models.audio import LogMel, LogMelConfig
+
+COUNT, SIDE, LENGTH = 20, 8, 1600
+LABELLED, UNLABELLED = np.arange(0, 6), np.arange(6, 17)
+
+
+@dataclass(frozen=True)
+class Make:
+    """Ten samples a shard."""
+
+    def __call__(self, k: int) -> ShardRows:
+        """The rows of shard k."""
+        return ShardRows([_sample(i) for i in range(10 * k, 10 * k + 10)])
+
+
+def _sample(i: int) -> Sample:
+    rng = np.random.default_rng(i)
+    return Sample(
+        sample_id=f"s{i}",
+        source_id=f"s{i}",
+        group_id=f"s{i}",
+        part="train",
+        label="c",
+        frame=rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8),
+        waveform=rng.integers(-9000, 9000, LENGTH, dtype=np.int16),
+        boxes=np.array([[0, 0, (1 + i % 8) / 8, 1]], np.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    """Twenty rows in two shards; row i's box covers its first 1 + i mod 8 columns."""
+    root = tmp_path_factory.mktemp("rows")
+    manifest, _ = prepare_shards(
+        root,
+        Make(),
+        COUNT // 10,
+        name="rows",
+        image_size=SIDE,
+        sample_rate=16000,
+        n_samples_audio=LENGTH,
+        classes=["c"],
+        settings={},
+        workers=1,
+    )
+    write_manifest(root, manifest)
+    return PreparedData.open(root)
+
+
+@pytest.fixture(scope="module")
+def front_end() -> LogMel:
+    """A small spectrogram."""
+    return LogMel(LogMelConfig(n_fft=256, n_mels=16))
+
+
+@pytest.fixture(scope="module")
+def reader(data: PreparedData, front_end: LogMel) -> RowReader:
+    """All rows, their spectrograms cached."""
+    return RowReader(data, [front_end], np.arange(COUNT))
+
+
+def _loader(
+    reader: RowReader, unlabelled: np.ndarray[tuple[int], np.dtype[np.int64]] = UNLABELLED, seed: int = 0
+) -> StepLoader:
+    return StepLoader(
+        reader,
+        LABELLED,
+        unlabelled,
+        batch_size=7,
+        labelled_batch_size=3,
+        steps_per_epoch=4,
+        seed=seed,
+        hidden=len(unlabelled) > 0,
+    )
+
+
+def _drawn(rows: TrainingRows) -> tuple[int, list[int], list[int]]:
+    return rows.step, rows.labelled.index.tolist(), [] if rows.unlabelled is None else rows.unlabelled.index.tolist()
+
+
+@given(size=st.integers(1, 12), seed=st.integers(0, 50), start=st.integers(0, 60), count=st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_each_round_is_a_shuffle_and_any_start_goes_on(size: int, seed: int, start: int, count: int) -> None:
+    """Cut into rounds the stream holds every item once a round, and a piece is the same wherever one begins."""
+    pool = np.arange(100, 100 + size)
+    stream = endless(pool, seed, 0, size * 110)
+    for round_ in stream[: size * 5].reshape(5, size):
+        assert sorted(round_) == pool.tolist()
+    end = min(start + count, size * 110)
+    if start < end:
+        np.testing.assert_array_equal(endless(pool, seed, start, end - start), stream[start:end])
+
+
+def test_rounds_and_seeds_shuffle_differently() -> None:
+    """No round repeats the one before, and another seed draws another stream."""
+    pool = np.arange(30)
+    stream = endless(pool, 0, 0, 90).reshape(3, 30)
+    assert not (stream[0] == stream[1]).all()
+    assert not (stream[1] == stream[2]).all()
+    assert not (endless(pool, 1, 0, 30) == stream[0]).all()
+
+
+def test_a_step_has_the_sizes_asked_for(reader: RowReader) -> None:
+    """Labelled and unlabelled rows come from their pools in their numbers; without unlabelled ones all are labelled."""
+    for rows in _loader(reader):
+        _, labelled, unlabelled = _drawn(rows)
+        assert len(labelled) == 3
+        assert len(unlabelled) == 4
+        assert set(labelled) <= set(LABELLED)
+        assert set(unlabelled) <= set(UNLABELLED)
+        assert rows.labelled.mask is not None
+        assert rows.unlabelled is not None
+        assert rows.unlabelled.mask is None, "no label leaks"
+        assert rows.hidden is not None
+        for row, mask in zip(unlabelled, rows.hidden, strict=True):
+            assert float(mask.sum()) == SIDE * (1 + row % 8)
+    whole = _loader(reader, np.array([], np.int64)).rows(0)
+    assert len(whole.labelled.index) == 7
+    assert whole.unlabelled is None
+    assert whole.hidden is None
+
+
+def test_rows_are_drawn_evenly(reader: RowReader) -> None:
+    """Over whole rounds of the pools every row comes equally often."""
+    loader = _loader(reader)
+    steps = [_drawn(loader.rows(step)) for step in range(2 * 11)]
+    labelled = np.bincount(np.concatenate([drawn for _, drawn, _ in steps]), minlength=COUNT)
+    unlabelled = np.bincount(np.concatenate([drawn for _, _, drawn in steps]), minlength=COUNT)
+    assert set(labelled[LABELLED]) == {11}
+    assert set(unlabelled[UNLABELLED]) == {8}
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 4, 6, 8])
+def test_a_resumed_loader_draws_what_would_have_come(reader: RowReader, stop: int) -> None:
+    """From any step, in mid-epoch or between epochs, the rest is that of the uninterrupted run."""
+    loader = _loader(reader)
+    whole = [_drawn(rows) for _ in range(3) for rows in loader]
+    assert [step for step, _, _ in whole] == list(range(12))
+    interrupted = _loader(reader)
+    seen: list[tuple[int, list[int], list[int]]] = []
+    while len(seen) < stop:
+        for rows in interrupted:
+            seen.append(_drawn(rows))
+            if len(seen) == stop:
+                break
+    resumed = _loader(reader)
+    resumed.load_state_dict(interrupted.state_dict())
+    while len(seen) < 12:
+        seen += [_drawn(rows) for rows in resumed]
+    assert seen == whole
+
+
+def test_epochs_end_where_they_should(reader: RowReader) -> None:
+    """An epoch has its steps; one resumed in the middle ends with it, and another seed draws other rows."""
+    loader = _loader(reader)
+    assert len(loader) == len(list(loader)) == 4
+    loader.load_state_dict({"next": 6})
+    assert [rows.step for rows in loader] == [6, 7]
+    assert [rows.step for rows in loader] == [8, 9, 10, 11]
+    assert _drawn(_loader(reader, seed=1).rows(0)) != _drawn(_loader(reader).rows(0))
+
+
+def test_rows_are_read_as_they_are(reader: RowReader, front_end: LogMel) -> None:
+    """Frames normalised, masks of the boxes, and cached spectrograms equal to the front end's own, in any order."""
+    index = np.array([13, 2, 2, 19])
+    rows = reader(index, masks=True)
+    samples = [_sample(int(i)) for i in index]
+    for k, sample in enumerate(samples):
+        expected = (sample.frame / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        np.testing.assert_allclose(rows.frame[k].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+        heard = front_end(torch.from_numpy(sample.waveform.astype(np.float32) / 32768)[None])
+        torch.testing.assert_close(rows.features[front_end.key][k : k + 1], heard)
+    assert rows.waveform is None
+    assert rows.mask is not None
+    assert rows.mask.sum((1, 2)).tolist() == [SIDE * (1 + int(i) % 8) for i in index]
+    assert reader(index, masks=False).mask is None
+
+
+def test_without_a_front_end_the_sound_itself_comes(data: PreparedData) -> None:
+    """Waveforms in [-1, 1] where nothing is cached."""
+    rows = RowReader(data, [], np.arange(COUNT))(np.array([5, 0]), masks=False)
+    assert rows.features == {}
+    assert rows.waveform is not None
+    np.testing.assert_allclose(rows.waveform[0].numpy(), _sample(5).waveform / 32768, atol=1e-7)
+
+
+def test_validation_reads_every_row_once_in_order(reader: RowReader) -> None:
+    """Whole batches and the rest, with masks."""
+    loader = RowLoader(reader, np.arange(3, 14), 4)
+    batches = list(loader)
+    assert [len(batch.index) for batch in batches] == [4, 4, 3]
+    assert len(loader) == 3
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(3, 14))
+    assert all(batch.mask is not None for batch in batches)

@@ -1,0 +1,206 @@
+"""Augmentation: image and mask move together, sound only where asked, and everything by the generator's state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from avsl.data.loading import Rows
+from avsl.data.transforms import (
+    AugmentConfig,
+    jitter_colour,
+    make_views,
+    mask_spectrogram,
+    plain_view,
+    random_geometry,
+    strong_view,
+    weak_view,
+)
+from avsl.schema import ConfigError
+from avsl.types import AVBatch
+
+STRONG = AugmentConfig(flip=0.5, weak_scale=0.9, strong_scale=0.5, jitter=0.4, noise=0.1, spec_mask=0.25)
+STILL = AugmentConfig(flip=0, weak_scale=1, strong_scale=1, jitter=0, noise=0, spec_mask=0)
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _rows(count: int = 6, seed: int = 0, side: int = 32) -> Rows:
+    """Random frames in which the mask's box is drawn bright, with spectrograms and sound."""
+    rng = np.random.default_rng(seed)
+    mask = torch.zeros(count, side, side)
+    for row in range(count):
+        x, y = rng.integers(0, side // 2, 2)
+        mask[row, y : y + side // 3, x : x + side // 4] = 1
+    frame = torch.from_numpy(rng.uniform(-1, 1, (count, 3, side, side))).float() + 10 * mask[:, None]
+    features = {"mel": torch.from_numpy(rng.normal(size=(count, 1, 20, 40))).float() + 5}
+    return Rows(frame, torch.from_numpy(rng.normal(size=(count, 50))).float(), features, torch.arange(count), mask)
+
+
+def _same(first: AVBatch, second: AVBatch) -> bool:
+    pairs: list[tuple[Tensor | None, Tensor | None]] = [
+        (first.frame, second.frame),
+        (first.geometry, second.geometry),
+        (first.mask, second.mask),
+        *((feature, second.features[key]) for key, feature in first.features.items()),
+    ]
+    return all(a is None or (b is not None and torch.equal(a, b)) for a, b in pairs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_image_and_mask_move_together(seed: int) -> None:
+    """The mask lies on the bright box in weak and strong views, however they are cropped and mirrored."""
+    rows = _rows(seed=seed)
+    config = AugmentConfig(flip=0.5, weak_scale=0.6, strong_scale=0.5, jitter=0, noise=0, spec_mask=0)
+    for view in (weak_view(rows, config, _generator(seed)), strong_view(rows, config, _generator(seed))):
+        assert view.mask is not None
+        assert view.frame.shape == rows.frame.shape
+        brightness = view.frame.mean(1)
+        # The frame without its box is within ±1, so the box's share of a cell shows to a tenth.
+        torch.testing.assert_close(brightness / 10, view.mask, atol=0.11, rtol=0)
+        assert not torch.allclose(view.frame, rows.frame)
+
+
+def test_geometry_says_where_the_view_lies() -> None:
+    """Sampling the frame at the geometry's coordinates, by hand, finds the view's pixels."""
+    rows = _rows(side=16)
+    ramp = torch.linspace(-1 + 1 / 16, 1 - 1 / 16, 16)
+    frame = torch.stack([ramp.expand(16, 16), ramp[:, None].expand(16, 16), torch.zeros(16, 16)]).expand(6, 3, 16, 16)
+    config = replace_scale(0.5)
+    view = weak_view(replace(rows, frame=frame), config, _generator(3))
+    grid_y, grid_x = torch.meshgrid(ramp, ramp, indexing="ij")
+    points = torch.stack([grid_x, grid_y, torch.ones_like(grid_x)])
+    expected = torch.einsum("bij,jhw->bihw", view.geometry, points)
+    inside = slice(2, -2)  # the frame's outermost half pixel fades to what lies outside
+    torch.testing.assert_close(view.frame[:, :2, inside, inside], expected[:, :, inside, inside], atol=1e-4, rtol=0)
+
+
+def replace_scale(scale: float) -> AugmentConfig:
+    """Weak views that crop and flip, nothing else."""
+    return STILL.model_copy(update={"weak_scale": scale, "flip": 0.5})
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.9, 1.0])
+def test_crops_keep_to_their_range(scale: float) -> None:
+    """Sides lie in [scale, 1] and use the range, crops lie inside the frame, half of them are mirrored."""
+    geometry = random_geometry(4000, scale, 0.5, _generator())
+    side = geometry[:, 1, 1]
+    assert scale - 1e-6 <= float(side.min()) <= float(side.max()) <= 1 + 1e-6
+    assert float(side.max() - side.min()) >= 0.98 * (1 - scale) - 1e-6
+    torch.testing.assert_close(geometry[:, 0, 0].abs(), side)
+    assert (geometry[:, :, 2].abs() + side[:, None] <= 1 + 1e-5).all()
+    assert geometry[:, 0, 1].abs().max() == geometry[:, 1, 0].abs().max() == 0
+    assert float((geometry[:, 0, 0] < 0).float().mean()) == pytest.approx(0.5, abs=0.04)
+    assert (random_geometry(50, scale, 0.0, _generator())[:, 0, 0] > 0).all()
+    assert (random_geometry(50, scale, 1.0, _generator())[:, 0, 0] < 0).all()
+
+
+def test_the_weak_view_leaves_the_sound_alone() -> None:
+    """Labellers hear the sound as it is; students hear it with bands blanked."""
+    rows = _rows()
+    weak, strong = weak_view(rows, STRONG, _generator()), strong_view(rows, STRONG, _generator())
+    assert torch.equal(weak.features["mel"], rows.features["mel"])
+    assert weak.waveform is rows.waveform
+    assert not torch.equal(strong.features["mel"], rows.features["mel"])
+
+
+def test_no_strength_is_the_plain_view() -> None:
+    """With every strength at nothing, weak and strong views are the rows themselves."""
+    rows = _rows()
+    plain = plain_view(rows)
+    assert torch.equal(plain.frame, rows.frame)
+    assert plain.mask is rows.mask
+    for view in (weak_view(rows, STILL, _generator()), strong_view(rows, STILL, _generator())):
+        assert view.mask is not None
+        torch.testing.assert_close(view.frame, plain.frame, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(view.mask, rows.mask, atol=1e-4, rtol=0)
+        torch.testing.assert_close(view.geometry, plain.geometry)
+        assert torch.equal(view.features["mel"], rows.features["mel"])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_a_spectrogram_loses_at_most_its_share(share: float) -> None:
+    """One band of mel bands and one of frames become 0, neither above its share; the rest is untouched."""
+    features = torch.rand(400, 1, 20, 40, generator=_generator(1)) + 1
+    masked = mask_spectrogram(features, share, _generator())
+    blank = masked == 0
+    assert torch.equal(masked[~blank], features[~blank])
+    bands, frames = blank.all(3)[:, 0], blank.all(2)[:, 0]
+    assert torch.equal(blank[:, 0], bands[:, :, None] | frames[:, None, :])
+    for lines, length in ((bands, 20), (frames, 40)):
+        assert lines.sum(1).max() <= round(share * length)
+        assert lines.sum(1).max() > 0.8 * share * length - 1
+        edges = (lines.int().diff(dim=1) != 0).sum(1) + lines[:, 0].int() + lines[:, -1].int()
+        assert edges.max() <= 2, "one band each"
+        # Every place is reached.
+        assert lines.any(0).all()
+
+
+def test_colour_changes_what_it_says() -> None:
+    """Brightness, contrast and saturation, written out for each row; noise has its standard deviation."""
+    frames = torch.rand(4, 3, 8, 8, generator=_generator(2))
+    changed = jitter_colour(frames, 0.4, 0.0, _generator(5))
+    draws = 1 + 0.4 * (2 * torch.stack([torch.rand(4, generator=g) for g in [_generator(5)] for _ in range(3)]) - 1)
+    for row, (contrast, brightness, saturation) in enumerate(draws.T.tolist()):
+        x = frames[row].double().numpy()
+        y = (x - x.mean()) * contrast + x.mean() + brightness - 1
+        grey = y.mean(0, keepdims=True)
+        np.testing.assert_allclose(changed[row].numpy(), grey + (y - grey) * saturation, atol=1e-5)
+    noisy = jitter_colour(torch.zeros(4, 3, 32, 32), 0.0, 0.3, _generator())
+    assert float(noisy.std()) == pytest.approx(0.3, rel=0.05)
+    assert float(noisy.mean()) == pytest.approx(0, abs=0.02)
+
+
+def test_the_generators_state_decides_every_view() -> None:
+    """Equal states give equal views, other states others; the global generator plays no part."""
+    rows = _rows()
+    unlabelled = replace(rows, mask=None)
+    steps = []
+    for seed, world in ((1, 0), (1, 99), (2, 0)):
+        torch.manual_seed(world)
+        steps.append(make_views(rows, unlabelled, STRONG, n_strong=2, weak=True, generator=_generator(seed)))
+    views = []
+    for step in steps:
+        assert step.unlabelled is not None
+        assert step.unlabelled.weak is not None
+        views.append([*step.labelled.strong, *step.unlabelled.strong, step.unlabelled.weak])
+        assert len(views[-1]) == 5
+        # Nor is any view of a step another one's copy.
+        assert not any(torch.equal(a.frame, b.frame) for k, a in enumerate(views[-1]) for b in views[-1][k + 1 :])
+    assert all(_same(a, b) for a, b in zip(views[0], views[1], strict=True))
+    assert not any(_same(a, b) for a, b in zip(views[0], views[2], strict=True))
+
+
+def test_views_are_those_asked_for() -> None:
+    """No weak view where there is no labeller, no unlabelled views without rows, masks on labelled rows alone."""
+    rows = _rows()
+    step = make_views(rows, replace(rows, mask=None), STRONG, n_strong=1, weak=False, generator=_generator())
+    assert len(step.labelled.strong) == 1
+    assert step.labelled.weak is None
+    assert step.labelled.strong[0].mask is not None
+    assert step.unlabelled is not None
+    assert step.unlabelled.weak is None
+    assert step.unlabelled.strong[0].mask is None
+    assert make_views(rows, None, STRONG, n_strong=1, weak=True, generator=_generator()).unlabelled is None
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"flip": 1.1}, r"augment\.flip' = 1\.1"),
+        ({"strong_scale": 0}, r"augment\.strong_scale' = 0"),
+        ({"spec_mask": 1}, r"augment\.spec_mask' = 1"),
+        ({"noise": -0.1}, r"augment\.noise"),
+        ({"blur": 1}, r"unknown key 'augment\.blur': allowed are flip"),
+    ],
+)
+def test_bad_settings_name_the_key(section: dict[str, float], message: str) -> None:
+    """Out of range or unknown: the key is named."""
+    with pytest.raises(ConfigError, match=message):
+        AugmentConfig.read(section, "augment")

@@ -1,0 +1,129 @@
+"""The registration step, from what trainings and evaluations leave."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from avsl.data.shards import PreparedData
+from avsl.data.splits import SplitConfig, make_split
+from avsl.data.synthetic import SyntheticConfig, generate
+from avsl.engine.scoring import METRIC
+from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, save_exported
+from avsl.models.audio import AudioEncoderConfig
+from avsl.models.image import ImageEncoderConfig
+from avsl.serving.register import register
+from avsl.tracking.registry import CHAMPION, PREVIOUS, hash_model
+from avsl.tracking.runs import TrackingConfig, TrackingError, open_store
+
+_NAME = "avsl-synthetic-ratio-0.5"
+_SMALL: dict[str, Any] = {"channels": (8, 8, 8, 8), "stem_width": 8}
+
+
+class _Project:
+    """A split of a tiny data set, and candidates of which a test says how good they are."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.base = root / "synthetic"
+        self.client: MlflowClient = open_store(TrackingConfig(system_metrics=False), root).client
+        self.experiment = self.client.create_experiment("avsl-synthetic", (root / "artifacts").as_uri())
+        parts = dict.fromkeys(("n_small", "n_duet", "n_offscreen", "n_swap", "n_unheard"), 0)
+        settings = SyntheticConfig(image_size=32, duration_s=0.25, n_train=4, n_validation=2, n_test=2, **parts)
+        generate(settings, self.base / "prepared", 1)
+        split = make_split(PreparedData.open(self.base / "prepared"), SplitConfig(label_ratio=0.5))
+        (self.base / "split").mkdir()
+        split.save(self.base / "split" / "0.5.json")
+        self.split_hash = split.content_hash
+
+    def candidate(self, framework: str, validation: float, test: float, **changes: str) -> str:
+        """Leave what a training and its evaluation leave; returns the run."""
+        run_id: str = self.client.create_run(self.experiment).info.run_id
+        trained = self.base / "train" / "0.5" / framework
+        config = LocalizerConfig(
+            dim=8,
+            image=ImageEncoderConfig(backbone="resnet10t", backbone_args=_SMALL, stages=(1,)),
+            audio=AudioEncoderConfig(backbone="resnet10t", backbone_args=_SMALL),
+        )
+        description = ExportedModel(members=[config], image_size=32, sample_rate=16000, duration_s=0.25, threshold=0.4)
+        save_exported(trained / "model", LocalizerEnsemble([Localizer(config)]), description)
+        how = {"framework": framework, "split_hash": self.split_hash, "run_id": run_id} | changes
+        how["model_hash"] = hash_model(trained / "model")
+        (trained / "run.json").write_text(json.dumps(how))
+        evaluation = self.base / "evaluate" / "0.5" / framework
+        evaluation.mkdir(parents=True, exist_ok=True)
+        figures = {"validation": {"n": 2, "ciou": validation}, "test": {"n": 2, "ciou": test, "auc": 0.3}}
+        metric = {"metric": changes.get("metric", METRIC)}
+        (evaluation / "metrics.json").write_text(json.dumps(metric | figures))
+        return run_id
+
+    def register(self) -> dict[str, Any]:
+        """Run the step; returns what it left."""
+        register([f"root={self.root}", "data=synthetic", "split.label_ratio=0.5"])
+        decision: dict[str, Any] = json.loads((self.base / "register" / "0.5.json").read_text())
+        return decision
+
+    def holder(self, alias: str) -> Any:
+        """The version that holds an alias."""
+        return self.client.get_model_version_by_alias(_NAME, alias)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with an empty MLflow store, which takes seconds to make."""
+    root = tmp_path_factory.mktemp("empty")
+    open_store(TrackingConfig(uri=f"sqlite:///{root}/mlflow/mlflow.db"), root)
+    return root
+
+
+@pytest.fixture
+def project(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Project:
+    """No candidate yet; MLflow's store lies in the project's root."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return _Project(Path(shutil.copytree(empty, tmp_path / "root")))
+
+
+@pytest.mark.slow
+def test_the_best_on_validation_is_champion_until_a_better_one_comes(project: _Project) -> None:
+    """Test scores stand beside and select nothing; equals and worse ones change nothing; the old one is kept."""
+    worse = project.candidate("supervised", validation=0.4, test=0.9)
+    better = project.candidate("dmt", validation=0.6, test=0.2)
+    first = project.register()
+    assert (first["model"], first["action"], first["version"], first["previous"]) == (_NAME, "promoted", "1", None)
+    champion = project.holder(CHAMPION)
+    assert champion.tags["run_id"] == better != worse
+    assert float(champion.tags["validation_score"]) == 0.6
+    assert (float(champion.tags["test.ciou"]), float(champion.tags["test.auc"])) == (0.2, 0.3)
+
+    again = project.register()
+    assert (again["action"], again["version"]) == ("kept", "1")
+    project.candidate("supervised", validation=0.6, test=1.0)
+    assert project.register()["action"] == "kept"
+    assert len(project.client.search_model_versions(f"name = '{_NAME}'")) == 1
+
+    best = project.candidate("mean_teacher", validation=0.7, test=0.1)
+    decision = project.register()
+    assert (decision["action"], decision["version"], decision["previous"]) == ("promoted", "2", "1")
+    assert project.holder(CHAMPION).tags["run_id"] == best
+    assert project.holder(PREVIOUS).tags["run_id"] == better
+
+
+@pytest.mark.slow
+def test_candidates_of_another_split_or_metric_do_not_compete(project: _Project) -> None:
+    """They are named with the reason; where none is left there is no champion and one sentence."""
+    other = project.candidate("supervised", validation=1.0, test=1.0, split_hash="other")
+    oracle = project.candidate("mean_teacher", validation=1.0, test=1.0, metric="oracle")
+    with pytest.raises(TrackingError, match=f"^'{_NAME}' gets no champion: ") as caught:
+        project.register()
+    assert other in str(caught.value)
+    assert oracle in str(caught.value)
+    ours = project.candidate("dmt", validation=0.1, test=0.1)
+    decision = project.register()
+    assert set(decision["skipped"]) == {other, oracle}
+    assert project.holder(CHAMPION).tags["run_id"] == ours

@@ -1,0 +1,103 @@
+"""The main job by the command line, in one process: from nothing to a registered model that localises in a video."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import yaml
+
+from avsl.cli import main
+from avsl.config import compose
+from avsl.engine.layout import Layout
+from avsl.frameworks import FRAMEWORKS
+
+_PROJECT = Path(__file__).parents[1]
+_SMALL = "{channels: [8, 8, 8, 8], stem_width: 8}"
+# Overrides as a person types them; params.yaml and conf/ are the project's own.
+_TINY = [
+    "data=synthetic",
+    "split.label_ratio=0.25",
+    *(f"data.synthetic.{key}=0" for key in ("n_small", "n_duet", "n_unheard")),
+    *("data.synthetic.image_size=32", "data.synthetic.duration_s=0.25", "data.synthetic.n_train=16"),
+    *("data.synthetic.n_validation=4", "data.synthetic.n_test=4"),
+    *("data.synthetic.n_offscreen=2", "data.synthetic.n_swap=4"),
+    *(f"++model.{part}.backbone=resnet10t" for part in ("image", "audio")),
+    *(f"++model.{part}.backbone_args={_SMALL}" for part in ("image", "audio")),
+    *("model.dim=8", "++model.image.stages=[1]"),
+    *("trainer.epochs=1", "trainer.batch_size=8", "trainer.labelled_batch_size=4", "trainer.precision=32-true"),
+    *("evaluate.gallery=2", "tracking.system_metrics=false"),
+]
+
+
+def _video(path: Path) -> None:
+    """Two seconds of a moving square and a tone."""
+    with av.open(path, "w") as container:
+        video = container.add_stream("mpeg4", rate=5)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        audio = container.add_stream("aac", rate=16000, layout="mono")
+        for k in range(10):
+            picture = np.zeros((48, 64, 3), np.uint8)
+            picture[10:30, 3 * k : 3 * k + 20] = 200
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        tone = np.sin(2 * np.pi * 440 * np.arange(32000) / 16000).astype(np.float32)
+        for start in range(0, len(tone), 1024):
+            frame = av.AudioFrame.from_ndarray(tone[None, start : start + 1024], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 16000, start, Fraction(1, 16000)
+            container.mux(audio.encode(frame))
+        for stream in (video, audio):
+            container.mux(stream.encode(None))
+
+
+@pytest.mark.slow
+def test_from_nothing_to_boxes_in_a_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command of the main job ends well and leaves what the next one needs, for every framework."""
+    monkeypatch.chdir(_PROJECT)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tiny = [*_TINY, f"root={tmp_path}"]
+    for framework in FRAMEWORKS:
+        assert main(["run", *tiny, f"framework={framework}"]) == 0
+    assert main(["register", *tiny]) == 0
+    assert main(["report", *tiny]) == 0
+    layout = Layout.of(compose(tiny))
+    assert set(json.loads((layout.report / "summary.json").read_text())) == {f"{name}@0.25" for name in FRAMEWORKS}
+    decision = json.loads(layout.registered.read_text())
+    assert (decision["model"], decision["action"]) == ("avsl-synthetic-ratio-0.25", "promoted")
+
+    _video(tmp_path / "tone.mp4")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+    capsys.readouterr()
+    target = tmp_path / "localized"
+    assert main(["localize", str(tmp_path / "tone.mp4"), "--ratio", "0.25", "--out", str(target)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(target / "tone.json"), str(target / "tone.png")]
+    assert json.loads((target / "tone.json").read_text())
+    assert (target / "tone.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., object]:
+    """What `avsl config` prints in the project, as plain values."""
+    monkeypatch.chdir(_PROJECT)
+
+    def config(*overrides: str) -> object:
+        assert main(["config", *overrides]) == 0
+        return yaml.safe_load(capsys.readouterr().out)
+
+    return config
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_stage_and_a_person_get_the_same_configuration(framework: str, printed: Callable[..., object]) -> None:
+    """What dvc.yaml's command line composes to is what a person gets who states the defaults in full."""
+    params = yaml.safe_load((_PROJECT / "params.yaml").read_text())
+    stage = [f"framework={framework}", "split.label_ratio=0.1"]
+    stated = [f"{group}={params[group]['name']}" for group in ("data", "model", "objective", "trainer")]
+    stated += [f"framework.{framework}.{key}={value}" for key, value in params["framework"].get(framework, {}).items()]
+    assert printed(*stage) == printed(*reversed(stated), *reversed(stage))

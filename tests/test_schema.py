@@ -1,0 +1,78 @@
+"""Configuration sections: strict, frozen, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import pytest
+from pydantic import Field, ValidationError, model_validator
+
+from avsl.schema import ConfigError, StrictConfig, pick
+
+
+class Inner(StrictConfig):
+    """A nested section."""
+
+    width: int = Field(4, ge=1, le=8)
+
+
+class Outer(StrictConfig):
+    """A section with a required key, a range, a nested section and a rule over two keys."""
+
+    name: str
+    rate: float = Field(0.1, gt=0)
+    inner: Inner = Inner()
+
+    @model_validator(mode="after")
+    def _rate_fits(self) -> Self:
+        if self.name == "slow" and self.rate > 1:
+            raise ConfigError("'rate' must not exceed 1 where 'name' is slow")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"name": "a", "raet": 1}, "unknown key 'x.raet': allowed are inner, name, rate"),
+        ({"name": "a", "inner": {"hight": 1}}, "unknown key 'x.inner.hight': allowed are width"),
+        ({}, "key 'x.name' is required"),
+        ({"name": "a", "rate": 0}, "key 'x.rate' = 0: input should be greater than 0"),
+        ({"name": "a", "inner": {"width": 9}}, "key 'x.inner.width' = 9: input should be less than or equal to 8"),
+        ({"name": "a", "rate": float("nan")}, "key 'x.rate' = nan: input should be a finite number"),
+        ({"name": "a", "rate": float("inf")}, "key 'x.rate' = inf: input should be a finite number"),
+        ({"name": "slow", "rate": 2}, "'rate' must not exceed 1 where 'name' is slow"),
+    ],
+)
+def test_a_mistake_is_one_sentence_naming_the_key(section: dict[str, Any], sentence: str) -> None:
+    """Unknown, missing, out of range, not finite, at any depth: the key and what is allowed."""
+    with pytest.raises(ConfigError) as caught:
+        Outer.read(section, "x")
+    assert str(caught.value) == sentence
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    """Two mistakes, two sentences; at the top level keys stand without a prefix."""
+    with pytest.raises(ConfigError) as caught:
+        Outer.read({"rate": -1}, "")
+    assert str(caught.value) == "key 'name' is required; key 'rate' = -1: input should be greater than 0"
+
+
+def test_sections_are_frozen_and_their_defaults_checked() -> None:
+    """A value cannot be set afterwards, and a default out of its own range is refused."""
+    section = Outer.read({"name": "a"}, "x")
+    with pytest.raises(ValidationError, match="frozen"):
+        section.rate = 2.0  # type: ignore[misc]  # what the type checker forbids is forbidden at run time too
+
+    class Wrong(StrictConfig):
+        share: float = Field(2.0, le=1)
+
+    with pytest.raises(ConfigError, match=r"key 'x\.share' = 2\.0"):
+        Wrong.read({}, "x")
+
+
+def test_a_name_is_looked_up_or_the_known_ones_are_listed() -> None:
+    """The registry's entry, or a sentence with what is allowed."""
+    assert pick("b", {"b": 1, "a": 2}, "thing") == 1
+    with pytest.raises(ConfigError) as caught:
+        pick("c", {"b": 1, "a": 2}, "thing")
+    assert str(caught.value) == "unknown thing 'c': allowed are a, b"
