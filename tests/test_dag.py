@@ -42,6 +42,7 @@ _ANYWHERE = {
     "avsl.schema": "checks settings",
     "avsl.types": "names what passes between modules",
     "avsl.data.errors": "names an error",
+    "avsl.files": "writes what it is given",
     "avsl.engine.entry": "prints errors",
     "avsl.engine.layout": "says where files lie; dvc.yaml states the same paths",
     "avsl.data.registry": "names all data sets; a stage depends on its own",

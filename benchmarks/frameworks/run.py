@@ -173,8 +173,8 @@ def main() -> None:
     cells = [
         Cell(name, ratio, seed, options.work) for seed in options.seeds for ratio in options.ratios for name in CELLS
     ]
-    # The longest first, so that the last ones end together.
-    cells.sort(key=lambda cell: (cell.seed, cell.name != "DMT"))
+    # One ratio after the other: a row is complete as early as it can be.
+    cells.sort(key=lambda cell: (cell.ratio, cell.seed, cell.name != "DMT"))
     prepared = Layout.of(compose([f"root={options.work / 'data'}"])).prepared
     for cell in cells:
         cell.link(prepared)

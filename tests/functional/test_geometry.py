@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 from avsl.functional.geometry import carry, identity, relative, warp
 
+Array = NDArray[np.float64]
 SIDE = 48
 PIXEL = 2 / SIDE
 
@@ -34,18 +36,16 @@ def _smooth(seed: int) -> Tensor:
     return torch.from_numpy(0.5 + 0.5 * waves).float()[None, None]
 
 
-def _distances(geometry: Tensor, box: tuple[int, int, int, int]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _distances(geometry: Tensor, box: tuple[int, int, int, int]) -> Array:
     """How far inside the box (x, y, width, height) each cell of a view lies, in frame pixels; negative outside."""
     matrix = geometry[0].double().numpy()
     x, y, width, height = box
-    out = np.empty((SIDE, SIDE))
-    for row in range(SIDE):
-        for column in range(SIDE):
-            u, v = (column + 0.5) * PIXEL - 1, (row + 0.5) * PIXEL - 1
-            fx = (matrix[0] @ [u, v, 1] + 1) / PIXEL
-            fy = (matrix[1] @ [u, v, 1] + 1) / PIXEL
-            out[row, column] = min(fx - x, x + width - fx, fy - y, y + height - fy)
-    return out
+    centres = (np.arange(SIDE) + 0.5) * PIXEL - 1
+    u, v = np.meshgrid(centres, centres)
+    fx = (matrix[0, 0] * u + matrix[0, 1] * v + matrix[0, 2] + 1) / PIXEL
+    fy = (matrix[1, 0] * u + matrix[1, 1] * v + matrix[1, 2] + 1) / PIXEL
+    distances: Array = np.minimum(np.minimum(fx - x, x + width - fx), np.minimum(fy - y, y + height - fy))
+    return distances
 
 
 def test_identity_leaves_images_alone() -> None:
