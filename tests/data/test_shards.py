@@ -188,11 +188,11 @@ def test_rejected_sources_are_reported_and_an_empty_shard_is_left_out(tmp_path: 
 def test_files_of_an_earlier_larger_set_are_removed(tmp_path: Path) -> None:
     """Stale shards and temporary files do not survive a preparation."""
     (tmp_path / "shard-00007.arrow").write_bytes(b"old")
-    (tmp_path / ".shard-00001.arrow.99.tmp").write_bytes(b"half")
+    (tmp_path / ".shard-00001.arrow.99.part").write_bytes(b"half")
     prepare(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert "shard-00007.arrow" not in names
-    assert not [name for name in names if name.endswith(".tmp")]
+    assert not [name for name in names if name.endswith(".part")]
 
 
 def test_missing_and_truncated_files_are_named(data: PreparedData) -> None:
