@@ -10,10 +10,10 @@ repro: setup  ## the main job: embedded data to a registered best model per labe
 	dvc repro
 
 test: check  ## everything
-	pytest -n 2 --dist loadgroup
+	pytest -n 2 --dist loadfile
 
 test-fast: check  ## the tests that take seconds
-	pytest -n 2 --dist loadgroup -m "not slow"
+	pytest -n 2 --dist loadfile -m "not slow"
 
 check: setup  ## ruff, mypy strict, import-linter
 	ruff check .

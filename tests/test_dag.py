@@ -288,9 +288,6 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> _Copy:
     return made
 
 
-dag = [pytest.mark.slow, pytest.mark.xdist_group("dag")]
-
-
 @contextlib.contextmanager
 def _inside(copy: _Copy) -> Iterator[None]:
     """This process works in the copy."""
@@ -302,7 +299,7 @@ def _inside(copy: _Copy) -> Iterator[None]:
 class TestRepro:
     """In this order on one copy, as each `dvc repro` costs; each test leaves a reproduced project."""
 
-    pytestmark = dag
+    pytestmark = pytest.mark.slow
 
     def test_a_second_repro_does_nothing(self, copy: _Copy) -> None:
         """Nothing has changed, so nothing runs, and git agrees."""
