@@ -239,13 +239,6 @@ class TrackedRun:
             for start in range(0, len(points), _METRICS_PER_BATCH):
                 self._client.log_batch(self.run_id, metrics=points[start : start + _METRICS_PER_BATCH])
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set or replace tags."""
-        from mlflow.entities import RunTag
-
-        with self._writing("tags"):
-            self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Store a file among the run's artifacts, in ``folder`` of them where given."""
         with self._writing(f"artifact {path}"):
