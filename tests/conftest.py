@@ -9,7 +9,7 @@ import torch
 
 from avsl.functional.geometry import identity
 from avsl.models import LocalizerConfig
-from avsl.models.audio import LogMel
+from avsl.models.front_ends import LogMel
 from avsl.types import AVBatch
 
 _NETWORK = {

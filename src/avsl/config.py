@@ -27,6 +27,8 @@ from avsl.data.splits import SplitConfig
 from avsl.data.transforms import AugmentConfig
 from avsl.frameworks import FRAMEWORKS
 from avsl.models import LocalizerConfig
+from avsl.models.audio import AudioEncoderConfig
+from avsl.models.image import ImageEncoderConfig
 from avsl.objectives import OBJECTIVES
 from avsl.schema import ConfigError, StrictConfig, pick
 from avsl.tracking.runs import TrackingConfig
@@ -35,10 +37,35 @@ from avsl.tracking.runs import TrackingConfig
 GROUPS = ("data", "model", "objective", "framework", "trainer")
 
 
+class SecondStudent(StrictConfig):
+    """The encoders in which the second student of a framework with two differs from the first.
+
+    Attributes:
+        image: its image encoder; None for the first one's.
+        audio: its audio encoder; None for the first one's.
+    """
+
+    image: ImageEncoderConfig | None = None
+    audio: AudioEncoderConfig | None = None
+
+
 class ModelSection(LocalizerConfig):
-    """A localiser and the name of the Hydra choice it comes from."""
+    """A localiser.
+
+    Attributes:
+        name: the Hydra choice it comes from.
+        second: what the second student has instead (DMT's paper: VGGish and SoundNet audio).
+    """
 
     name: str
+    second: SecondStudent = SecondStudent()
+
+    def student(self, k: int) -> LocalizerConfig:
+        """The k-th student's localiser."""
+        fields = {name: getattr(self, name) for name in LocalizerConfig.model_fields}
+        if k:
+            fields |= {name: encoder for name, encoder in self.second if encoder is not None}
+        return LocalizerConfig(**fields)
 
 
 class TrainerConfig(StrictConfig):

@@ -69,27 +69,48 @@ class SemiBatch:
 
 
 @dataclass(frozen=True)
-class AVOutput:
-    """What a model makes of one view.
+class Head:
+    """One pair of embeddings.
 
     Attributes:
         visual: (B, C, h, w), L2-normalised over C.
         audio: (B, C), L2-normalised.
-        logits: (B, h, w), confidence before the sigmoid: scale · similarity + offset.
     """
 
     visual: Tensor
     audio: Tensor
+
+
+@dataclass(frozen=True)
+class AVOutput:
+    """What a model makes of one view.
+
+    Attributes:
+        heads: its pairs of embeddings; one, or as many as the objective asks for.
+        logits: (B, h, w), confidence before the sigmoid: scale · S + offset, S the mean of the heads' similarities.
+        features: (B, C, h, w), the first head's visual features before they are normalised.
+        momentum: what the momentum encoders make of the same view, without a gradient; None where there are none.
+    """
+
+    heads: tuple[Head, ...]
     logits: Tensor
+    features: Tensor
+    momentum: AVOutput | None = None
+
+    @property
+    def visual(self) -> Tensor:
+        """The first head's visual embedding."""
+        return self.heads[0].visual
+
+    @property
+    def audio(self) -> Tensor:
+        """The first head's audio embedding."""
+        return self.heads[0].audio
 
     @property
     def confidence(self) -> Tensor:
         """P in [0, 1], (B, h, w); absolute, never min-max per image."""
         return self.logits.sigmoid()
-
-    def rows(self, start: int, stop: int) -> AVOutput:
-        """The rows [start, stop)."""
-        return AVOutput(self.visual[start:stop], self.audio[start:stop], self.logits[start:stop])
 
 
 @dataclass(frozen=True)
@@ -123,21 +144,64 @@ class StepOutput:
     pseudo: PseudoLabels | None = None
 
 
+class FrontEnd(Protocol):
+    """Turns waveforms into features.
+
+    Attributes:
+        key: names its output in a batch's cached features; equal settings, equal key.
+        cacheable: whether its output is worth keeping; not where it is the waveform itself.
+    """
+
+    key: str
+    cacheable: bool
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        """(B, T) waveforms in [-1, 1] to (B, 1, F, T') features."""
+        ...
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an objective asks of the branch it is trained in.
+
+    Attributes:
+        views: augmented views of each row.
+        heads: pairs of embeddings of each view.
+        momentum: m of the momentum encoders; None for no such encoders.
+        momentum_inference: whether the momentum encoders, not the trained ones, are exported.
+        lr_scale: learning rate of the objective's own parameters, as a multiple of the network's.
+    """
+
+    views: int = 1
+    heads: int = 1
+    momentum: float | None = None
+    momentum_inference: bool = False
+    lr_scale: float = 1.0
+
+
 class Objective(Protocol):
     """A self-supervised loss; sees outputs, never labels."""
 
-    n_views: int
+    needs: Needs
 
-    def __call__(self, views: Sequence[AVOutput]) -> LossTerms:
-        """The loss of ``n_views`` views of the same rows."""
+    def __call__(self, views: Sequence[AVOutput], step: int) -> LossTerms:
+        """The loss of ``needs.views`` views of the same rows; ``step`` counts optimiser steps from 0."""
         ...
 
 
 class Framework(Protocol):
-    """Decides what labels and pseudo-labels do; never knows which objective it wraps."""
+    """Decides what labels and pseudo-labels do; never knows which objective it wraps.
+
+    Attributes:
+        n_views: strong views of each row.
+        needs_weak_view: whether unlabelled rows get a weak view, for a labeller.
+        uses_labels: whether boxes reach the loss.
+        uses_unlabelled: whether unlabelled rows are drawn at all.
+    """
 
     n_views: int
     needs_weak_view: bool
+    uses_labels: bool
     uses_unlabelled: bool
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from avsl.data.loading import RowLoader, RowReader, StepLoader, TrainingRows, endless
 from avsl.data.shards import PreparedData, Sample, ShardRows, prepare_shards, write_manifest
-from avsl.models.audio import LogMel, LogMelConfig
+from avsl.models.front_ends import LogMel, LogMelConfig
 
 COUNT, SIDE, LENGTH = 20, 8, 1600
 LABELLED, UNLABELLED = np.arange(0, 6), np.arange(6, 17)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from avsl.frameworks import Branch
 from avsl.functional.geometry import identity
 from avsl.objectives import EZVSL, EZVSLConfig
-from avsl.types import AVBatch, AVOutput, SemiBatch, Views
+from avsl.types import AVBatch, AVOutput, Head, SemiBatch, Views
 
 
 class Table(nn.Module):
@@ -28,8 +28,8 @@ class Table(nn.Module):
     def forward(self, batch: AVBatch) -> AVOutput:
         """The rows' entries, whatever the view shows."""
         rows = batch.index
-        visual, audio = F.normalize(self.visual[rows], dim=1), F.normalize(self.audio[rows], dim=1)
-        return AVOutput(visual, audio, self.logits[rows])
+        head = Head(F.normalize(self.visual[rows], dim=1), F.normalize(self.audio[rows], dim=1))
+        return AVOutput((head,), self.logits[rows], self.visual[rows])
 
 
 MakeTables = Callable[..., Callable[[int], Branch]]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from avsl.frameworks import FRAMEWORKS, Branch
-from avsl.frameworks.branch import Teacher
+from avsl.frameworks.branch import Teacher, is_matrix
 from avsl.models import Localizer, LocalizerConfig
 from avsl.objectives import OBJECTIVES
 from avsl.types import AVBatch, Framework, SemiBatch, Views
@@ -137,7 +137,7 @@ def test_the_optimiser_gets_each_parameter_once_and_teachers_never(make: Make, b
             assert not p.requires_grad, name
             assert p.grad is None, name
     for group in groups:
-        assert all((p.ndim > 1) == ("weight_decay" not in group) for p in group["params"])
+        assert all(is_matrix(p) == ("weight_decay" not in group) for p in group["params"])
 
 
 def test_pseudo_labels_give_every_student_a_gradient(make: Make, batch: SemiBatch) -> None:

@@ -46,7 +46,7 @@ def test_the_objective_sees_all_rows(tables: MakeTables, table_batch: SemiBatch)
     framework = Supervised(tables(4), SupervisedConfig(contrastive_weight=0.5))
     loss = framework.training_step(table_batch, 0).loss
     everything = replace(table_batch.labelled.strong[0], index=torch.arange(8))
-    expected = framework.student.contrastive(framework.student([everything])).total
+    expected = framework.student.contrastive(framework.student([everything]), 0).total
     torch.testing.assert_close(loss.parts["contrastive"], expected.detach())
     torch.testing.assert_close(loss.total, loss.parts["supervised"] + 0.5 * expected)
     labelled_alone = framework.training_step(SemiBatch(table_batch.labelled), 0).loss

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from avsl.config import compose
 from avsl.models import Localizer, LocalizerConfig, LocalizerEnsemble, average
-from avsl.models.audio import LogMel, LogMelConfig
+from avsl.models.front_ends import LogMel, LogMelConfig
 from avsl.models.image import ImageEncoder, ImageEncoderConfig
 from avsl.schema import ConfigError
 from avsl.types import AVBatch

@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 from avsl.objectives import EZVSL, EZVSLConfig
 from avsl.schema import ConfigError
-from avsl.types import AVOutput
+from avsl.types import AVOutput, Head
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", ROOT.parent / "shared" / "reference"))
 
 
 def _output(visual: Tensor, audio: Tensor) -> AVOutput:
-    return AVOutput(visual, audio, torch.zeros(len(visual), *visual.shape[-2:]))
+    return AVOutput((Head(visual, audio),), torch.zeros(len(visual), *visual.shape[-2:]), visual)
 
 
 def _random(seed: int = 0, pairs: int = 5) -> AVOutput:
@@ -40,7 +40,7 @@ def test_the_defaults_give_the_published_loss() -> None:
         output = _output(torch.from_numpy(arrays["visual"]), torch.from_numpy(arrays["audio"]))
         tau, expected = float(arrays["tau"]), float(arrays["ezvsl_loss"])
     assert EZVSLConfig().temperature == pytest.approx(tau)
-    assert float(EZVSL(EZVSLConfig())([output]).total) == pytest.approx(expected, rel=1e-4)
+    assert float(EZVSL(EZVSLConfig())([output], 0).total) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("settings", [{}, {"pooling": "topk", "topk": 3}, {"pooling": "logsumexp", "sharpness": 0.2}])
@@ -62,7 +62,7 @@ def test_loss_is_what_the_loop_says(settings: dict[str, object]) -> None:
     odds = np.exp(scores / 0.2)
     right = odds.diagonal()
     expected = -np.log(right / odds.sum(0)).mean() - np.log(right / odds.sum(1)).mean()
-    terms = EZVSL(config)([output])
+    terms = EZVSL(config)([output], 0)
     assert float(terms.total) == pytest.approx(expected, rel=1e-4)
     assert float(terms.parts["contrastive"]) == pytest.approx(expected, rel=1e-4)
     assert not terms.parts["contrastive"].requires_grad
@@ -71,13 +71,13 @@ def test_loss_is_what_the_loop_says(settings: dict[str, object]) -> None:
 def test_order_of_pairs_and_cells_does_not_matter() -> None:
     """Permuted pairs and a mirrored grid leave the loss; mismatched sounds raise it."""
     objective, output = EZVSL(EZVSLConfig()), _random(1)
-    loss = objective([output]).total
+    loss = objective([output], 0).total
     order = torch.tensor([3, 1, 4, 0, 2])
-    torch.testing.assert_close(objective([_output(output.visual[order], output.audio[order])]).total, loss)
-    torch.testing.assert_close(objective([_output(output.visual.flip(-1), output.audio)]).total, loss)
+    torch.testing.assert_close(objective([_output(output.visual[order], output.audio[order])], 0).total, loss)
+    torch.testing.assert_close(objective([_output(output.visual.flip(-1), output.audio)], 0).total, loss)
     matched = _output(output.audio[:, :, None, None].expand(-1, -1, 4, 4), output.audio)
     mismatched = _output(matched.visual, output.audio.roll(1, 0))
-    assert objective([matched]).total < math.log(5) < objective([mismatched]).total
+    assert objective([matched], 0).total < math.log(5) < objective([mismatched], 0).total
 
 
 def test_the_gradient_moves_matching_cells_together() -> None:
@@ -85,21 +85,21 @@ def test_the_gradient_moves_matching_cells_together() -> None:
     output = _random(2)
     visual, audio = output.visual.requires_grad_(), output.audio.requires_grad_()
     objective = EZVSL(EZVSLConfig(temperature=0.2))
-    loss = objective([_output(visual, audio)]).total
+    loss = objective([_output(visual, audio)], 0).total
     loss.backward()
     assert visual.grad is not None
     assert audio.grad is not None
     with torch.no_grad():
-        after = objective([_output(visual - 1e-2 * visual.grad, audio - 1e-2 * audio.grad)]).total
+        after = objective([_output(visual - 1e-2 * visual.grad, audio - 1e-2 * audio.grad)], 0).total
     assert after < loss
 
 
 def test_another_number_of_views_is_refused() -> None:
     """It takes the one view it asks for."""
     objective = EZVSL(EZVSLConfig())
-    assert objective.n_views == 1
+    assert objective.needs.views == 1
     with pytest.raises(ValueError, match="unpack"):
-        objective([_random(), _random(1)])
+        objective([_random(), _random(1)], 0)
 
 
 @pytest.mark.parametrize(

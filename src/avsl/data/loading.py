@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from avsl.data.shards import PreparedData
 from avsl.functional.image import normalise
+from avsl.types import FrontEnd
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +24,7 @@ class Rows:
 
     Attributes:
         frame: (B, 3, H, W) float, normalised.
-        waveform: (B, T) in [-1, 1]; None where every front end is cached.
+        waveform: (B, T) in [-1, 1]; None where every front end's output is cached.
         features: cached front-end outputs by key.
         index: (B,) row numbers.
         mask: (B, H, W) box masks in {0, 1}; None where not asked for.
@@ -69,18 +70,20 @@ class RowReader:
 
     Args:
         data: the prepared set.
-        front_ends: audio front ends whose outputs replace the waveform; none keeps the waveform.
+        front_ends: audio front ends whose outputs replace the waveform; the waveform is kept where there are none, or
+            one that is not ``cacheable`` (it hears the waveform itself).
         rows: the rows whose features are cached now, once.
     """
 
-    def __init__(self, data: PreparedData, front_ends: Sequence[nn.Module], rows: NDArray[np.int64]) -> None:
+    def __init__(self, data: PreparedData, front_ends: Sequence[FrontEnd], rows: NDArray[np.int64]) -> None:
         self.data = data
         self._position = np.full(len(data), -1, np.int64)
         self._position[rows] = np.arange(len(rows))
         self._features: dict[str, Tensor] = {}
+        self._keeps_waveform = not front_ends or not all(front_end.cacheable for front_end in front_ends)
         for front_end in front_ends:
-            key = str(front_end.key)
-            if key in self._features:
+            key = front_end.key
+            if not front_end.cacheable or key in self._features:
                 continue
             # Per clip: batched on a CPU, a mel spectrogram gets slower with every clip in the batch.
             chunks = [front_end(torch.from_numpy(data.waveforms(rows[i : i + 1]))) for i in range(len(rows))]
@@ -92,7 +95,7 @@ class RowReader:
         features = {key: cached[position] for key, cached in self._features.items()}
         return Rows(
             frame=normalise(torch.from_numpy(self.data.frames(index))),
-            waveform=None if features else torch.from_numpy(self.data.waveforms(index)),
+            waveform=torch.from_numpy(self.data.waveforms(index)) if self._keeps_waveform else None,
             features=features,
             index=torch.from_numpy(index),
             mask=torch.from_numpy(self.data.box_masks(index)).float() if masks else None,

@@ -17,7 +17,7 @@ from avsl.data.loading import RowReader, StepLoader
 from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.frameworks import FRAMEWORKS, Branch
-from avsl.models import Localizer
+from avsl.models import Localizer, make_front_end
 from avsl.objectives import OBJECTIVES
 from avsl.types import Framework
 
@@ -31,11 +31,15 @@ def make_branch(config: Config, k: int) -> Branch:
     """The k-th student, initialised from its own seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, k))
-        objective, _ = OBJECTIVES[config.objective.name]
-        model: Any = Localizer(config.model)  # torch leaves memory_format out of to()'s type
+        build, _ = OBJECTIVES[config.objective.name]
+        objective = build(config.objective.settings)
+        described = config.model.student(k)
+        model: Any = Localizer(
+            described.model_copy(update={"heads": objective.needs.heads})
+        )  # torch leaves memory_format out of to()'s type
         if config.trainer.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        return Branch(model, objective(config.objective.settings))
+        return Branch(model, objective)
 
 
 def make_framework(config: Config) -> Framework:
@@ -57,7 +61,9 @@ def rows_of(data: PreparedData, ids: Sequence[str]) -> NDArray[np.int64]:
 
 def make_reader(config: Config, data: PreparedData, rows: NDArray[np.int64]) -> RowReader:
     """A reader of ``rows``, with cached spectrograms where the configuration says so."""
-    front_ends = [Localizer(config.model).audio.front_end] if config.trainer.cache_features else []
+    front_ends = []
+    if config.trainer.cache_features:
+        front_ends = [make_front_end(config.model.student(k).audio) for k in (0, 1)]
     return RowReader(data, front_ends, rows)
 
 

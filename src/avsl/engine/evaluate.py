@@ -21,7 +21,7 @@ from avsl.engine.scoring import Evaluation, score_model
 from avsl.engine.train import read_run
 from avsl.files import write_json, write_text
 from avsl.models import load_exported
-from avsl.models.audio import LogMel, LogMelConfig
+from avsl.models.front_ends import LogMel, LogMelConfig
 from avsl.tracking.runs import TrackedRun, open_store
 from avsl.viz.curves import plot_curves, save_figure
 from avsl.viz.overlay import GalleryRow, gallery, save_png

@@ -131,7 +131,7 @@ class SemiModule(lightning.LightningModule):
         """AdamW with a linear warm-up and a cosine to zero, by the step."""
         trainer = self.config.trainer
         optimizer = torch.optim.AdamW(
-            [dict(group) for group in self.framework.param_groups()],
+            [{**group, "lr": trainer.learning_rate * group["lr_scale"]} for group in self.framework.param_groups()],
             lr=trainer.learning_rate,
             weight_decay=trainer.weight_decay,
             fused=True,

@@ -18,7 +18,7 @@ from avsl.engine.layout import Layout
 from avsl.engine.prepare import load_data
 from avsl.engine.scoring import METRIC, choose_threshold, compute_maps, score
 from avsl.files import write_json, write_text
-from avsl.models import ExportedModel, LocalizerConfig, save_exported
+from avsl.models import ExportedModel, save_exported
 from avsl.tracking.registry import hash_model
 from avsl.tracking.runs import RunTags, git_commit, open_store, start_or_resume_run
 
@@ -53,7 +53,7 @@ def train(overrides: Sequence[str] = ()) -> None:
         threshold = choose_threshold(maps.confidence, maps.truth)
         validation = score(maps.confidence, maps.truth, "fixed", threshold)
         description = ExportedModel(
-            members=[LocalizerConfig(**config.model.model_dump(exclude={"name"}))] * len(members),
+            members=module.ensemble().configs,
             image_size=data.manifest.image_size,
             sample_rate=data.manifest.sample_rate,
             duration_s=data.manifest.n_samples_audio / data.manifest.sample_rate,

@@ -10,10 +10,18 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from avsl.frameworks.branch import MakeBranch, Teacher, forward_together, supervised_loss, weighted_sum
+from avsl.frameworks.branch import (
+    MakeBranch,
+    Teacher,
+    forward_together,
+    pseudo_label_loss,
+    supervised_loss,
+    unlabelled_views,
+    weighted_sum,
+)
 from avsl.functional.ema import ema_update
 from avsl.functional.geometry import carry
-from avsl.functional.pseudo_labels import confident_mask, consensus, pixel_bce, to_grid
+from avsl.functional.pseudo_labels import confident_mask, consensus
 from avsl.schema import StrictConfig
 from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
 
@@ -51,13 +59,14 @@ class DMT(nn.Module):
     """
 
     needs_weak_view = True
+    uses_labels = True
     uses_unlabelled = True
 
     def __init__(self, make_branch: MakeBranch, config: DMTConfig) -> None:
         super().__init__()
         self.config = config
         students = [make_branch(0), make_branch(1)]
-        self.n_views = students[0].n_views
+        self.n_views = students[0].needs.views
         self.pairs = [(student, Teacher(student)) for student in students]
         self.students = nn.ModuleList(students)
         self.teachers = nn.ModuleList(teacher for _, teacher in self.pairs)
@@ -75,24 +84,20 @@ class DMT(nn.Module):
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
         """The loss of one step, of both students."""
         config = self.config
-        pseudo = None
-        if step >= config.warmup_steps and batch.unlabelled is not None:
-            weak, strong = batch.unlabelled.weak, batch.unlabelled.strong[0]
-            if weak is None:
-                raise ValueError("unlabelled rows carry no weak view for the teachers")
+        pseudo, views = None, unlabelled_views(batch)
+        if step >= config.warmup_steps and views is not None:
+            weak, strong = views
             pseudo = self.label(weak)
             target, seen = carry(pseudo.mask, weak.geometry, strong.geometry)
         terms = []
         for name, (student, _) in zip("ab", self.pairs, strict=True):
             outputs, labelled, unlabelled = forward_together(student, batch)
             terms.append((1.0, f"supervised_{name}", supervised_loss(labelled, batch.labelled.strong[0])))
-            contrastive = student.contrastive(outputs).total
+            contrastive = student.contrastive(outputs, step).total
             terms.append((config.contrastive_weight, f"contrastive_{name}", contrastive))
             if pseudo is not None and unlabelled is not None:
-                size = (unlabelled.logits.shape[-2], unlabelled.logits.shape[-1])
-                y, w = to_grid(target, size), to_grid(seen, size)
-                loss = pixel_bce(unlabelled.logits, y, w) * pseudo.accepted
-                terms.append((config.unlabelled_weight, f"unlabelled_{name}", loss.mean()))
+                loss = pseudo_label_loss(unlabelled, target, seen, pseudo.accepted)
+                terms.append((config.unlabelled_weight, f"unlabelled_{name}", loss))
         return StepOutput(weighted_sum(terms), pseudo)
 
     def after_step(self, step: int) -> None:
@@ -100,6 +105,7 @@ class DMT(nn.Module):
         decay = self.config.ema_decay if step >= self.config.warmup_steps else 0.0
         for student, teacher in self.pairs:
             ema_update(teacher.model, student.model, decay)
+            student.after_step()
 
     def param_groups(self) -> Iterable[Mapping[str, Any]]:
         """Both students' parameters."""

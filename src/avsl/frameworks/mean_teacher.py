@@ -9,10 +9,19 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from avsl.frameworks.branch import Branch, MakeBranch, Teacher, forward_together, supervised_loss, weighted_sum
+from avsl.frameworks.branch import (
+    Branch,
+    MakeBranch,
+    Teacher,
+    forward_together,
+    pseudo_label_loss,
+    supervised_loss,
+    unlabelled_views,
+    weighted_sum,
+)
 from avsl.functional.ema import ema_update
 from avsl.functional.geometry import carry
-from avsl.functional.pseudo_labels import confident_mask, not_empty, pixel_bce
+from avsl.functional.pseudo_labels import confident_mask, not_empty
 from avsl.schema import StrictConfig
 from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
 
@@ -46,13 +55,14 @@ class MeanTeacher(nn.Module):
     student: Branch
     teacher: Teacher
     needs_weak_view = True
+    uses_labels = True
     uses_unlabelled = True
 
     def __init__(self, make_branch: MakeBranch, config: MeanTeacherConfig) -> None:
         super().__init__()
         self.config = config
         self.student = make_branch(0)
-        self.n_views = self.student.n_views
+        self.n_views = self.student.needs.views
         self.teacher = Teacher(self.student)
 
     @torch.no_grad()
@@ -67,24 +77,22 @@ class MeanTeacher(nn.Module):
         outputs, labelled, unlabelled = forward_together(self.student, batch)
         terms = [
             (1.0, "supervised", supervised_loss(labelled, batch.labelled.strong[0])),
-            (config.contrastive_weight, "contrastive", self.student.contrastive(outputs).total),
+            (config.contrastive_weight, "contrastive", self.student.contrastive(outputs, step).total),
         ]
-        pseudo = None
-        if step >= config.warmup_steps and batch.unlabelled is not None and unlabelled is not None:
-            weak, strong = batch.unlabelled.weak, batch.unlabelled.strong[0]
-            if weak is None:
-                raise ValueError("unlabelled rows carry no weak view for the teacher")
+        pseudo, views = None, unlabelled_views(batch)
+        if step >= config.warmup_steps and views is not None and unlabelled is not None:
+            weak, strong = views
             pseudo = self.label(weak)
             target, seen = carry(pseudo.mask, weak.geometry, strong.geometry)
-            loss = pixel_bce(unlabelled.logits, target, seen) * pseudo.accepted
-            # The mean over all rows, rejected ones counting 0: few labels weigh little.
-            terms.append((config.unlabelled_weight, "unlabelled", loss.mean()))
+            loss = pseudo_label_loss(unlabelled, target, seen, pseudo.accepted)
+            terms.append((config.unlabelled_weight, "unlabelled", loss))
         return StepOutput(weighted_sum(terms), pseudo)
 
     def after_step(self, step: int) -> None:
         """EMA; until the warm-up ends the teacher is the student's copy."""
         decay = self.config.ema_decay if step >= self.config.warmup_steps else 0.0
         ema_update(self.teacher.model, self.student.model, decay)
+        self.student.after_step()
 
     def param_groups(self) -> Iterable[Mapping[str, Any]]:
         """The student's parameters."""

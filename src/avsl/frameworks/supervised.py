@@ -28,12 +28,13 @@ class Supervised(nn.Module):
 
     student: Branch
     needs_weak_view = False
+    uses_labels = True
 
     def __init__(self, make_branch: MakeBranch, config: SupervisedConfig) -> None:
         super().__init__()
         self.config = config
         self.student = make_branch(0)
-        self.n_views = self.student.n_views
+        self.n_views = self.student.needs.views
         self.uses_unlabelled = config.contrastive_weight > 0
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
@@ -41,11 +42,12 @@ class Supervised(nn.Module):
         outputs, labelled, _ = forward_together(self.student, batch)
         terms = [(1.0, "supervised", supervised_loss(labelled, batch.labelled.strong[0]))]
         if self.config.contrastive_weight > 0:
-            terms.append((self.config.contrastive_weight, "contrastive", self.student.contrastive(outputs).total))
+            terms.append((self.config.contrastive_weight, "contrastive", self.student.contrastive(outputs, step).total))
         return StepOutput(weighted_sum(terms))
 
     def after_step(self, step: int) -> None:
-        """Nothing follows the optimiser's step."""
+        """The momentum encoders' step, where the objective has them."""
+        self.student.after_step()
 
     def param_groups(self) -> Iterable[Mapping[str, Any]]:
         """The student's parameters."""
@@ -53,4 +55,4 @@ class Supervised(nn.Module):
 
     def eval_models(self) -> Sequence[nn.Module]:
         """The student."""
-        return [self.student.model]
+        return [self.student.inference_model()]

@@ -1,5 +1,6 @@
 """Networks: encoders, the localiser, and its exported form."""
 
+from avsl.models.audio import make_front_end
 from avsl.models.export import ExportedModel, load_exported, read_description, save_exported
 from avsl.models.localizer import Localizer, LocalizerConfig, LocalizerEnsemble, average
 
@@ -10,6 +11,7 @@ __all__ = [
     "LocalizerEnsemble",
     "average",
     "load_exported",
+    "make_front_end",
     "read_description",
     "save_exported",
 ]

@@ -1,91 +1,124 @@
-"""Audio front ends and encoders: waveform to one embedding."""
+"""Audio encoders: what a front end hears to one embedding."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol, cast
 
-import torch
-import torchaudio
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from torch import Tensor, nn
 
 from avsl.models.backbone import make_backbone
-from avsl.schema import StrictConfig
+from avsl.models.front_ends import LogMel, LogMelConfig, LogSpectrogram, LogSpectrogramConfig
+from avsl.schema import ConfigError, StrictConfig
+from avsl.types import FrontEnd
 
 
-class LogMelConfig(StrictConfig):
-    """Log-mel front end.
+@dataclass(frozen=True)
+class AudioEncoding:
+    """What an audio encoder makes of a sound.
 
     Attributes:
-        sample_rate: Hz.
-        n_fft: window length in samples.
-        hop_length: samples between frames.
-        n_mels: mel bands.
+        embedding: (B, dim), not normalised.
+        code: (B, K), what the embedding was projected from.
     """
 
-    sample_rate: int = Field(16000, ge=8000, le=96000)
-    n_fft: int = Field(512, ge=64)
-    hop_length: int = Field(160, ge=16)
-    n_mels: int = Field(64, ge=8)
+    embedding: Tensor
+    code: Tensor
 
 
-class LogMel(nn.Module):
-    """Waveform (B, T) to a standardised log-mel spectrogram (B, 1, n_mels, frames).
+class AudioEncoder(Protocol):
+    """A front end, and a network on what it hears."""
 
-    Each clip has zero mean and unit variance, so its level does not matter.
-    """
+    front_end: FrontEnd
+    code_dim: int
 
-    def __init__(self, config: LogMelConfig) -> None:
-        super().__init__()
-        self.key = f"logmel-{config.sample_rate}-{config.n_fft}-{config.hop_length}-{config.n_mels}"
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            sample_rate=config.sample_rate,
-            n_fft=config.n_fft,
-            hop_length=config.hop_length,
-            n_mels=config.n_mels,
-        )
-
-    @torch.no_grad()
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Always in float32: powers of quiet sounds vanish in half precision."""
-        with torch.autocast(waveform.device.type, enabled=False):
-            log_mel = torch.log(self.mel(waveform.float()) + 1e-6)
-            std, mean = torch.std_mean(log_mel, dim=(-2, -1), keepdim=True)
-            return ((log_mel - mean) / (std + 1e-5)).unsqueeze(1)
+    def __call__(self, features: Tensor) -> AudioEncoding:
+        """The front end's features, (B, ...), to embeddings."""
+        ...
 
 
-class AudioEncoderConfig(StrictConfig):
+class SpectrogramEncoderConfig(StrictConfig):
     """A timm network on spectrograms.
 
     Attributes:
+        kind: which of the audio encoders this is.
         backbone: any timm name.
         backbone_args: passed to timm (widths and the like).
-        front_end: the spectrogram it hears.
+        front_end: the log-mel spectrogram it hears.
+        log_spectrogram: the published log-spectrogram, heard instead where it is given.
+        project: whether a linear layer follows; LVS has none.
+        last_stride: stride of a ResNet's last stage; 1 doubles its grid without dilation (LVS).
+        dropout: share of the pooled features dropped in training.
+        frozen: whether the backbone stays as it is.
     """
 
+    kind: Literal["spectrogram"] = "spectrogram"
     backbone: str = "resnet18"
     backbone_args: dict[str, Any] = Field(default_factory=dict)
     front_end: LogMelConfig = LogMelConfig()
+    log_spectrogram: LogSpectrogramConfig | None = None
+    project: bool = True
+    last_stride: Literal[1, 2] = 2
+    dropout: float = Field(0.0, ge=0, lt=1)
+    frozen: bool = False
 
 
-class AudioEncoder(nn.Module):
-    """Spectrogram features (B, 1, F, T) to an embedding (B, dim): last stage, maximum over the grid, linear layer."""
+class SpectrogramEncoder(nn.Module):
+    """Spectrogram (B, 1, F, T) to an embedding: last stage, maximum over the grid, linear layer."""
 
-    def __init__(self, config: AudioEncoderConfig, dim: int) -> None:
+    def __init__(self, config: SpectrogramEncoderConfig, dim: int) -> None:
         super().__init__()
-        self.front_end = LogMel(config.front_end)
+        self.config = config
+        self.front_end = make_front_end(config)
         self.backbone = make_backbone(
             "model.audio",
             config.backbone,
+            last_stride=config.last_stride,
             pretrained=False,
             in_chans=1,
             num_classes=0,
             global_pool="",
             **config.backbone_args,
-        )
-        self.head = nn.Linear(cast("int", self.backbone.num_features), dim)
+        ).requires_grad_(not config.frozen)
+        self.code_dim = cast("int", self.backbone.num_features)
+        if not config.project and self.code_dim != dim:
+            raise ConfigError(f"model.audio.project: {config.backbone} has {self.code_dim} channels, not {dim}")
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(self.code_dim, dim) if config.project else nn.Identity()
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features of the front end, (B, 1, F, T), to (B, dim), not normalised."""
-        embedding: Tensor = self.head(self.backbone(features).amax((-2, -1)))
-        return embedding
+    def train(self, mode: bool = True) -> SpectrogramEncoder:
+        """A frozen backbone keeps its statistics."""
+        super().train(mode)
+        if self.config.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, features: Tensor) -> AudioEncoding:
+        """Features of the front end, (B, 1, F, T)."""
+        code: Tensor = self.dropout(self.backbone(features).amax((-2, -1)))
+        return AudioEncoding(self.head(code), code)
+
+
+def _kind(section: Any) -> str:
+    """Which encoder a section describes; one that does not say is a spectrogram's."""
+    return str(section.get("kind", "spectrogram") if isinstance(section, Mapping) else section.kind)
+
+
+AudioEncoderConfig = Annotated[
+    Annotated[SpectrogramEncoderConfig, Tag("spectrogram")],
+    Discriminator(_kind),
+]
+
+
+def make_front_end(config: SpectrogramEncoderConfig) -> FrontEnd:
+    """What the encoder that a section describes hears."""
+    if config.log_spectrogram is not None:
+        return LogSpectrogram(config.log_spectrogram)
+    return LogMel(config.front_end)
+
+
+def make_audio_encoder(config: SpectrogramEncoderConfig, dim: int) -> AudioEncoder:
+    """The encoder that a section describes."""
+    return SpectrogramEncoder(config, dim)

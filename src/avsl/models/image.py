@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
@@ -22,7 +22,11 @@ class ImageEncoderConfig(StrictConfig):
         backbone_args: passed to timm (widths and the like).
         stages: which of its feature maps are used; more than one are merged top-down on the finest grid.
         weights: a local safetensors file of ImageNet weights; empty starts from scratch.
-        dropout: share of the embedding's cells dropped in training.
+        dropout: share of the features dropped in training, before they are projected.
+        project: whether 1×1 convolutions follow; LVS and SSPL have none.
+        last_stride: stride of a ResNet's last stage; 1 doubles its grid without dilation (LVS).
+        before_activation: whether a network without residuals ends before its last ReLU (SSPL's VGG-16).
+        frozen: whether the backbone stays as it is.
     """
 
     backbone: str = "resnet18"
@@ -30,6 +34,10 @@ class ImageEncoderConfig(StrictConfig):
     stages: tuple[int, ...] = Field((4,), min_length=1)
     weights: str = ""
     dropout: float = Field(0.0, ge=0, lt=1)
+    project: bool = True
+    last_stride: Literal[1, 2] = 2
+    before_activation: bool = False
+    frozen: bool = False
 
 
 class ImageEncoder(nn.Module):
@@ -41,10 +49,12 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: ImageEncoderConfig, dim: int) -> None:
         super().__init__()
+        self.config = config
         stored = _stored_names(config.weights) if config.weights else None
         self.backbone = make_backbone(
             "model.image",
             config.backbone,
+            last_stride=config.last_stride,
             pretrained=bool(config.weights),
             features_only=True,
             out_indices=tuple(sorted(config.stages)),
@@ -56,19 +66,34 @@ class ImageEncoder(nn.Module):
             used = {name.removeprefix("model.") for name, _ in self.backbone.named_parameters()}
             if absent := sorted(used - stored):
                 raise ConfigError(f"model.image.weights: {config.weights} lacks '{absent[0]}' of {config.backbone}")
+        if config.before_activation:
+            name, last = list(self.backbone.named_children())[-1]
+            if not isinstance(last, nn.ReLU):
+                raise ConfigError(f"model.image.before_activation: {config.backbone} does not end in a ReLU")
+            setattr(self.backbone, name, nn.Identity())
+        self.backbone.requires_grad_(not config.frozen)
         widths = cast("FeatureInfo", self.backbone.feature_info).channels()
-        self.lateral = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in widths)
+        if not config.project and widths != [dim]:
+            raise ConfigError(f"model.image.project: {config.backbone} has {widths} channels, not {dim}")
+        self.lateral = nn.ModuleList(nn.Conv2d(width, dim, 1) if config.project else nn.Identity() for width in widths)
         self.dropout = nn.Dropout(config.dropout)
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        """A frozen backbone keeps its statistics."""
+        super().train(mode)
+        if self.config.frozen:
+            self.backbone.eval()
+        return self
 
     def forward(self, frames: Tensor) -> Tensor:
         """Normalised frames (B, 3, H, W) to (B, dim, h, w)."""
-        maps = [lateral(x) for lateral, x in zip(self.lateral, self.backbone(frames), strict=True)]
-        merged: Tensor = maps.pop()
+        stages = zip(self.lateral, self.backbone(frames), strict=True)
+        maps: list[Tensor] = [lateral(self.dropout(x)) for lateral, x in stages]
+        merged = maps.pop()
         while maps:
             finer = maps.pop()
             merged = finer + F.interpolate(merged, size=finer.shape[-2:], mode="nearest")
-        dropped: Tensor = self.dropout(merged)
-        return dropped
+        return merged
 
 
 def _stored_names(path: str) -> set[str]:

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from avsl.functional.contrastive import similarity_maps
 from avsl.functional.geometry import identity
 from avsl.functional.image import normalise
-from avsl.models.audio import AudioEncoder, AudioEncoderConfig
+from avsl.models.audio import AudioEncoderConfig, SpectrogramEncoderConfig, make_audio_encoder
+from avsl.models.coding import PredictiveCoding, PredictiveCodingConfig
 from avsl.models.image import ImageEncoder, ImageEncoderConfig
-from avsl.schema import StrictConfig
-from avsl.types import AVBatch, AVOutput
+from avsl.schema import ConfigError, StrictConfig
+from avsl.types import AVBatch, AVOutput, Head
 
 
 class LocalizerConfig(StrictConfig):
@@ -24,17 +25,21 @@ class LocalizerConfig(StrictConfig):
 
     Attributes:
         dim: embedding width C.
+        heads: pairs of embeddings, whose similarities are averaged; the objective says how many it needs.
         scale: initial scale of P = sigmoid(scale · S + offset); both are learned.
         offset: initial offset; with it a map starts nearly silent.
         image: image encoder.
         audio: audio encoder.
+        coding: SSPL's predictive coding module between the encoders and the similarity; None for none.
     """
 
     dim: int = Field(512, ge=1)
+    heads: int = Field(1, ge=1, le=2)
     scale: float = Field(10.0, gt=0)
     offset: float = -2.0
     image: ImageEncoderConfig = ImageEncoderConfig()
-    audio: AudioEncoderConfig = AudioEncoderConfig()
+    audio: AudioEncoderConfig = SpectrogramEncoderConfig()
+    coding: PredictiveCodingConfig | None = None
 
 
 class Localizer(nn.Module):
@@ -45,8 +50,15 @@ class Localizer(nn.Module):
 
     def __init__(self, config: LocalizerConfig) -> None:
         super().__init__()
-        self.image = ImageEncoder(config.image, config.dim)
-        self.audio = AudioEncoder(config.audio, config.dim)
+        self.config = config
+        width = config.heads * config.dim
+        self.image = ImageEncoder(config.image, width)
+        self.audio = make_audio_encoder(config.audio, width)
+        self.coding: nn.Module | None = None
+        if config.coding is not None:
+            if config.heads > 1:
+                raise ConfigError("model.coding: predictive coding has one pair of embeddings")
+            self.coding = PredictiveCoding(config.coding, config.dim, self.audio.code_dim)
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         self.offset = nn.Parameter(torch.tensor(config.offset))
 
@@ -59,12 +71,21 @@ class Localizer(nn.Module):
             heard = front_end(batch.waveform)
         else:
             raise ValueError(f"the batch carries neither a waveform nor '{front_end.key}' features")
-        visual = F.normalize(self.image(batch.frame).float(), dim=1)
-        audio = F.normalize(self.audio(heard).float(), dim=1)
+        encoding = self.audio(heard)
+        features = self.image(batch.frame)
+        if self.coding is not None:
+            features = self.coding(features, encoding.code)
+        pairs = zip(features.chunk(self.config.heads, 1), encoding.embedding.chunk(self.config.heads, 1), strict=True)
+        heads = tuple(Head(F.normalize(v.float(), dim=1), F.normalize(a.float(), dim=1)) for v, a in pairs)
         # Cosines in bf16 have two digits: too few for a loss at temperature 0.03.
-        with torch.autocast(visual.device.type, enabled=False):
-            logits = similarity_maps(visual, audio) * self.log_scale.exp() + self.offset
-        return AVOutput(visual, audio, logits)
+        with torch.autocast(features.device.type, enabled=False):
+            similarity = torch.stack([similarity_maps(head.visual, head.audio) for head in heads]).mean(0)
+            logits = similarity * self.log_scale.exp() + self.offset
+        return AVOutput(heads, logits, features[:, : self.config.dim])
+
+    def calibration(self) -> list[nn.Parameter]:
+        """Scale and offset: only labels can teach them."""
+        return [self.log_scale, self.offset]
 
 
 class LocalizerEnsemble(nn.Module):
@@ -73,6 +94,11 @@ class LocalizerEnsemble(nn.Module):
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+
+    @property
+    def configs(self) -> list[LocalizerConfig]:
+        """The members' configurations."""
+        return [member.config for member in self.members if isinstance(member, Localizer)]
 
     def forward(self, batch: AVBatch) -> Tensor:
         """P, (B, h, w) in [0, 1], on the finest member's grid."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from avsl.functional.contrastive import Pooling, all_similarity_maps, pool_similarity, symmetric_info_nce
 from avsl.schema import StrictConfig
-from avsl.types import AVOutput, LossTerms
+from avsl.types import AVOutput, LossTerms, Needs
 
 
 class EZVSLConfig(StrictConfig):
@@ -35,13 +35,13 @@ class EZVSL(nn.Module):
     Deviation: other poolings by choice, as a single cell hardly learns from random weights.
     """
 
-    n_views = 1
+    needs = Needs()
 
     def __init__(self, config: EZVSLConfig) -> None:
         super().__init__()
         self.config = config
 
-    def forward(self, views: Sequence[AVOutput]) -> LossTerms:
+    def forward(self, views: Sequence[AVOutput], step: int) -> LossTerms:
         """The loss of one view of a batch; a part ``contrastive``."""
         (output,) = views
         scores = pool_similarity(

@@ -1,0 +1,94 @@
+"""SSPL's predictive coding module: visual features that agree with what is heard."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avsl.schema import StrictConfig
+
+
+class PredictiveCodingConfig(StrictConfig):
+    """The predictive coding module; the defaults are the published ones.
+
+    Attributes:
+        cycles: recursive cycles after the initialisation.
+        width: channels of the inner representations.
+    """
+
+    cycles: int = Field(4, ge=1)
+    width: int = Field(512, ge=1)
+
+
+class PredictiveCoding(nn.Module):
+    """Predictive coding module (Song et al., SSPL, CVPR 2022, arXiv 2203.13412, section 3.3).
+
+    Three layers of representations: the visual grid itself, half of it and a quarter of it, over the audio code. Top
+    down, each layer predicts the one below (the coarsest predicts the code); bottom up, the errors of the predictions
+    correct it. Rates: ``down`` (b, how far a prediction replaces a representation) and ``up`` (a, the step along an
+    error), one for each channel, learned, never negative.
+
+    Args:
+        config: its size.
+        dim: channels of the visual features, in and out.
+        code_dim: width of the audio code.
+    """
+
+    def __init__(self, config: PredictiveCodingConfig, dim: int, code_dim: int) -> None:
+        super().__init__()
+        width, cycles = config.width, config.cycles
+        self.cycles = cycles
+        # Layer 0 is the coarsest, layer 2 the visual grid.
+        self.predict_code = nn.Conv2d(width, code_dim, 1)
+        self.predict = nn.ModuleList(
+            [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.Conv2d(dim, width, 3, padding=1, bias=False)]
+        )
+        self.correct = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(code_dim, width, 1, bias=False),
+                nn.ConvTranspose2d(width, width, 3, stride=2, bias=False),
+                nn.ConvTranspose2d(width, dim, 3, padding=1, bias=False),
+            ]
+        )
+        self.output = nn.ConvTranspose2d(dim, dim, 1)
+        widths = (width, width, dim)
+        self.down = nn.ParameterList(nn.Parameter(torch.full((1, n, 1, 1), 0.5)) for n in widths)
+        self.up = nn.ParameterList(nn.Parameter(torch.ones(1, n, 1, 1)) for n in widths)
+        # Norms of their own for the initialisation (cycle 0) and for each cycle, one cycle's after the other's.
+        self.norm_down = nn.ModuleList(nn.BatchNorm2d(n) for _ in range(cycles + 1) for n in widths[:2])
+        self.norm_up = nn.ModuleList(nn.BatchNorm2d(n) for _ in range(cycles + 1) for n in widths)
+
+    def forward(self, visual: Tensor, code: Tensor) -> Tensor:
+        """(B, dim, h, w) visual features and (B, code_dim) audio code to (B, dim, h, w) aligned features."""
+        middle = F.gelu(self.norm_down[1](self._predict(1, visual)))
+        predictions = [F.gelu(self.norm_down[0](self._predict(0, middle))), middle, visual]
+        layers = self._feed_forward(predictions, predictions, code, 0)
+        for cycle in range(1, self.cycles + 1):
+            layers[2] = F.gelu(torch.lerp(layers[2], visual, F.relu(self.down[2])))
+            for k in (1, 0):
+                predictions[k] = self._predict(k, layers[k + 1])
+                mixed = torch.lerp(layers[k], predictions[k], F.relu(self.down[k]))
+                layers[k] = F.gelu(self.norm_down[2 * cycle + k](mixed))
+            layers = self._feed_forward(layers, predictions, code, cycle)
+        aligned: Tensor = self.output(layers[2])
+        return aligned
+
+    def _predict(self, k: int, above: Tensor) -> Tensor:
+        """What layer k + 1 predicts of layer k, on half its grid."""
+        return F.max_pool2d(self.predict[k](above), 2)
+
+    def _feed_forward(self, layers: list[Tensor], predictions: list[Tensor], code: Tensor, cycle: int) -> list[Tensor]:
+        """Correct each layer by the error of what was predicted of the one below; the lowest of all is the code."""
+        heard = code - F.gelu(self.predict_code(layers[0])).mean((-2, -1))
+        error = heard[..., None, None].expand(-1, -1, *layers[0].shape[-2:])
+        corrected: list[Tensor] = []
+        for k, layer in enumerate(layers):
+            if k == 2:
+                error = F.interpolate(error, size=layer.shape[-2:], mode="bilinear", align_corners=True)
+            # The published grids (3, 7, 14) fit exactly; on others the transposed convolution is one cell too large.
+            step = self.correct[k](error)[..., : layer.shape[-2], : layer.shape[-1]]
+            corrected.append(F.gelu(self.norm_up[3 * cycle + k](layer + F.relu(self.up[k]) * step)))
+            error = corrected[k] - predictions[k]
+        return corrected
