@@ -25,10 +25,10 @@ from avsl.data.shards import PreparedData, Sample, write_manifest, write_shard
 from avsl.data.splits import Split
 from avsl.engine import fit
 from avsl.engine.fit import find_checkpoint, identity
-from avsl.engine.layout import Layout
+from avsl.engine.layout import Layout, read_run
 from avsl.engine.module import TrainingError
 from avsl.engine.prepare import split
-from avsl.engine.train import read_run, train
+from avsl.engine.train import train
 from avsl.frameworks import FRAMEWORKS
 from avsl.tracking.runs import open_store
 

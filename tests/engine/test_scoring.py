@@ -110,7 +110,7 @@ def test_no_frame_is_shuffled_to_its_own_sound(
 ) -> None:
     """Each frame is seen with its own sound and with another's, and each sound is used once in the shuffle."""
     rows = data.indices("test")[:n]
-    compute_maps([noise], reader, rows, batch_size)
+    compute_maps([noise], reader, rows, batch_size, shuffle=True)
     own, other = [], []
     seen: set[int] = set()
     for start in range(0, n, batch_size):
@@ -129,8 +129,10 @@ def test_no_frame_is_shuffled_to_its_own_sound(
 
 def test_maps_do_not_depend_on_the_batch_size(noise: _Fake, reader: RowReader, parts: dict[str, _Rows]) -> None:
     """One at a time or all together: the same maps, shuffled ones too."""
-    one, many = (compute_maps([noise], reader, parts["test_swap"], size) for size in (1, 100))
+    one, many = (compute_maps([noise], reader, parts["test_swap"], size, shuffle=True) for size in (1, 100))
     assert torch.equal(one.confidence, many.confidence)
+    assert one.shuffled is not None
+    assert many.shuffled is not None
     assert torch.equal(one.shuffled[0], many.shuffled[0])
     assert torch.equal(one.truth, many.truth)
 

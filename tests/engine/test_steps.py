@@ -16,9 +16,9 @@ from avsl.data.errors import DataError
 from avsl.data.splits import Split
 from avsl.engine.entry import call
 from avsl.engine.evaluate import evaluate
-from avsl.engine.layout import Layout
+from avsl.engine.layout import Layout, read_run
 from avsl.engine.prepare import load_data, prepare
-from avsl.engine.train import read_run, train
+from avsl.engine.train import train
 from avsl.engine.workflow import run
 from avsl.models import read_description
 from avsl.schema import ConfigError

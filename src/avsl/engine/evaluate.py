@@ -15,10 +15,9 @@ from avsl.config import Config, compose
 from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.engine.build import make_reader, rows_of
-from avsl.engine.layout import Layout
+from avsl.engine.layout import Layout, read_run
 from avsl.engine.prepare import load_data
 from avsl.engine.scoring import Evaluation, score_model
-from avsl.engine.train import read_run
 from avsl.files import write_json, write_text
 from avsl.models import load_exported
 from avsl.models.front_ends import LogMel, LogMelConfig

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from avsl.config import Config
+from avsl.data.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -60,3 +63,17 @@ class Layout:
     def report(self) -> Path:
         """Tables and figures over all ratios and frameworks."""
         return self.base / "report"
+
+
+def read_run(layout: Layout) -> dict[str, Any]:
+    """How the model of a layout was trained.
+
+    Raises:
+        DataError: it has not been.
+    """
+    path = layout.train / "run.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: train the model first") from None
+    return found

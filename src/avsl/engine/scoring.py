@@ -33,13 +33,13 @@ class Maps:
     Attributes:
         rows: (N,) row numbers.
         members: one (N, h, w) tensor of confidences for each member of the model.
-        shuffled: the same with each frame hearing another row's sound.
+        shuffled: the same with each frame hearing another row's sound; None where that was not asked for.
         truth: (N, H, W) box masks in {0, 1}.
     """
 
     rows: NDArray[np.int64]
     members: Sequence[Tensor]
-    shuffled: Sequence[Tensor]
+    shuffled: Sequence[Tensor] | None
     truth: Tensor
 
     @property
@@ -47,10 +47,17 @@ class Maps:
         """The model's map: the members' mean."""
         return average(self.members)
 
+    def member(self, k: int) -> Maps:
+        """The k-th member alone."""
+        shuffled = None if self.shuffled is None else [self.shuffled[k]]
+        return Maps(self.rows, [self.members[k]], shuffled, self.truth)
+
 
 @torch.inference_mode()
-def compute_maps(members: Sequence[nn.Module], reader: RowReader, rows: NDArray[np.int64], batch_size: int) -> Maps:
-    """Run the members over ``rows``, with the right sounds and with shuffled ones.
+def compute_maps(
+    members: Sequence[nn.Module], reader: RowReader, rows: NDArray[np.int64], batch_size: int, *, shuffle: bool = False
+) -> Maps:
+    """Run the members over ``rows``, with the right sounds and, where asked, with shuffled ones.
 
     The shuffle is seeded and leaves no frame its own sound (where there are two rows).
     """
@@ -63,14 +70,18 @@ def compute_maps(members: Sequence[nn.Module], reader: RowReader, rows: NDArray[
     for start in range(0, len(rows), batch_size):
         stop = start + batch_size
         right = reader(rows[start:stop], masks=True)
-        view, wrong = plain_view(right), plain_view(reader(rows[other[start:stop]], masks=False))
-        swapped = AVBatch(view.frame, wrong.waveform, wrong.features, view.index, view.geometry)
-        for k, member in enumerate(members):
-            maps[k].append(member(view).confidence)
-            shuffled[k].append(member(swapped).confidence)
+        view = plain_view(right)
+        for member, found in zip(members, maps, strict=True):
+            found.append(member(view).confidence)
+        if shuffle:
+            wrong = plain_view(reader(rows[other[start:stop]], masks=False))
+            swapped = AVBatch(view.frame, wrong.waveform, wrong.features, view.index, view.geometry)
+            for member, found in zip(members, shuffled, strict=True):
+                found.append(member(swapped).confidence)
         if right.mask is not None:
             truth.append(right.mask)
-    return Maps(rows, [torch.cat(m) for m in maps], [torch.cat(m) for m in shuffled], torch.cat(truth))
+    heard = [torch.cat(m) for m in maps]
+    return Maps(rows, heard, [torch.cat(m) for m in shuffled] if shuffle else None, torch.cat(truth))
 
 
 def choose_threshold(confidence: Tensor, truth: Tensor) -> float:
@@ -101,7 +112,8 @@ def score_part(maps: Maps, threshold: float, groups: Sequence[str]) -> dict[str,
     Returns:
         ``n`` and ``n_silent`` (rows with and without a source in view); ``ciou``, ``auc``, ``mean_ciou`` at the fixed
         threshold; the same with suffix ``_median`` and, told the true area, ``_oracle``; ``ciou_shuffled`` with wrong
-        sounds; ``iiou`` and ``iauc`` where frames have several sounds; ``false_positive_rate`` over silent rows.
+        sounds, where there are maps of them; ``iiou`` and ``iauc`` where frames have several sounds;
+        ``false_positive_rate`` over silent rows.
     """
     confidence, truth = maps.confidence, maps.truth
     sounding = truth.flatten(1).amax(1) > 0
@@ -112,7 +124,8 @@ def score_part(maps: Maps, threshold: float, groups: Sequence[str]) -> dict[str,
         result |= score(p, t, "fixed", threshold)
         result |= {f"{name}_median": value for name, value in score(p, t, "median").items()}
         result |= {f"{name}_oracle": value for name, value in score(p, t, "adaptive").items()}
-        result["ciou_shuffled"] = score(average(maps.shuffled)[sounding], t, "fixed", threshold)["ciou"]
+        if maps.shuffled is not None:
+            result["ciou_shuffled"] = score(average(maps.shuffled)[sounding], t, "fixed", threshold)["ciou"]
         kept = np.asarray(groups, object)[sounding.numpy()]
         _, number, size = np.unique(kept, return_inverse=True, return_counts=True)
         if size.max() > 1:
@@ -166,7 +179,8 @@ def score_model(
         parts: row numbers by part; ``validation`` chooses the threshold, the others are test parts.
         batch_size: rows at a time.
     """
-    computed = {part: compute_maps(members, reader, rows, batch_size) for part, rows in parts.items()}
+    # One part is enough to see whether a model listens.
+    computed = {p: compute_maps(members, reader, rows, batch_size, shuffle=p == "test") for p, rows in parts.items()}
     groups = {part: [str(reader.data.group_ids[row]) for row in rows] for part, rows in parts.items()}
     validation = computed["validation"]
     threshold = choose_threshold(validation.confidence, validation.truth)
@@ -174,10 +188,10 @@ def score_model(
     figures |= {part: score_part(maps, threshold, groups[part]) for part, maps in computed.items()}
     if len(members) > 1:
         for k in range(len(members)):
-            alone = {p: Maps(m.rows, [m.members[k]], [m.shuffled[k]], m.truth) for p, m in computed.items()}
+            alone = {p: computed[p].member(k) for p in ("validation", "test") if p in computed}
             own = choose_threshold(alone["validation"].confidence, validation.truth)
             figures[f"member_{k}"] = {"threshold": own} | {
-                part: score_part(alone[part], own, groups[part]) for part in ("validation", "test") if part in alone
+                part: score_part(maps, own, groups[part]) for part, maps in alone.items()
             }
     if "test" in computed:
         figures["baselines"] = baselines(computed["test"].truth)

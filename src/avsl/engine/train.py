@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
-from typing import Any
 
 import yaml
 
 from avsl.config import compose, project_root
-from avsl.data.errors import DataError
 from avsl.engine.build import rows_of
 from avsl.engine.fit import find_checkpoint, fit, identity, write_history
 from avsl.engine.layout import Layout
@@ -82,17 +79,3 @@ def train(overrides: Sequence[str] = ()) -> None:
             },
         )
     shutil.rmtree(layout.state, ignore_errors=True)
-
-
-def read_run(layout: Layout) -> dict[str, Any]:
-    """How the model of a layout was trained.
-
-    Raises:
-        DataError: it has not been.
-    """
-    path = layout.train / "run.json"
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: train the model first") from None
-    return found

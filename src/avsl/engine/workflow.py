@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from avsl.config import compose
 from avsl.engine.evaluate import evaluate
 from avsl.engine.fit import identity
-from avsl.engine.layout import Layout
+from avsl.engine.layout import Layout, read_run
 from avsl.engine.prepare import load_data, prepare, split
-from avsl.engine.train import read_run, train
+from avsl.engine.train import train
 
 
 def run(overrides: Sequence[str] = ()) -> None:
