@@ -79,6 +79,19 @@ def test_a_clip_is_taken_where_the_teachers_agree_and_the_label_is_what_they_sha
         assert float(output.loss.parts[f"unlabelled_{name}"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_ablations_teach_other_masks_of_the_same_clips(tables: MakeTables, table_batch: SemiBatch) -> None:
+    """Union and the first teacher's mask replace the intersection; the filter accepts what it accepted."""
+    masks = {"union": (FIRST > 0) | (SECOND > 0), "first": FIRST > 0}
+    for target, expected in masks.items():
+        config = DMTConfig.read({"delta": 0.5, "tau": 0, "warmup_steps": 0, "target": target}, "framework.dmt")
+        framework = DMT(tables(4, 4), config)
+        _teach(framework, FIRST, SECOND)
+        pseudo = framework.training_step(table_batch, 0).pseudo
+        assert pseudo is not None
+        assert pseudo.accepted.tolist() == [True, True, False, False, False]
+        assert torch.equal(pseudo.mask.bool(), expected)
+
+
 def test_the_label_does_not_depend_on_which_teacher_is_which(tables: MakeTables, table_batch: SemiBatch) -> None:
     """Teachers that change places accept and label alike."""
     framework = DMT(tables(4, 4), DMTConfig(delta=0.5, tau=0.2, warmup_steps=0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -32,6 +32,8 @@ class DMTConfig(StrictConfig):
     Attributes:
         delta: δ, confidence from which a teacher calls a cell sounding.
         tau: τ, IoU of the two teachers' masks from which a clip is accepted.
+        target: Y, what of the two masks is taught; the method is their ``intersection``, its ablations the ``union``
+            and the ``first`` teacher's mask alone.
         ema_decay: β of the teachers.
         unlabelled_weight: λ_u of the loss on pseudo-labels.
         contrastive_weight: λ_c of the objective on L ∪ U.
@@ -40,6 +42,7 @@ class DMTConfig(StrictConfig):
 
     delta: float = Field(0.6, ge=0, le=1)
     tau: float = Field(0.5, ge=0, le=1)
+    target: Literal["intersection", "union", "first"] = "intersection"
     ema_decay: float = Field(0.99, ge=0, lt=1)
     unlabelled_weight: float = Field(1.0, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
@@ -79,7 +82,8 @@ class DMT(nn.Module):
             maps[1] = F.interpolate(maps[1].unsqueeze(1), size=maps[0].shape[-2:], mode="bilinear").squeeze(1)
         first, second = (confident_mask(m, self.config.delta) for m in maps)
         accepted, agreement = consensus(first, second, self.config.tau)
-        return PseudoLabels(first * second, accepted, agreement)
+        targets = {"intersection": first * second, "union": torch.maximum(first, second), "first": first}
+        return PseudoLabels(targets[self.config.target], accepted, agreement)
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
         """The loss of one step, of both students."""
