@@ -146,3 +146,17 @@ def test_comparison_bars_are_means_over_seeds() -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["3 %", "10 %"]
     with pytest.raises(ValueError, match="at least one score"):
         curves.plot_comparison({"dmt": {0.1: []}}, "CIoU")
+
+
+def test_label_curves_rise_with_the_ratio_on_a_logarithmic_axis() -> None:
+    """Points are means over seeds, bars their spread; a method may lack a ratio."""
+    scores = {"supervised": {1.0: [80.0], 0.03: [10.0, 14.0]}, "dmt": {0.03: [20.0]}}
+    figure = curves.plot_label_curve(scores, "CIoU@0.5 (%)", {"centred disc": 34.0})
+    axes = figure.axes[0]
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["3 %", "100 %"]
+    drawn = [np.asarray(container[0].get_xydata()).tolist() for container in axes.containers]
+    assert drawn == [[[0.03, 12.0], [1.0, 80.0]], [[0.03, 20.0]]]
+    assert set(axes.get_legend_handles_labels()[1]) == {*scores, "centred disc"}
+    with pytest.raises(ValueError, match="at least one score"):
+        curves.plot_label_curve({}, "CIoU")

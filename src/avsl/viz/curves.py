@@ -95,9 +95,7 @@ def plot_comparison(
             if len(values) > 1:
                 axes.errorbar(place, fmean(values), yerr=stdev(values), color="black", capsize=3, linewidth=1)
                 axes.plot([place] * len(values), values, "o", color="black", markersize=2.5, alpha=0.6)
-    for index, (name, value) in enumerate((lines or {}).items()):
-        style = _STYLES[1 + index % (len(_STYLES) - 1)]
-        axes.axhline(value, linestyle=style, color="grey", linewidth=1, label=name)
+    _draw_lines(axes, lines or {})
     axes.set_xticks(range(len(ratios)), [f"{100 * ratio:g} %" for ratio in ratios])
     axes.set_xlabel("labelled share of the training data")
     axes.set_ylabel(ylabel)
@@ -105,6 +103,57 @@ def plot_comparison(
     _dress(axes)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
+
+
+def plot_label_curve(
+    scores: Mapping[str, Mapping[float, Sequence[float]]],
+    ylabel: str,
+    lines: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draw methods as curves over label ratios: mean over seeds, and the standard deviation where there are several.
+
+    Args:
+        scores: by method and label ratio in (0, 1], the seeds' scores.
+        ylabel: the score's name.
+        lines: scores that need no label, as dashed lines.
+
+    Raises:
+        ValueError: there is no score at all, or a method has a ratio without one.
+    """
+    ratios = sorted({ratio for of_method in scores.values() for ratio in of_method})
+    if not ratios or any(not values for of_method in scores.values() for values in of_method.values()):
+        raise ValueError("a label curve needs at least one score for each method and label ratio it names")
+    figure = _figure(7.5, 4.2)
+    axes = figure.add_subplot()
+    for index, (method, of_method) in enumerate(scores.items()):
+        present = sorted(of_method)
+        spread = [stdev(of_method[ratio]) if len(of_method[ratio]) > 1 else 0.0 for ratio in present]
+        axes.errorbar(
+            present,
+            [fmean(of_method[ratio]) for ratio in present],
+            yerr=spread,
+            fmt="o" + _STYLES[index // len(_PALETTE) % len(_STYLES)],
+            color=_PALETTE[index % len(_PALETTE)],
+            markersize=4,
+            capsize=3,
+            label=method,
+        )
+    _draw_lines(axes, lines or {})
+    axes.set_xscale("log")
+    axes.set_xticks(ratios, [f"{100 * ratio:g} %" for ratio in ratios])
+    axes.minorticks_off()
+    axes.set_xlabel("labelled share of the training data")
+    axes.set_ylabel(ylabel)
+    axes.set_ylim(bottom=0)
+    _dress(axes)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def _draw_lines(axes: Axes, lines: Mapping[str, float]) -> None:
+    for index, (name, value) in enumerate(lines.items()):
+        style = _STYLES[1 + index % (len(_STYLES) - 1)]
+        axes.axhline(value, linestyle=style, color="grey", linewidth=1, label=name)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
