@@ -1,15 +1,24 @@
-"""A localiser small enough that a training step takes a moment, and views for it."""
+"""A localiser small enough that a training step takes a moment, views for it, and an S3 server."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
+from uuid import uuid4
 
+import boto3
+import numpy as np
 import pytest
 import torch
 
 from avsl.functional.geometry import identity
-from avsl.models import LocalizerConfig
-from avsl.models.front_ends import LogMel
+from avsl.models import LocalizerConfig, make_front_end
 from avsl.types import AVBatch
 
 _NETWORK = {
@@ -38,7 +47,7 @@ class MakeView(Protocol):
 @pytest.fixture(scope="session")
 def make_view(tiny: LocalizerConfig) -> MakeView:
     """Draws views that the tiny localiser can see."""
-    key = LogMel(tiny.audio.front_end).key
+    key = make_front_end(tiny.audio).key
 
     def make(rows: int, seed: int, *, mask: bool = False, sound: bool = False) -> AVBatch:
         generator = torch.Generator().manual_seed(seed)
@@ -56,3 +65,52 @@ def make_view(tiny: LocalizerConfig) -> MakeView:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def published_metrics() -> dict[str, torch.Tensor]:
+    """The arrays of localization_metrics.npz: random maps, boxes, and what the published code makes of them."""
+    shared = Path(__file__).resolve().parents[2] / "shared" / "reference"
+    path = Path(os.environ.get("AVSL_REFERENCE_DIR", shared)) / "localization_metrics.npz"
+    if not path.is_file():
+        pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
+    with np.load(path) as arrays:
+        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an S3 server, a process of its own."""
+    told = tmp_path_factory.mktemp("s3") / "stderr"
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", "0"]
+    environment = os.environ | {"S3_UPLOAD_PART_MIN_SIZE": "1"}  # S3 itself asks for 5 MiB
+    with told.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream, env=environment)
+    try:
+        while not (found := re.search(r"Running on (http://127\.0\.0\.1:\d+)", told.read_text())):
+            assert process.poll() is None, told.read_text()
+            time.sleep(0.05)
+        yield found[1]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture
+def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a fresh bucket, which the AWS variables lead to; no setting of the machine's owner counts."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(tmp_path / "no-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-credentials"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{uuid4().hex}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return name

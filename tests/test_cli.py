@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from avsl.cli import build_parser, main
+from avsl.models.official import OFFICIAL
 
-COMMANDS = ("localize", "prepare", "split", "train", "evaluate", "register", "report", "run", "config")
+STEPS = ("prepare", "split", "train", "evaluate", "register", "report", "run", "config")
+COMMANDS = ("localize", "import-checkpoint", *STEPS)
 
 
 def test_help_names_every_command_and_gives_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,7 +23,7 @@ def test_help_names_every_command_and_gives_examples(capsys: pytest.CaptureFixtu
     assert caught.value.code == 0
     text = capsys.readouterr().out
     for command in COMMANDS:
-        assert f"    {command} " in text
+        assert re.search(rf"^    {command}\s", text, re.MULTILINE)
     examples = [line.split("  ")[1].split() for line in text.splitlines() if line.startswith("  avsl ")]
     assert len(examples) >= 6
     for words in examples:
@@ -54,6 +57,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     for words, message in (
         (["localize", "none.mp4", "--checkpoint", str(tmp_path)], "holds no exported model"),
         (["localize", "none.mp4", "--ratio", "7"], "label ratio 7.0 is not in (0, 1]"),
+        (["import-checkpoint", "--from", "fnac", "best.pth"], "no params.yaml"),
         (["config"], "no params.yaml"),
     ):
         assert main(words) == 2
@@ -61,6 +65,15 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
         assert error.startswith("avsl: ")
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_every_published_method_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line names the methods without importing them: the same ones."""
+    for method in OFFICIAL:
+        assert build_parser().parse_args(["import-checkpoint", "--from", method, "f"]).method == method
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["import-checkpoint", "--from", "none", "f"])
+    assert f"choose from {', '.join(map(repr, sorted(OFFICIAL)))}" in capsys.readouterr().err
 
 
 def test_a_model_is_named_in_one_way(capsys: pytest.CaptureFixture[str]) -> None:

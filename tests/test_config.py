@@ -84,7 +84,10 @@ def test_every_experiment_composes(project: Path) -> None:
     files = list((CONF / "experiment").glob("*.yaml"))
     assert files
     for path in files:
-        needed = ["data.vggss.root=somewhere"] if "/data: vggss" in path.read_text() else []
+        text = path.read_text()
+        needed = ["data.vggss.root=somewhere"] if "/data: vggss" in text else []
+        if "/model: vgg16_vggish" in text:
+            needed += ["model.image.weights=a", "model.audio.weights=b"]
         compose([f"experiment={path.stem}", *needed], project)
 
 
@@ -185,6 +188,12 @@ def test_what_does_not_decide_a_training_leaves_its_hash(plain: Config, path: st
         ("trainer.precision=fp16", r"key 'trainer\.precision' = 'fp16': .*'32-true' or 'bf16-mixed'"),
         ("trainer.labelled_batch_size=64", r"trainer.*labelled_batch_size must be smaller than batch_size"),
         ("model.image.dropuot=0.1", r"unknown key 'model\.image\.dropuot': allowed are .*dropout"),
+        ("model.audio.backbon=x", r"unknown key 'model\.audio\.backbon': allowed are backbone, .*project"),
+        ("model.audio.kind=mp3", r"key 'model\.audio\.kind' = 'mp3': allowed are spectrogram, vggish, waveform"),
+        (
+            "model.second.audio={kind: vggish, width: 1}",
+            r"unknown key 'model\.second\.audio\.width': .*channels, .*kind",
+        ),
         ("augment.flip=often", r"key 'augment\.flip' = 'often'"),
         ("data=vggss", r"data\.vggss\.root"),
         ("experiment=none", r"experiment.*none.*scenes"),

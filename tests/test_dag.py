@@ -43,6 +43,7 @@ _ANYWHERE = {
     "avsl.types": "names what passes between modules",
     "avsl.data.errors": "names an error",
     "avsl.files": "writes what it is given",
+    "avsl.storage": "fetches bytes, checked against their checksums",
     "avsl.engine.entry": "prints errors",
     "avsl.engine.layout": "says where files lie; dvc.yaml states the same paths",
     "avsl.data.registry": "names all data sets; a stage depends on its own",
@@ -60,7 +61,6 @@ _ASIDE: dict[str, dict[str, str]] = {
     },
     "evaluate": {
         "avsl.engine.prepare": "opens what the stages before it made",
-        "avsl.engine.train": "reads what the stage before it made",
         "avsl.data.splits": "reads the split, which carries its own hash",
         "avsl.tracking.runs": "records, decides nothing",
     },
@@ -125,7 +125,7 @@ def test_what_decides_a_stage_is_declared(name: str, graph: grimp.ImportGraph) -
         assert Path("pipelines", f"{script}.py") in declared
         todo = _imports(script)
         if script == "prepare":
-            todo.add(DATASETS[data][0].__module__)
+            todo |= {DATASETS[data][1].__module__, "avsl.data.preparation"}
         if script == "train":
             own = framework if "matrix" in stage else "supervised"
             todo |= {FRAMEWORKS[own][1].__module__, OBJECTIVES[objective][1].__module__}
@@ -434,3 +434,49 @@ class TestRepro:
         assert not _ran(printed)
         assert "Ran experiment(s): " in printed
         assert copy("dvc", "metrics", "diff", "--json").strip() == "{}"
+
+
+# --- What another machine gets -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_another_machine_pulls_all_and_rebuilds_the_registry(copy: _Copy, bucket: str, tmp_path: Path) -> None:
+    """From an S3 remote: a clone has the same bytes, computes nothing, and gets the same champions, once."""
+    here, there = _Copy(copy.folder), _Copy(tmp_path / "there" / "project")  # with the AWS variables
+    here("dvc", "remote", "add", "--default", "store", f"s3://{bucket}/versions")
+    here.commit()
+    here("dvc", "push")
+    there.folder.parent.mkdir()
+    here("git", "clone", "--quiet", str(here.folder), str(there.folder))
+    there("dvc", "pull")
+    for name in ("prepared", "split", "train", "evaluate", "register", "report"):
+        files = [path.relative_to(here.base) for path in (here.base / name).rglob("*") if path.is_file()]
+        assert files
+        assert all((there.base / path).read_bytes() == (here.base / path).read_bytes() for path in files)
+    assert not _ran(there("dvc", "repro"))
+
+    here_store, there_store = (
+        TrackingConfig(uri=f"sqlite:///{project.folder}/outputs/mlflow/mlflow.db") for project in (here, there)
+    )
+    original = open_store(here_store, here.folder).client
+    for _ in range(2):
+        there("avsl", "models", "restore")
+        restored = open_store(there_store, there.folder).client
+        for ratio in (_RATIO, 1.0):
+            evaluated = {
+                path.parent.name: json.loads(path.read_text())["validation"]["ciou"]
+                for path in (here.base / "evaluate" / str(ratio)).glob("*/metrics.json")
+            }
+            champion = restored.get_model_version_by_alias(model_name("synthetic", ratio), CHAMPION)
+            framework = champion.tags["framework"]
+            assert evaluated[framework] == max(evaluated.values()) == float(champion.tags["validation_score"])
+            how = json.loads((here.base / "train" / str(ratio) / framework / "run.json").read_text())
+            assert champion.tags["model_hash"] == how["model_hash"]
+            run, first = restored.get_run(champion.tags["run_id"]), original.get_run(how["run_id"])
+            assert run.data.tags["restored_from"] == how["run_id"]
+            assert run.data.params == first.data.params
+            assert run.data.metrics == first.data.metrics
+            assert len(restored.search_model_versions(f"name = '{model_name('synthetic', ratio)}'")) == 1
+        (experiment,) = [found for found in restored.search_experiments() if found.name == "avsl-synthetic"]
+        assert len(restored.search_runs([experiment.experiment_id])) == 3
+    assert not there("git", "status", "--porcelain")

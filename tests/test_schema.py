@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import pytest
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, ValidationError, model_validator
 
 from avsl.schema import ConfigError, StrictConfig, pick
 
@@ -47,6 +47,57 @@ def test_a_mistake_is_one_sentence_naming_the_key(section: dict[str, Any], sente
     """Unknown, missing, out of range, not finite, at any depth: the key and what is allowed."""
     with pytest.raises(ConfigError) as caught:
         Outer.read(section, "x")
+    assert str(caught.value) == sentence
+
+
+class Round(StrictConfig):
+    """One kind of shape."""
+
+    kind: Literal["round"] = "round"
+    radius: float = Field(1.0, gt=0)
+
+
+class Square(StrictConfig):
+    """Another, with a section of its own."""
+
+    kind: Literal["square"] = "square"
+    side: float = 1.0
+    inner: Inner = Inner()
+
+
+Shape = Annotated[Round | Square, Discriminator("kind")]
+
+
+class Drawing(StrictConfig):
+    """A section of either kind, one that may be left out, and lists of sections."""
+
+    shape: Shape = Round()
+    other: Shape | None = None
+    drawings: list[Drawing] = Field(default_factory=list)
+    extra: Inner | None = None
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"shape": {"kind": "round", "side": 1}}, "unknown key 'x.shape.side': allowed are kind, radius"),
+        ({"other": {"kind": "square", "radius": 1}}, "unknown key 'x.other.radius': allowed are inner, kind, side"),
+        ({"shape": {"kind": "square", "inner": {"w": 1}}}, "unknown key 'x.shape.inner.w': allowed are width"),
+        ({"shape": {"kind": "oval"}}, "key 'x.shape.kind' = 'oval': allowed are round, square"),
+        ({"shape": {"kind": "round", "radius": 0}}, "key 'x.shape.radius' = 0: input should be greater than 0"),
+        ({"extra": {"w": 1}}, "unknown key 'x.extra.w': allowed are width"),
+        (
+            {"drawings": [{}, {"shape": {"kind": "square", "radius": 1}}]},
+            "unknown key 'x.drawings.1.shape.radius': allowed are inner, kind, side",
+        ),
+        ({"drawings": [{"shpe": {}}]}, "unknown key 'x.drawings.0.shpe': allowed are drawings, extra, other, shape"),
+        ({"shape": {"kind": "round", "kinds": {"a": 1}}}, "unknown key 'x.shape.kinds': allowed are kind, radius"),
+    ],
+)
+def test_a_mistake_in_one_of_several_kinds_names_the_key_as_written(section: dict[str, Any], sentence: str) -> None:
+    """The kind is not part of the path, and what is allowed is that kind's; an unknown kind lists the known ones."""
+    with pytest.raises(ConfigError) as caught:
+        Drawing.read(section, "x")
     assert str(caught.value) == sentence
 
 

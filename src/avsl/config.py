@@ -26,7 +26,7 @@ from avsl.data.registry import DATASETS
 from avsl.data.splits import SplitConfig
 from avsl.data.transforms import AugmentConfig
 from avsl.frameworks import FRAMEWORKS
-from avsl.models import LocalizerConfig
+from avsl.models import LocalizerConfig, ObjectPriorConfig
 from avsl.models.audio import AudioEncoderConfig
 from avsl.models.image import ImageEncoderConfig
 from avsl.objectives import OBJECTIVES
@@ -116,10 +116,12 @@ class EvaluateConfig(StrictConfig):
     Attributes:
         batch_size: rows at a time.
         gallery: validation clips drawn in the gallery.
+        ogl: an object prior with which the model is scored beside the model alone; None for none.
     """
 
     batch_size: int = Field(100, ge=1)
     gallery: int = Field(16, ge=1, le=200)
+    ogl: ObjectPriorConfig | None = None
 
 
 class Choice(StrictConfig):

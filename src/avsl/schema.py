@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -37,22 +37,53 @@ class StrictConfig(BaseModel):
 def _sentences(cls: type[BaseModel], error: ValidationError, where: str) -> list[str]:
     sentences = []
     for problem in error.errors():
-        path = ".".join([where, *map(str, problem["loc"])]).strip(".")
+        keys, model = _locate(cls, problem["loc"])
+        path = ".".join([where, *keys]).strip(".")
         cause = problem.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
             sentences.append(str(cause))
         elif problem["type"] == "extra_forbidden":
-            model: type[BaseModel] = cls
-            for step in problem["loc"][:-1]:
-                annotation = model.model_fields[str(step)].annotation if str(step) in model.model_fields else None
-                if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                    model = annotation
             sentences.append(f"unknown key '{path}': allowed are {', '.join(sorted(model.model_fields))}")
+        elif problem["type"] == "union_tag_invalid":
+            context = problem["ctx"]
+            key, allowed = (context[name].replace("'", "") for name in ("discriminator", "expected_tags"))
+            sentences.append(f"key '{path}.{key}' = '{context['tag']}': allowed are {allowed}")
         elif problem["type"] == "missing":
             sentences.append(f"key '{path}' is required")
         else:
             sentences.append(f"key '{path}' = {problem['input']!r}: {problem['msg'].lower()}")
     return sentences
+
+
+def _locate(cls: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], type[BaseModel]]:
+    """The keys that lead to a mistake, and the section it lies in.
+
+    Where a section is one of several kinds, pydantic's location has the kind after the section's key.
+    """
+    keys: list[str] = []
+    model, kinds = cls, [cls]
+    for step in location:
+        if len(kinds) > 1 and isinstance(step, str):
+            kinds = [kind for kind in kinds if _is_kind(kind, step)]
+            continue
+        keys.append(str(step))
+        if isinstance(step, str):
+            model = kinds[0] if kinds else model
+            kinds = _sections(model.model_fields[step].annotation) if step in model.model_fields else []
+    return keys, model
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The section models in a field's type, through ``|``, lists and ``Annotated``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _sections(part)]
+
+
+def _is_kind(model: type[BaseModel], kind: str) -> bool:
+    """Whether a key of the section can have no other value than ``kind``."""
+    annotations = [field.annotation for field in model.model_fields.values()]
+    return any(get_origin(annotation) is Literal and get_args(annotation) == (kind,) for annotation in annotations)
 
 
 def pick(name: str, registry: Mapping[str, Any], what: str) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,12 @@ class Views:
 
 @dataclass(frozen=True)
 class SemiBatch:
-    """One step's rows: labelled ones with masks and unlabelled ones without; at 100 % labels the latter are None."""
+    """One step's rows: labelled ones with masks and unlabelled ones without.
+
+    Attributes:
+        labelled: all rows, without masks, where the framework uses no labels.
+        unlabelled: None where there are none, at 100 % labels, or none are asked for.
+    """
 
     labelled: Views
     unlabelled: Views | None = None
@@ -195,7 +201,7 @@ class Framework(Protocol):
     Attributes:
         n_views: strong views of each row.
         needs_weak_view: whether unlabelled rows get a weak view, for a labeller.
-        uses_labels: whether boxes reach the loss.
+        uses_labels: whether boxes reach the loss; where they do not, all rows are drawn alike and none has a mask.
         uses_unlabelled: whether unlabelled rows are drawn at all.
     """
 
@@ -218,4 +224,42 @@ class Framework(Protocol):
 
     def eval_models(self) -> Sequence[nn.Module]:
         """The networks that are validated, exported and served; their confidences are averaged."""
+        ...
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """A model whose confidence has parameters of its own."""
+
+    def calibration(self) -> list[nn.Parameter]:
+        """Those parameters, which only labels can teach."""
+        ...
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """A framework with state too large for a checkpoint, which it keeps in a folder beside it.
+
+    What has changed since the last checkpoint is staged under a token before the next one, which carries the token, is
+    written, and committed after it: so a training that is killed at any point goes on with the state that belongs to
+    its checkpoint.
+    """
+
+    def open_state(self, folder: Path, rows: int, owner: str, token: str | None) -> None:
+        """Start, or go on with, the state in ``folder``.
+
+        Args:
+            folder: the framework's own.
+            rows: of the prepared data set.
+            owner: identifies the training (configuration, split, code).
+            token: of the checkpoint that is continued; None starts empty.
+        """
+        ...
+
+    def stage(self, token: str) -> None:
+        """Make all changes durable, to be taken up iff a checkpoint carries ``token``."""
+        ...
+
+    def commit(self) -> None:
+        """The checkpoint with the staged token is written: take its changes up."""
         ...

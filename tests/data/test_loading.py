@@ -74,7 +74,11 @@ def reader(data: PreparedData, front_end: LogMel) -> RowReader:
 
 
 def _loader(
-    reader: RowReader, unlabelled: np.ndarray[tuple[int], np.dtype[np.int64]] = UNLABELLED, seed: int = 0
+    reader: RowReader,
+    unlabelled: np.ndarray[tuple[int], np.dtype[np.int64]] = UNLABELLED,
+    seed: int = 0,
+    *,
+    masks: bool = True,
 ) -> StepLoader:
     return StepLoader(
         reader,
@@ -84,6 +88,7 @@ def _loader(
         labelled_batch_size=3,
         steps_per_epoch=4,
         seed=seed,
+        masks=masks,
         hidden=len(unlabelled) > 0,
     )
 
@@ -132,6 +137,15 @@ def test_a_step_has_the_sizes_asked_for(reader: RowReader) -> None:
     assert len(whole.labelled.index) == 7
     assert whole.unlabelled is None
     assert whole.hidden is None
+
+
+def test_masks_are_read_where_labels_are_used(reader: RowReader) -> None:
+    """Without, the same rows come bare, beside unlabelled ones and alone."""
+    for unlabelled in (UNLABELLED, UNLABELLED[:0]):
+        bare, labelled = (_loader(reader, unlabelled, masks=masks).rows(0).labelled for masks in (False, True))
+        assert bare.mask is None
+        assert labelled.mask is not None
+        assert torch.equal(bare.index, labelled.index)
 
 
 def test_rows_are_drawn_evenly(reader: RowReader) -> None:

@@ -151,6 +151,12 @@ def test_a_source_in_two_parts_is_refused(tmp_path: Path) -> None:
         make_split(data, ratio(1.0))
 
 
+def test_test_parts_may_share_a_source(tmp_path: Path) -> None:
+    """A frame that is tested with its own sound and with another one is on one side."""
+    rows = [("a", "train", "c", True), ("b", "test", "c", True), ("b", "test_offscreen", "", True)]
+    assert make_split(prepared(tmp_path, rows), ratio(1.0)).tests == {"test": ["id1"], "test_offscreen": ["id2"]}
+
+
 @pytest.mark.parametrize("value", [0.0, -0.1, 1.01, float("nan")])
 def test_ratio_out_of_range(value: float) -> None:
     """A ratio outside (0, 1] is refused by key."""

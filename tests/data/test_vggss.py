@@ -1,171 +1,108 @@
-"""Preparation of VGG-SS folders: annotations, parts, broken media, resuming."""
+"""VGG-SS: its lists, its open and extended sets, its leaks."""
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
-from PIL import Image
 
 from avsl.data.errors import DataError
+from avsl.data.index import Index, read_annotations
+from avsl.data.preparation import clean_boxes
 from avsl.data.shards import PreparedData
-from avsl.data.vggss import VGGSSConfig, assign_parts, clean_boxes, generate, read_annotations, source_of
+from avsl.data.splits import SplitConfig, make_split
 from avsl.schema import ConfigError
 
-SHARED = Path(os.environ.get("AVSL_SHARED_DIR", Path(__file__).parents[3] / "shared"))
-ROWS = 12
+Prepare = Callable[..., PreparedData]
+ReadIndex = Callable[..., Index]
+OPEN_SET = {"heard_list": "vggss_heard_test.csv", "unheard_list": "vggss_unheard_test.csv"}
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Twelve annotated samples in frames/ and audio/; sample k is a grey frame with a tone."""
+def folder(tmp_path: Path, add_row: Callable[[Path, str, int], None]) -> Path:
+    """Six annotated clips of three videos, and one video without boxes."""
     root = tmp_path / "source"
-    (root / "frames").mkdir(parents=True)
-    (root / "audio").mkdir()
-    for k in range(ROWS):
-        add_media(root, f"s{k:02d}", k)
-    rows = [{"file": f"s{k:02d}", "class": f"c{k % 3}", "bbox": [[0.25, 0.5, 0.75, 1.0]]} for k in range(ROWS)]
+    rows = []
+    for k, (video, start) in enumerate((v, s) for v in "abcd" for s in (10, 40)):
+        name = f"{video * 11}_{start:06d}"
+        add_row(root, name, k)
+        if video != "d":
+            rows.append({"file": name, "class": f"c{video}", "bbox": [[0.25, 0.5, 0.75, 1.0]]})
     (root / "vggss.json").write_text(json.dumps(rows))
-    (root / "test.csv").write_text("s00\ns01,c1\n")
+    (root / "test.csv").write_text("a" * 11 + "_000010\n")
     return root
 
 
-def add_media(root: Path, name: str, k: int) -> None:
-    """A frame and a sound that tell k."""
-    Image.fromarray(np.full((40, 60, 3), 10 * k, np.uint8)).save(root / "frames" / f"{name}.png")
-    wave = 0.5 * np.sin(2 * np.pi * (200 + 50 * k) * np.arange(16000) / 16000)
-    soundfile.write(root / "audio" / f"{name}.flac", wave, 16000)
-
-
-def config(folder: Path, **changes: object) -> VGGSSConfig:
-    """Settings for the test folder, with changes."""
-    settings = {"root": str(folder), "image_size": 32, "duration_s": 0.5, "shard_rows": 5, "test_list": "test.csv"}
-    return VGGSSConfig.read(settings | changes, "data.vggss")
-
-
-def quarantined(out: Path) -> dict[str, str]:
-    """Why each sample was left out, by its name."""
-    with (out / "quarantine.csv").open() as file:
-        return {row["sample_id"]: row["reason"] for row in csv.DictReader(file)}
-
-
-def test_rows_carry_frame_sound_and_boxes(folder: Path, tmp_path: Path) -> None:
-    """A prepared row has its own frame, the middle of its sound, and its boxes."""
-    out = tmp_path / "out"
-    manifest = generate(config(folder), out, 1)
-    data = PreparedData.open(out)
-    assert data.sample_ids == [f"s{k:02d}" for k in range(ROWS)]
-    assert manifest.classes == ["c0", "c1", "c2"]
-    everything = np.arange(ROWS)
-    np.testing.assert_array_equal(data.frames(everything)[:, 0, 0, 0], 10 * everything)
-    np.testing.assert_array_equal(data.boxes(3), np.array([[0.25, 0.5, 0.75, 1.0]], np.float32))
-    centre, _ = soundfile.read(folder / "audio" / "s03.flac", start=4000, frames=8000)
-    np.testing.assert_allclose(data.waveforms(np.array([3]))[0], centre, atol=1e-4)
-    assert list(data.parts[:2]) == ["test", "test"]
-    assert set(data.parts[2:]) <= {"train", "validation"}
-    assert quarantined(out) == {}
-    assert (out / "contact_sheet.png").stat().st_size > 0
-
-
-def test_bytes_do_not_depend_on_workers_and_a_lost_shard_is_made_again(folder: Path, tmp_path: Path) -> None:
-    """Equal content with one or two workers and after an interruption."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    first = generate(config(folder), one, 1)
-    assert generate(config(folder), two, 2).content_hash == first.content_hash
-    (one / first.shards[1].file).unlink()
-    (one / "manifest.json").unlink()
-    kept = (one / first.shards[0].file).stat().st_mtime_ns
-    assert generate(config(folder), one, 1) == first
-    assert (one / first.shards[0].file).stat().st_mtime_ns == kept
-
-
-def test_changed_media_are_decoded_again(folder: Path, tmp_path: Path) -> None:
-    """A picture replaced under the same name reaches the prepared set."""
-    out = tmp_path / "out"
-    before = generate(config(folder), out, 1)
-    Image.fromarray(np.full((400, 600, 3), 200, np.uint8)).save(folder / "frames" / "s03.png")
-    assert generate(config(folder), out, 1).content_hash != before.content_hash
-    assert PreparedData.open(out).frames(np.array([3]))[0, 0, 0, 0] == 200
-
-
-def test_broken_media_are_quarantined_with_the_reason(folder: Path, tmp_path: Path) -> None:
-    """Each unusable sample is listed with why; too many of them stop the preparation."""
-    (folder / "frames" / "s03.png").unlink()
-    (folder / "audio" / "s04.flac").write_bytes(b"")
-    soundfile.write(folder / "audio" / "s05.wav", np.full(16000, np.nan, np.float32), 16000, subtype="FLOAT")
-    (folder / "audio" / "s05.flac").unlink()
-    picture = folder / "frames" / "s06.png"
-    picture.write_bytes(picture.read_bytes()[:60])
-    out = tmp_path / "out"
-    generate(config(folder, max_broken=0.5), out, 1)
-    reasons = quarantined(out)
-    assert reasons.keys() == {"s03", "s04", "s05", "s06"}
-    for name, word in {"s03": "no frame", "s04": "empty", "s05": "NaN", "s06": "cannot read the picture"}.items():
-        assert word in reasons[name]
-        assert name in reasons[name]
-    assert len(PreparedData.open(out)) == ROWS - 4
-    with pytest.raises(DataError, match=r"4 of 12 samples are unusable, more than max_broken = 0\.3"):
-        generate(config(folder, max_broken=0.3), out, 1)
-    assert not (out / "manifest.json").exists()
-
-
-def test_a_sample_whose_boxes_all_vanish_is_not_one_where_nothing_sounds(folder: Path, tmp_path: Path) -> None:
-    """Degenerate boxes quarantine a sample; an empty list keeps it as silent."""
+def test_the_videos_of_listed_clips_are_for_testing_and_the_rest_is_unlabelled(folder: Path, prepare: Prepare) -> None:
+    """A test clip takes its video's other clips along; a held-out video gives no training row."""
     rows = json.loads((folder / "vggss.json").read_text())
-    rows[2]["bbox"] = [[0.5, 0.5, 0.5, 0.9], [0.3, 0.3, -2.88e16, 0.9]]
-    rows[3]["bbox"] = [[-0.2, 0.5, 1.3, -2.88e16], [-0.2, 0.5, 1.3, 0.75]]
-    rows[4]["bbox"] = []
-    (folder / "vggss.json").write_text(json.dumps(rows))
-    out = tmp_path / "out"
-    generate(config(folder), out, 1)
-    data = PreparedData.open(out)
-    assert "none of its 2 boxes covers a pixel" in quarantined(out)["s02"]
-    np.testing.assert_array_equal(data.boxes(data.sample_ids.index("s03")), np.array([[0, 0.5, 1, 0.75]], np.float32))
-    nothing = data.boxes(data.sample_ids.index("s04"))
-    assert nothing is not None
-    assert nothing.shape == (0, 4)
+    (folder / "vggss.json").write_text(json.dumps(rows[:1] + rows[2:]))
+    data = prepare("vggss", folder, test_list="test.csv", validation_share=0.0)
+    parts = dict(zip(data.sample_ids, data.parts, strict=True))
+    assert parts == {
+        "a" * 11 + "_000010": "test",
+        **{f"{v * 11}_{s}": "train" for v in "bcd" for s in ("000010", "000040")},
+    }
+    assert [name for i, name in enumerate(data.sample_ids) if data.boxes(i) is None] == [
+        "d" * 11 + "_000010",
+        "d" * 11 + "_000040",
+    ]
 
 
-def test_unannotated_media_are_unlabelled_training_rows_unless_their_video_is_held_out(
-    folder: Path, tmp_path: Path
+def test_listed_ids_without_boxes_are_not_passed_over(
+    folder: Path, tmp_path: Path, prepare: Prepare, read_csv: Callable[[Path], list[Mapping[str, Any]]]
 ) -> None:
-    """A held-out video gives no training row."""
-    video, other = "abcdefghijk", "ABCDEFGHIJK"
-    rows = json.loads((folder / "vggss.json").read_text())
-    rows.append({"file": f"{video}_000010", "class": "c0", "bbox": [[0, 0, 1, 1]]})
-    (folder / "vggss.json").write_text(json.dumps(rows))
-    (folder / "test.csv").write_text(f"{video}_000010\n")
-    for name in (f"{video}_000010", f"{video}_000040", f"{other}_000040"):
-        add_media(folder, name, 5)
-    out = tmp_path / "out"
-    generate(config(folder), out, 1)
-    data = PreparedData.open(out)
-    assert f"{video}_000040" not in data.sample_ids
-    row = data.sample_ids.index(f"{other}_000040")
-    assert data.boxes(row) is None
-    assert data.parts[row] == "train"
+    """A test id that nobody annotated is one of N, in quarantine."""
+    (folder / "test.csv").write_text("a" * 11 + "_000010\nmissing\n")
+    data = prepare("vggss", folder, test_list="test.csv", max_broken=0.5)
+    assert (data.manifest.counts["test"], data.manifest.expected["test"]) == (2, 3)
+    (row,) = read_csv(tmp_path / "out" / "quarantine.csv")
+    assert row["sample_id"] == "missing"
+    assert "listed in test.csv but not annotated in vggss.json" in row["reason"]
 
 
-def test_clips_of_one_video_share_a_part_and_nobody_moves_when_others_come() -> None:
-    """Parts are decided per video, independently of the others."""
-    names = [f"video{k:06d}_{start:06d}" for k in range(2000) for start in (0, 30)]
-    settings = VGGSSConfig(root=".", validation_share=0.1, test_share=0.25)
-    parts = assign_parts(names, None, settings)
-    assert all(parts[names[i]] == parts[names[i + 1]] for i in range(0, len(names), 2))
-    shares = Counter(parts.values())
-    assert shares["test"] / len(names) == pytest.approx(0.25, abs=0.03)
-    assert shares["validation"] / len(names) == pytest.approx(0.075, abs=0.02)
-    fewer = assign_parts(names[:500], None, settings)
-    assert all(parts[name] == part for name, part in fewer.items())
-    listed = assign_parts(names, {names[0]}, settings)
-    assert [name for name, part in listed.items() if part == "test"] == names[:2]
-    assert source_of("scene_00001") == "scene_00001"
+def test_silent_rows_pair_a_test_frame_with_another_sound(
+    folder: Path, prepare: Prepare, tones: Callable[[PreparedData, int], set[int]]
+) -> None:
+    """They have no box; the frame's own side is kept, and the split accepts them."""
+    a, b, d = ("".join((v * 11, "_000010")) for v in "abd")
+    (folder / "silent.csv").write_text(f"video,audio,label\n{a},{d},non-sounding\n{b},{d},non-sounding\n{a},{a},c\n")
+    data = prepare("vggss", folder, test_list="test.csv", silent_list="silent.csv", validation_share=0.0)
+    (row,) = data.indices("test_offscreen").tolist()
+    assert data.sample_ids[row] == f"{a}+{d}"
+    assert data.boxes(row).shape == (0, 4)  # type: ignore[union-attr]  # annotated
+    assert data.frames(np.array([row]))[0, 0, 0, 0] == 0
+    assert tones(data, row) == {200 + 50 * 6}
+    tests = make_split(data, SplitConfig(label_ratio=0.5)).tests
+    assert {part: len(ids) for part, ids in tests.items()} == {"test": 2, "test_offscreen": 1}
+
+
+def test_leaks_of_a_training_list_stop_or_are_recorded(
+    folder: Path, tmp_path: Path, prepare: Prepare, read_csv: Callable[[Path], list[Mapping[str, Any]]]
+) -> None:
+    """Dropped rows are in leaks.csv and counted in the manifest."""
+    names = ["a" * 11 + "_000010", "a" * 11 + "_000070", "d" * 11 + "_000010"]
+    (folder / "list.txt").write_text("\n".join(names))
+    settings = {"test_list": "test.csv", "train_list": "list.txt", "validation_share": 0.0}
+    with pytest.raises(
+        DataError,
+        match=r"list\.txt: 2 of its 3 training rows are held out: 1 are rows of 'test', 1 share a source .*; "
+        r"data\.vggss\.leak=drop",
+    ):
+        prepare("vggss", folder, **settings)
+    data = prepare("vggss", folder, leak="drop", **settings)
+    assert data.sample_ids[-1] == names[2]
+    assert data.manifest.counts == {"train": 5, "test": 2}
+    assert data.manifest.settings["leaks_dropped"] == 2
+    assert read_csv(tmp_path / "out" / "leaks.csv") == [
+        {"sample_id": names[0], "part": "test", "shares": "row"},
+        {"sample_id": names[1], "part": "test", "shares": "source"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -173,35 +110,30 @@ def test_clips_of_one_video_share_a_part_and_nobody_moves_when_others_come() -> 
     [
         ({"annotations": "none.json"}, r"none\.json: no such annotation file"),
         ({"test_list": "none.csv"}, r"none\.csv: no such test list"),
-        ({"root": "/no/such/folder"}, "/no/such/folder: no such folder"),
-        ({"annotations": "test.csv"}, r"test\.csv: not valid JSON"),
+        ({"annotations": "test.csv"}, r"test\.csv: row 1 has not the 2 values of the annotation file"),
+        ({"test_list": "vggss.json"}, r"vggss\.json: none of its 1 ids is annotated"),
+        ({"silent_list": "test.csv"}, r"test\.csv: row 1 has not the 3 values of the list of silent rows"),
     ],
 )
-def test_missing_inputs_are_one_sentence(folder: Path, tmp_path: Path, change: dict[str, str], message: str) -> None:
+def test_missing_inputs_are_one_sentence(folder: Path, prepare: Prepare, change: dict[str, str], message: str) -> None:
     """A missing folder or file is named."""
     with pytest.raises(DataError, match=message):
-        generate(config(folder, **change), tmp_path / "out", 1)
+        prepare("vggss", folder, **change)
 
 
-def test_wrong_annotations_and_settings_are_named(folder: Path) -> None:
-    """Malformed or repeated annotations and wrong settings say what is wrong."""
-    path = folder / "vggss.json"
-    path.write_text(json.dumps([{"file": "a", "class": "c", "bbox": [[0, 0, 1]]}]))
-    with pytest.raises(DataError, match=r"vggss\.json: not a list of 'file', 'class' and 'bbox'"):
-        read_annotations(path)
-    path.write_text(json.dumps([{"file": "a", "class": "c", "bbox": []}] * 2))
-    with pytest.raises(DataError, match="'a' is annotated twice"):
-        read_annotations(path)
+def test_wrong_settings_are_named(folder: Path, prepare: Prepare) -> None:
+    """Out of range, unknown, or no rule."""
     with pytest.raises(ConfigError, match=r"data\.vggss\.validation_share"):
-        config(folder, validation_share=1.5)
+        prepare("vggss", folder, validation_share=1.5)
     with pytest.raises(ConfigError, match=r"unknown key 'data\.vggss\.frames'"):
-        config(folder, frames="x")
+        prepare("vggss", folder, frames="x")
+    with pytest.raises(ConfigError, match=r"'data\.vggss\.leak' = 'keep'"):
+        prepare("vggss", folder, leak="keep")
 
 
-@pytest.mark.skipif(not (SHARED / "annotations").is_dir(), reason="AVSL_SHARED_DIR holds no annotations")
-def test_published_annotations() -> None:
+def test_published_annotations(published: Path) -> None:
     """The published file holds the known numbers of clips, classes and degenerate boxes."""
-    annotated = read_annotations(SHARED / "annotations" / "vggss.json")
+    annotated = read_annotations(published / "vggss.json")
     assert len(annotated) == 5158
     assert len({label for label, _ in annotated.values()}) == 221
     cleaned = {name: clean_boxes(boxes, 224) for name, (_, boxes) in annotated.items()}
@@ -213,13 +145,62 @@ def test_published_annotations() -> None:
     assert (kept[:, :2] < kept[:, 2:]).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "rows", "same", "further"),
+    [("vggss_144k.txt", 144000, 3709, 101), ("vggss_10k.txt", 10000, 238, 2), ("vggss_heard.txt", 59468, 0, 1)],
+)
+def test_published_training_lists_leak(
+    published_root: Path, read_index: ReadIndex, name: str, rows: int, same: int, further: int
+) -> None:
+    """How many clips of each list are test clips, and how many more are of their videos."""
+    settings = {"train_list": name, "test_share": 1.0}
+    said = [f"{same} are rows of 'test'"] * bool(same) + [f"{further} share a source with rows of 'test'"]
+    whole = f"{name}: {same + further} of its {rows} training rows are held out: {', '.join(said)};"
+    with pytest.raises(DataError, match=whole):
+        read_index("vggss", published_root, **settings)
+
+
+def test_leaks_of_a_published_training_list_are_dropped(published_root: Path, read_index: ReadIndex) -> None:
+    """What remains shares no video with the test clips."""
+    index = read_index("vggss", published_root, train_list="vggss_10k.txt", test_share=1.0, leak="drop")
+    assert Counter((leak.part, leak.same) for leak in index.leaks) == {("test", True): 238, ("test", False): 2}
+    assert Counter(entry.part for entry in index.entries) == {"test": 5158, "train": 9760}
+    sources = [{entry.source_id for entry in index.entries if entry.part == part} for part in ("test", "train")]
+    assert not sources[0] & sources[1]
+
+
+def test_published_open_set(published_root: Path, read_index: ReadIndex) -> None:
+    """110 heard classes are cut, 110 unheard ones are for testing alone; their training list leaks one video."""
+    index = read_index("vggss", published_root, train_list="vggss_heard.txt", leak="drop", **OPEN_SET)
+    parts: dict[str, list[Any]] = {}
+    for entry in index.entries:
+        if entry.annotated:
+            parts.setdefault(entry.part, []).append(entry)
+    assert len(parts.pop("test_unheard")) == 2575
+    assert sum(map(len, parts.values())) == 2564
+    assert parts.keys() == {"train", "validation", "test"}
+    unheard = {entry.label for entry in index.entries if entry.part == "test_unheard"}
+    heard = {entry.label for entries in parts.values() for entry in entries}
+    assert (len(heard), len(unheard), len(heard & unheard)) == (110, 110, 0)
+
+
+def test_published_extended_set(published_root: Path, read_index: ReadIndex) -> None:
+    """As many silent pairs as clips; where labels come from the clips, their own pairs are left out."""
+    settings = {"silent_list": "vggss_test_plus_silent.csv"}
+    whole = read_index("vggss", published_root, test_share=1.0, **settings)
+    assert Counter(entry.part for entry in whole.entries) == {"test": 5158, "test_offscreen": 5158}
+    assert whole.left_out == 0
+    cut = read_index("vggss", published_root, **settings)
+    silent = [entry for entry in cut.entries if entry.part == "test_offscreen"]
+    assert len(silent) + cut.left_out == 5158
+    learned = {entry.source_id for entry in cut.entries if entry.part in ("train", "validation")}
+    assert not learned & {entry.source_id for entry in silent}
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="AVSL_SHARED_DIR holds no clips")
-def test_real_clips_are_decoded(tmp_path: Path) -> None:
+def test_real_clips_are_decoded(real_clips: Path, prepare: Prepare) -> None:
     """Real videos become rows with content in frame, sound and boxes."""
-    settings = VGGSSConfig(root=str(SHARED / "clips"), annotations="boxes.json", image_size=64, duration_s=1.0)
-    generate(settings, tmp_path, 1)
-    data = PreparedData.open(tmp_path)
+    data = prepare("vggss", real_clips, annotations="boxes.json", image_size=64, duration_s=1.0)
     assert len(data) == 4
     everything = np.arange(4)
     assert data.frames(everything).std(axis=(1, 2, 3)).min() > 20

@@ -25,7 +25,8 @@ _MODEL = {
 }
 # Three steps an epoch, six in all; checkpoints after the second and the fourth, both in mid-epoch. So low a threshold
 # that pseudo-labels are given and accepted from the third step on.
-_PSEUDO = {"delta": 0.05, "ema_decay": 0.9, "warmup_steps": 2}
+_PSEUDO = {"delta": 0.05, "warmup_steps": 2}
+_AVERAGE = {"ema_decay": 0.9}
 _PARAMS = {
     "data": {
         "name": "synthetic",
@@ -39,7 +40,13 @@ _PARAMS = {
     "split": {"label_ratio": 0.25},
     "model": {"name": "tiny"},
     "objective": {"name": "ezvsl", "ezvsl": {"pooling": "topk", "topk": 4}},
-    "framework": {"name": "dmt", "mean_teacher": _PSEUDO, "dmt": _PSEUDO | {"tau": 0.0}},
+    "framework": {
+        "name": "dmt",
+        "pseudo_label": _PSEUDO,
+        "mean_teacher": _PSEUDO | _AVERAGE,
+        "xpl": {"warmup_steps": 1, "pacing": {"start": 0.5, "length": 3}},
+        "dmt": _PSEUDO | _AVERAGE | {"tau": 0.0},
+    },
     "trainer": {
         "name": "default",
         "epochs": 2,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from avsl.data.loading import StepLoader, TrainingRows
 from avsl.data.shards import PreparedData, Sample, write_manifest, write_shard
 from avsl.data.splits import Split
 from avsl.engine import fit
+from avsl.engine.build import make_framework
 from avsl.engine.fit import find_checkpoint, identity
 from avsl.engine.layout import Layout, read_run
 from avsl.engine.module import TrainingError
@@ -111,7 +113,7 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
             train(asked)
         saved = torch.load(here.state / "last.ckpt", weights_only=True)
         assert saved["global_step"] == kept
-        assert {path.name for path in here.state.iterdir()} <= {"last.ckpt", "last.lock"}
+        assert {path.name for path in here.state.iterdir()} <= {"last.ckpt", "last.lock", "framework"}
         assert not here.train.exists()
     train(asked)
     assert caplog.text.count("continuing from") == 2
@@ -229,6 +231,72 @@ def test_a_checkpoint_replaces_the_last_one_only_when_it_is_whole(
     assert _outcome(layout()) == undisturbed("framework=dmt")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", [1, 2])
+@pytest.mark.parametrize("between", ["journal and checkpoint", "checkpoint and state"])
+def test_a_framework_that_keeps_state_may_be_killed_between_its_files(
+    checkpoint: int, between: str, project: Path, layout: _Where, undisturbed: Callable[..., tuple[bytes, str]]
+) -> None:
+    """SIGKILL after the first or second checkpoint's labels are staged, and after it is written: nothing is lost."""
+    owner, name = ("lightning.Trainer", "save_checkpoint") if between.startswith("journal") else ("XPL", "commit")
+    script = (
+        "import os, signal\n"
+        "import lightning\n"
+        "from avsl.engine.train import train\n"
+        "from avsl.frameworks import XPL\n"
+        "def dying(self, *args, **kwargs):\n"
+        "    calls.append(0)\n"
+        f"    if len(calls) == {checkpoint}:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return method(self, *args, **kwargs)\n"
+        "calls = []\n"
+        f"owner, name = {owner}, '{name}'\n"
+        "method = getattr(owner, name)\n"
+        "setattr(owner, name, dying)\n"
+        "train(['framework=xpl'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    here = layout("framework=xpl")
+    assert (here.state / "framework" / "journal.npz").is_file()
+    assert (here.state / "last.ckpt").is_file() == (checkpoint == 2 or name == "commit")
+    train(["framework=xpl"])
+    assert _outcome(here) == undisturbed("framework=xpl")
+    assert not here.state.exists()
+
+
+@pytest.mark.slow
+def test_kept_state_belongs_to_its_checkpoint(
+    layout: _Where, undisturbed: Callable[..., tuple[bytes, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another configuration starts with an empty state and leaves no checkpoint without its own; lost state is said."""
+    caplog.set_level(logging.INFO)
+    asked, other = ["framework=xpl"], ["framework=xpl", "framework.xpl.label_momentum=0.9"]
+    here = layout(*asked)
+    with _killed_at(5):
+        train(asked)
+    with _killed_at(1):
+        train(other)
+    assert not (here.state / "last.ckpt").exists()
+    with _killed_at(5):
+        train(asked)
+    shutil.rmtree(here.state / "framework")
+    with pytest.raises(ValueError, match="lacks the labels of the checkpoint beside it: delete both"):
+        train(asked)
+    shutil.rmtree(here.state)
+    train(asked)
+    assert _outcome(here) == undisturbed(*asked)
+
+
+@pytest.mark.slow
+def test_without_labels_it_does_not_matter_which_rows_have_them(
+    layout: _Where, undisturbed: Callable[..., tuple[bytes, str]]
+) -> None:
+    """Self-supervised learning draws all rows alike: half of them labelled in place of a quarter change no weight."""
+    asked = ["framework=self_supervised", "split.label_ratio=0.5"]
+    assert undisturbed(*asked)[0] == undisturbed("framework=self_supervised")[0]
+
+
 def test_a_second_training_on_the_same_state_is_refused(layout: _Where) -> None:
     """Two processes never share a checkpoint: the second one says why in one sentence."""
     state = layout().state
@@ -299,7 +367,7 @@ def test_the_truth_of_unlabelled_rows_decides_nothing(
     assert found == weights
     before, after = (list(csv.DictReader(text.splitlines())) for text in (curves, written))
     told = {key for a, b in zip(before, after, strict=True) for key in a if a[key] != b[key]}
-    if FRAMEWORKS[framework][0] is not FRAMEWORKS["supervised"][0]:
+    if make_framework(compose(asked)).needs_weak_view:
         assert told == {"pseudo/precision", "pseudo/recall", "pseudo/iou"}
     else:
         assert not told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 
 from avsl.data.loading import RowReader, Rows
 from avsl.data.shards import PreparedData
-from avsl.engine.scoring import compute_maps, score_model
+from avsl.engine.scoring import break_down, compute_maps, score_detection, score_model
+from avsl.functional import localization as F
+from avsl.metrics import ExtendedScore
+from avsl.models import ObjectPrior, ObjectPriorConfig
 from avsl.types import AVBatch, AVOutput
 
 _Rows = NDArray[np.int64]
@@ -61,6 +65,12 @@ def perfect(data: PreparedData) -> _Fake:
 
 
 @pytest.fixture
+def softened(perfect: _Fake) -> _Fake:
+    """Says the truth, never surely."""
+    return _Fake(lambda rows: 0.3 + 0.4 * perfect.confidence(rows))
+
+
+@pytest.fixture
 def whole() -> _Fake:
     """Says that everything sounds, always."""
     return _Fake(lambda rows: torch.ones(len(rows), 32, 32))
@@ -83,11 +93,15 @@ def test_a_perfect_model_has_perfect_scores(perfect: _Fake, reader: RowReader, p
         scores = figures[part]
         assert scores["n"] == len(parts[part])
         assert scores["n_silent"] == 0
-        assert [scores[key] for key in ("ciou", "auc", "mean_ciou")] == [1, 1, 1]
+        assert [scores[key] for key in ("ciou", "ciou_70", "auc", "mean_ciou")] == [1, 1, 1, 1]
         assert "false_positive_rate" not in scores
     assert (figures["test_swap"]["iiou"], figures["test_swap"]["iauc"]) == (1, 1)
     assert "iiou" not in figures["test"]
-    assert figures["test_offscreen"] == {"n": 0, "n_silent": 3, "false_positive_rate": 0}
+    offscreen = figures["test_offscreen"]
+    assert offscreen == offscreen | {"n": 0, "n_silent": 3, "false_positive_rate": 0, "max_f1": 1}
+    for rates in figures["test"]["by_size"], figures["test"]["by_class"]:
+        assert sum(kind["n"] for kind in rates.values()) == figures["test"]["n"]
+        assert {kind["ciou"] for kind in rates.values()} == {1}
     assert not any(key.startswith("member_") for key in figures)
 
 
@@ -101,7 +115,7 @@ def test_the_whole_image_equals_its_baseline(whole: _Fake, reader: RowReader, pa
     assert figures["test_offscreen"]["false_positive_rate"] == 1
     ceiling = figures["baselines"]["perfect_ranking"]
     assert ceiling["ciou_median"] >= figures["test"]["ciou_median"]
-    assert set(ceiling) == {"ciou_median", "auc_median", "mean_ciou_median"}
+    assert set(ceiling) == {"ciou_median", "ciou_70_median", "auc_median", "mean_ciou_median"}
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(2, 1), (3, 2), (6, 4), (6, 100)])
@@ -155,15 +169,17 @@ class _Inverted(RowReader):
 
 
 def test_the_threshold_comes_from_validation(
-    noise: _Fake, perfect: _Fake, reader: RowReader, data: PreparedData, parts: dict[str, _Rows]
+    noise: _Fake, softened: _Fake, reader: RowReader, data: PreparedData, parts: dict[str, _Rows]
 ) -> None:
     """Other truth in test leaves the threshold and validation as they were; in validation it moves the threshold."""
-    softened = _Fake(lambda rows: 0.3 + 0.4 * perfect.confidence(rows))
     usual = score_model([softened, noise], reader, parts, batch_size=100).figures
     wrong_test = score_model([softened, noise], _Inverted(data, parts["test"]), parts, batch_size=100).figures
     assert wrong_test["test"] != usual["test"]
-    for key in ("threshold", "validation", "test_offscreen", "test_swap"):
+    for key in ("threshold", "validation", "test_swap"):
         assert wrong_test[key] == usual[key]
+    for figures in (wrong_test, usual):  # the rows of `test` are among the detections
+        del figures["test_offscreen"]["ap"], figures["test_offscreen"]["max_f1"]
+    assert wrong_test["test_offscreen"] == usual["test_offscreen"]
     for member in ("member_0", "member_1"):
         assert wrong_test[member]["threshold"] == usual[member]["threshold"]
     wrong_validation = score_model([softened], _Inverted(data, parts["validation"]), parts, batch_size=100).figures
@@ -182,6 +198,52 @@ def test_silent_rows_count_as_false_positives_alone(noise: _Fake, reader: RowRea
     assert together["test"]["mean_ciou_oracle"] == pytest.approx(apart["test"]["mean_ciou_oracle"])
     assert together["test"]["false_positive_rate"] == apart["test_offscreen"]["false_positive_rate"]
     assert together["baselines"]["centred_disc"] == pytest.approx(apart["baselines"]["centred_disc"])
+
+
+def test_silent_rows_are_negatives_of_the_test_rows(
+    noise: _Fake, perfect: _Fake, reader: RowReader, data: PreparedData, parts: dict[str, _Rows]
+) -> None:
+    """AP and F1 over `test` and `test_offscreen` together; surest where nothing sounds, a third is wrong at best."""
+    sure = _Fake(
+        lambda rows: perfect.confidence(rows) + torch.from_numpy(~data.box_masks(rows).any((1, 2), keepdims=True))
+    )
+    figures = score_model([sure], reader, parts, batch_size=4).figures
+    assert figures["test"]["ciou"] == 1
+    assert figures["test_offscreen"]["max_f1"] == pytest.approx(2 * (6 / 9) / (6 / 9 + 1))
+    assert figures["test_offscreen"]["ap"] < 6 / 9
+    computed = [compute_maps([noise], reader, parts[part], 4) for part in ("test", "test_offscreen")]
+    metric = ExtendedScore("fixed", 0.5)
+    for maps in computed:
+        metric.update(maps.confidence, maps.truth)
+    expected = metric.compute()
+    found = score_detection(computed, 0.5)
+    assert found == {"ap": expected["ap"], "max_f1": expected["max_f1"]}
+    assert found["max_f1"] < score_model([perfect], reader, parts, 4).figures["test_offscreen"]["max_f1"]
+    without = {part: rows for part, rows in parts.items() if part != "test_offscreen"}
+    assert "test_offscreen" not in score_model([noise], reader, without, batch_size=4).figures
+
+
+def test_breakdowns_are_the_rates_of_their_rows(noise: _Fake, data: PreparedData, reader: RowReader) -> None:
+    """CIoU by size and by class, over sounding rows alone, as a loop over the rows finds it."""
+    rows = np.concatenate([data.indices("test"), data.indices("test_offscreen"), data.indices("test_small")])
+    maps = compute_maps([noise], reader, rows, 4)
+    labels = [str(data.labels[row]) for row in rows]
+    threshold = 0.3
+    found = break_down(maps, threshold, labels)
+    scores = F.ciou(F.predict_mask(maps.confidence, maps.truth, "fixed", threshold), maps.truth).tolist()
+    bounds = {"small": 32**2, "medium": 96**2, "large": 144**2, "huge": 224**2 + 1}
+    by_size: dict[str, list[bool]] = {}
+    by_class: dict[str, list[bool]] = {}
+    for score, mask, label in zip(scores, maps.truth, labels, strict=True):
+        if mask.any():
+            area = float(mask.mean()) * 224**2
+            by_size.setdefault(next(name for name, bound in bounds.items() if area < bound), []).append(score >= 0.5)
+            by_class.setdefault(label, []).append(score >= 0.5)
+    assert len(by_size) > 1
+    for kinds, rates in ((by_size, found["by_size"]), (by_class, found["by_class"])):
+        assert rates == {name: {"n": len(rows), "ciou": sum(rows) / len(rows)} for name, rows in kinds.items()}
+    assert list(found["by_size"]) == [name for name in F.AREA_BUCKETS if name in by_size]
+    assert list(found["by_class"]) == sorted(by_class)
 
 
 def test_a_deaf_model_fails_where_one_frame_has_several_sounds(
@@ -223,3 +285,60 @@ def test_the_table_has_a_line_for_each_test_row(
     for line, mask in zip(lines, data.box_masks(rows), strict=True):
         assert float(line["area"]) == pytest.approx(mask.mean(), abs=1e-4)
         assert line["ciou"] == ("1.0000" if mask.any() else "")
+
+
+class _Sight(ObjectPrior):
+    """Sees an object wherever a frame is bright; needs no weights."""
+
+    def __init__(self, alpha: float) -> None:
+        nn.Module.__init__(self)
+        self.config = ObjectPriorConfig(weights="none", alpha=alpha)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """The mean of the channels."""
+        return frames.mean(1)
+
+
+def test_an_object_prior_is_scored_beside_the_model(
+    softened: _Fake, reader: RowReader, parts: dict[str, _Rows]
+) -> None:
+    """What the model scores alone stays as it is; with all of the model's share the prior adds nothing to a truth."""
+    alone = score_model([softened], reader, parts, batch_size=4)
+    both = score_model([softened], reader, parts, batch_size=4, prior=_Sight(1.0))
+    assert alone.figures["ogl"] is None
+    assert {**both.figures, "ogl": None} == alone.figures
+    assert both.table == alone.table
+    ogl = both.figures["ogl"]
+    assert (ogl["alpha"], ogl["backbone"]) == (1.0, "resnet18")
+    assert set(ogl) == {"alpha", "backbone", "weights", "threshold", *parts}
+    for part in ("validation", "test", "test_swap"):
+        assert (ogl[part]["n"], ogl[part]["ciou"]) == (len(parts[part]), 1)
+
+
+def test_an_object_prior_alone_is_deaf(
+    perfect: _Fake, noise: _Fake, reader: RowReader, parts: dict[str, _Rows]
+) -> None:
+    """Without any share of the model's, models and sounds make no difference and something is found in every frame."""
+
+    def scored(model: _Fake, alpha: float, batch_size: int = 4) -> dict[str, Any]:
+        found: dict[str, Any] = score_model([model], reader, parts, batch_size, _Sight(alpha)).figures["ogl"]
+        return found
+
+    deaf = scored(noise, 0.0)
+    assert scored(perfect, 0.0) == deaf
+    assert deaf["test"]["ciou_shuffled"] == deaf["test"]["ciou"]
+    assert deaf["test_offscreen"]["false_positive_rate"] == 1
+    assert scored(noise, 0.4, 1) == scored(noise, 0.4, 100) != deaf | {"alpha": 0.4}
+
+
+def test_a_guided_threshold_comes_from_validation(
+    noise: _Fake, reader: RowReader, data: PreparedData, parts: dict[str, _Rows]
+) -> None:
+    """With a prior too, other truth in test leaves the threshold as it was, and in validation it moves it."""
+    usual, wrong_test, wrong_validation = (
+        score_model([noise], r, parts, batch_size=100, prior=_Sight(0.4)).figures["ogl"]
+        for r in (reader, _Inverted(data, parts["test"]), _Inverted(data, parts["validation"]))
+    )
+    assert wrong_test["test"] != usual["test"]
+    assert (wrong_test["threshold"], wrong_test["validation"]) == (usual["threshold"], usual["validation"])
+    assert wrong_validation["threshold"] < usual["threshold"]

@@ -114,6 +114,9 @@ def test_one_command_runs_all_steps_and_keeps_what_is_there(layout: _Where, capl
     recorded = open_store(config.tracking, config.root).client.get_run(trained["run_id"])
     for part, key in (("test", "ciou"), ("test_offscreen", "false_positive_rate"), ("test_swap", "iiou")):
         assert recorded.data.metrics[f"{part}/{key}"] == figures[part][key]
+    for size, found in figures["test"]["by_size"].items():
+        assert recorded.data.metrics[f"test/by_size/{size}/ciou"] == found["ciou"]
+    assert not [name for name in recorded.data.metrics if "by_class" in name]
     assert recorded.data.params["framework.dmt.delta"] == "0.05"
     expected = {
         "framework": "dmt",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -14,11 +16,11 @@ from avsl.frameworks import FRAMEWORKS, Branch
 from avsl.frameworks.branch import Teacher, is_matrix
 from avsl.models import Localizer, LocalizerConfig
 from avsl.objectives import OBJECTIVES
-from avsl.types import AVBatch, Framework, SemiBatch, Views
+from avsl.types import AVBatch, Framework, KeepsState, SemiBatch, StepOutput, Views
 
 LABELLED, UNLABELLED = 3, 4
 LATE = 10**6  # a step after any warm-up
-LABELLERS = ["dmt", "mean_teacher"]
+SURE = math.log(0.6 / 0.4)  # the logit from which a cell is called sounding, δ = 0.6
 
 
 class MakeView(Protocol):
@@ -33,7 +35,7 @@ class Make(Protocol):
     """Builds a framework over tiny localisers."""
 
     def __call__(self, *, seed: int = 0, **settings: Any) -> Framework:
-        """With ``settings`` in place of the defaults."""
+        """With ``settings`` in place of the defaults; equal arguments, equal weights."""
         ...
 
 
@@ -44,16 +46,27 @@ def framework_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=sorted(OBJECTIVES))
-def make(request: pytest.FixtureRequest, framework_name: str, tiny: LocalizerConfig) -> Make:
-    """The framework with every registered objective."""
-    objective, objective_config = OBJECTIVES[request.param]
+def objective_name(request: pytest.FixtureRequest) -> str:
+    """Every registered objective."""
+    return str(request.param)
+
+
+@pytest.fixture
+def described(objective_name: str, tiny: LocalizerConfig) -> LocalizerConfig:
+    """The tiny localiser with as many heads as the objective needs."""
+    return tiny.model_copy(update={"heads": objective(objective_name, tiny).needs.heads})
+
+
+@pytest.fixture
+def make(objective_name: str, framework_name: str, described: LocalizerConfig) -> Make:
+    """The framework with the objective."""
     framework, config = FRAMEWORKS[framework_name]
 
     def build(*, seed: int = 0, **settings: Any) -> Framework:
         def branch(k: int) -> Branch:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(100 * seed + k)
-                return Branch(Localizer(tiny), objective(objective_config()))
+                return Branch(Localizer(described), objective(objective_name, described))
 
         return framework(branch, config.read(settings, "framework"))
 
@@ -64,10 +77,18 @@ def make(request: pytest.FixtureRequest, framework_name: str, tiny: LocalizerCon
 def batch(make: Make, make_view: MakeView) -> SemiBatch:
     """Labelled and unlabelled rows in as many strong views as are asked for, with a weak one."""
     n_views = make().n_views
+    rows = make_view(UNLABELLED, 20).index + LABELLED
+    unlabelled = [replace(make_view(UNLABELLED, 10 + v), index=rows) for v in range(n_views)]
     return SemiBatch(
         labelled=Views(tuple(make_view(LABELLED, v, mask=True) for v in range(n_views))),
-        unlabelled=Views(tuple(make_view(UNLABELLED, 10 + v) for v in range(n_views)), weak=make_view(UNLABELLED, 20)),
+        unlabelled=Views(tuple(unlabelled), weak=replace(make_view(UNLABELLED, 20), index=rows)),
     )
+
+
+def objective(name: str, model: LocalizerConfig) -> Any:
+    """A registered objective with its defaults, for the tiny model's width."""
+    build, config = OBJECTIVES[name]
+    return build(config.read({"dim": model.dim} if "dim" in config.model_fields else {}, f"objective.{name}"))
 
 
 def module(framework: Framework) -> nn.Module:
@@ -82,25 +103,38 @@ def trained(framework: Framework) -> dict[str, Tensor]:
     return {name: p for name, p in module(framework).named_parameters() if id(p) in ids}
 
 
-def gradients(framework: Framework, batch: SemiBatch, step: int) -> dict[str, Tensor]:
-    """Every trained parameter's gradient of one step; 0 where there is none."""
-    parameters = trained(framework)
-    total = framework.training_step(batch, step).loss.total
-    found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(parameters.items(), found, strict=True)
-    }
+def take(framework: Framework, batch: SemiBatch, step: int = LATE) -> tuple[StepOutput, dict[str, Tensor]]:
+    """One step's output and every trained parameter's gradient; 0 where there is none."""
+    output, parameters = framework.training_step(batch, step), trained(framework)
+    found = torch.autograd.grad(output.loss.total, list(parameters.values()), allow_unused=True)
+    pairs = zip(parameters.items(), found, strict=True)
+    return output, {name: torch.zeros_like(p) if g is None else g for (name, p), g in pairs}
 
 
-def convince_labellers(framework: Framework) -> None:
-    """Make every network that is not trained call the whole frame sounding."""
-    trained_ids = {id(p) for p in trained(framework).values()}
-    convinced = 0
+def calibrate(framework: Framework, scale: float, offset: float) -> None:
+    """Give every network of a framework the same P = sigmoid(scale · S + offset)."""
+    found = [part for part in module(framework).modules() if isinstance(part, Localizer)]
+    assert found
+    for part in found:
+        nn.init.constant_(part.log_scale, math.log(scale))
+        nn.init.constant_(part.offset, offset)
+
+
+def convince(framework: Framework) -> None:
+    """Make every network call the whole frame sounding, none of them without a doubt."""
+    calibrate(framework, scale=0.5, offset=1.5)
+
+
+def divide(framework: Framework, view: AVBatch) -> None:
+    """Make every network sure of half of the cells of a view's first two rows, by their similarity."""
+    calibrate(framework, scale=10.0, offset=0.0)
     for part in module(framework).modules():
-        if isinstance(part, Localizer) and id(part.offset) not in trained_ids:
-            nn.init.constant_(part.offset, 30.0)
-            convinced += 1
-    assert convinced
+        if isinstance(part, Localizer):
+            mode = part.training
+            with torch.no_grad():
+                median = part.eval()(view).logits[:2].quantile(0.5)
+            part.train(mode)
+            nn.init.constant_(part.offset, SURE - float(median))
 
 
 def labels(framework: Framework) -> None:
@@ -109,14 +143,21 @@ def labels(framework: Framework) -> None:
         pytest.skip("this framework gives no pseudo-labels")
 
 
-def test_the_loss_is_finite_and_reaches_every_trained_parameter(make: Make, batch: SemiBatch) -> None:
-    """Before and after the warm-up, and no part of a student is left out."""
-    framework = make()
-    for step in (0, LATE):
-        terms = framework.training_step(batch, step).loss
-        assert torch.isfinite(terms.total)
-        assert all(torch.isfinite(part) and not part.requires_grad for part in terms.parts.values())
-    for name, gradient in gradients(framework, batch, LATE).items():
+def unlabelled_parts(output: StepOutput) -> list[float]:
+    """The loss on pseudo-labels, by student."""
+    return [float(part) for name, part in output.loss.parts.items() if name.startswith("unlabelled")]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_loss_is_finite_and_reaches_every_trained_parameter(make: Make, batch: SemiBatch, precision: str) -> None:
+    """Before and after the warm-up, and no part of a student is left out: not by a pass without a gradient either."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        early = make().training_step(batch, 0)
+        late, gradients = take(make(), batch)
+    for output in (early, late):
+        assert torch.isfinite(output.loss.total)
+        assert all(torch.isfinite(part) and not part.requires_grad for part in output.loss.parts.values())
+    for name, gradient in gradients.items():
         assert torch.isfinite(gradient).all(), name
         assert gradient.abs().max() > 0, name
 
@@ -146,15 +187,14 @@ def test_pseudo_labels_give_every_student_a_gradient(make: Make, batch: SemiBatc
     labels(framework)
     without = make(unlabelled_weight=0.0)
     for one in (framework, without):
-        convince_labellers(one)
-    step = framework.training_step(batch, LATE)
-    assert step.pseudo is not None
-    assert step.pseudo.accepted.all()
-    assert step.pseudo.mask.min() == 1
-    parts = {name: part for name, part in step.loss.parts.items() if name.startswith("unlabelled")}
-    assert parts
-    assert all(part > 0.1 for part in parts.values())
-    with_labels, plain = gradients(framework, batch, LATE), gradients(without, batch, LATE)
+        convince(one)
+    output, with_labels = take(framework, batch)
+    _, plain = take(without, batch)
+    assert output.pseudo is not None
+    assert output.pseudo.accepted.all()
+    assert output.pseudo.mask.min() > 0.8
+    assert unlabelled_parts(output)
+    assert min(unlabelled_parts(output)) > 0.1
     students = {name: part for name, part in module(framework).named_modules() if isinstance(part, Branch)}
     for student in students:
         for encoder in ("model.image.", "model.audio.", "model.offset"):
@@ -169,9 +209,9 @@ def test_pseudo_labels_give_every_student_a_gradient(make: Make, batch: SemiBatc
 
 def test_unlabelled_rows_keep_their_secret(make: Make, batch: SemiBatch) -> None:
     """Masks that reach a framework with unlabelled rows change neither its loss nor its gradient."""
-    framework = make()
-    if framework.needs_weak_view:
-        convince_labellers(framework)
+    clean, dirty = make(), make()
+    for framework in (clean, dirty):
+        convince(framework)
     assert batch.unlabelled is not None
     assert batch.unlabelled.weak is not None
     poison = torch.rand(UNLABELLED, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -182,47 +222,51 @@ def test_unlabelled_rows_keep_their_secret(make: Make, batch: SemiBatch) -> None
             weak=replace(batch.unlabelled.weak, mask=1 - poison),
         ),
     )
-    clean, dirty = framework.training_step(batch, LATE).loss, framework.training_step(poisoned, LATE).loss
-    assert torch.equal(clean.total, dirty.total)
-    assert {n: float(p) for n, p in clean.parts.items()} == {n: float(p) for n, p in dirty.parts.items()}
-    before, after = gradients(framework, batch, LATE), gradients(framework, poisoned, LATE)
+    (expected, before), (found, after) = take(clean, batch), take(dirty, poisoned)
+    assert torch.equal(expected.loss.total, found.loss.total)
+    assert {n: float(p) for n, p in expected.loss.parts.items()} == {n: float(p) for n, p in found.loss.parts.items()}
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_labels_reach_the_loss(make: Make, batch: SemiBatch) -> None:
-    """Other boxes on the labelled rows give another loss and another gradient; no boxes are an error."""
-    framework = make()
+def test_labels_reach_the_loss_where_they_are_used(make: Make, batch: SemiBatch) -> None:
+    """Other boxes on the labelled rows give another loss and another gradient, and no boxes are an error.
+
+    Where labels are not used, neither makes a difference.
+    """
     strong = batch.labelled.strong
     other = replace(batch, labelled=Views(tuple(replace(v, mask=1 - v.mask) for v in strong if v.mask is not None)))
-    for step in (0, LATE):
-        difference = framework.training_step(batch, step).loss.total - framework.training_step(other, step).loss.total
-        assert difference.abs() > 1e-2
-    before, after = gradients(framework, batch, 0), gradients(framework, other, 0)
-    assert any(not torch.allclose(before[name], after[name]) for name in before)
     bare = replace(batch, labelled=Views(tuple(replace(v, mask=None) for v in strong)))
-    with pytest.raises(ValueError, match="no masks"):
-        framework.training_step(bare, 0)
+    for step in (0, LATE):
+        (expected, before), (found, after) = take(make(), batch, step), take(make(), other, step)
+        if not make().uses_labels:
+            assert torch.equal(expected.loss.total, found.loss.total)
+            assert all(torch.equal(before[name], after[name]) for name in before)
+            assert torch.equal(expected.loss.total, make().training_step(bare, step).loss.total)
+            continue
+        assert (expected.loss.total - found.loss.total).abs() > 1e-2
+        assert any(not torch.allclose(before[name], after[name]) for name in before)
+        with pytest.raises(ValueError, match="no masks"):
+            make().training_step(bare, step)
 
 
 def test_before_the_warm_up_ends_nothing_is_labelled(make: Make, batch: SemiBatch) -> None:
     """No pseudo-labels and no loss on them at the last warm-up step; both at the next."""
     labels(make())
     framework = make(warmup_steps=5)
-    convince_labellers(framework)
+    convince(framework)
     early, late = framework.training_step(batch, 4), framework.training_step(batch, 5)
     assert early.pseudo is None
-    assert not [name for name in early.loss.parts if name.startswith("unlabelled")]
+    assert not unlabelled_parts(early)
     assert late.pseudo is not None
-    assert [name for name in late.loss.parts if name.startswith("unlabelled")]
+    assert unlabelled_parts(late)
 
 
 def test_all_rows_may_be_labelled(make: Make, batch: SemiBatch) -> None:
     """At 100 % labels there are no unlabelled rows, and training goes on."""
-    framework = make()
-    output = framework.training_step(SemiBatch(batch.labelled), LATE)
+    output = make().training_step(SemiBatch(batch.labelled), LATE)
     assert torch.isfinite(output.loss.total)
     assert output.pseudo is None
-    assert not [name for name in output.loss.parts if name.startswith("unlabelled")]
+    assert not unlabelled_parts(output)
 
 
 def test_a_missing_weak_view_is_an_error(make: Make, batch: SemiBatch) -> None:
@@ -233,13 +277,36 @@ def test_a_missing_weak_view_is_an_error(make: Make, batch: SemiBatch) -> None:
         make().training_step(replace(batch, unlabelled=replace(batch.unlabelled, weak=None)), LATE)
 
 
-def test_what_labels_does_not_depend_on_the_training_mode(make: Make, batch: SemiBatch) -> None:
+def test_a_label_depends_on_its_row_alone(make: Make, batch: SemiBatch) -> None:
+    """Whoever labels is in evaluation mode then, and in the mode in which it was afterwards."""
+    framework, fewer = make(), make()
+    labels(framework)
+    assert batch.unlabelled is not None
+    assert batch.unlabelled.weak is not None
+    for one in (framework, fewer):
+        divide(one, batch.unlabelled.weak)
+    modes = [part.training for part in module(framework).modules()]
+
+    def first(view: AVBatch) -> AVBatch:
+        features = {key: value[:2] for key, value in view.features.items()}
+        return AVBatch(view.frame[:2], None, features, view.index[:2], view.geometry[:2])
+
+    few = Views(tuple(first(view) for view in batch.unlabelled.strong), weak=first(batch.unlabelled.weak))
+    whole, part = framework.training_step(batch, LATE).pseudo, fewer.training_step(replace(batch, unlabelled=few), LATE)
+    assert whole is not None
+    assert part.pseudo is not None
+    assert 0 < whole.mask[:2].mean() < 1
+    torch.testing.assert_close(part.pseudo.mask, whole.mask[:2], atol=1e-5, rtol=0)
+    assert [part.training for part in module(framework).modules()] == modes
+
+
+def test_teachers_stay_as_they_are(make: Make, batch: SemiBatch) -> None:
     """Teachers stay in evaluation mode under ``train()``; a step leaves their weights and statistics alone."""
     framework = make()
-    labels(framework)
-    module(framework).train()
     teachers = [part for part in module(framework).modules() if isinstance(part, Teacher)]
-    assert teachers
+    if not teachers:
+        pytest.skip("this framework has no teacher")
+    module(framework).train()
     assert not any(part.training for teacher in teachers for part in teacher.model.modules())
     before = [tensor.clone() for teacher in teachers for tensor in teacher.state_dict().values()]
     framework.training_step(batch, LATE)
@@ -247,32 +314,54 @@ def test_what_labels_does_not_depend_on_the_training_mode(make: Make, batch: Sem
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_what_is_evaluated_stands_alone(make: Make, batch: SemiBatch, tiny: LocalizerConfig) -> None:
+def test_what_is_evaluated_stands_alone(make: Make, batch: SemiBatch, described: LocalizerConfig) -> None:
     """Each evaluated model's state is exactly a localiser's: no objective, no student, no optimiser."""
-    framework = make()
-    models = framework.eval_models()
+    models = make().eval_models()
     assert models
     view = batch.labelled.strong[0]
     for model in models:
-        alone = Localizer(tiny).eval()
+        alone = Localizer(described).eval()
         state: Mapping[str, Tensor] = model.state_dict()
         alone.load_state_dict(state)
         with torch.no_grad():
             torch.testing.assert_close(alone(view).confidence, model.eval()(view).confidence)
 
 
-def test_the_state_holds_all_that_goes_on(make: Make, batch: SemiBatch) -> None:
-    """A state loaded into a framework of another seed gives the same losses and the same evaluated maps."""
-    first, second = make(), make(seed=1)
-    if first.needs_weak_view:
-        convince_labellers(first)
-    assert not torch.equal(first.training_step(batch, LATE).loss.total, second.training_step(batch, LATE).loss.total)
-    module(second).load_state_dict(module(first).state_dict())
-    assert torch.equal(first.training_step(batch, LATE).loss.total, second.training_step(batch, LATE).loss.total)
-    view = batch.labelled.strong[0]
-    with torch.no_grad():
-        for one, other in zip(first.eval_models(), second.eval_models(), strict=True):
-            assert torch.equal(one.eval()(view).logits, other.eval()(view).logits)
+def test_resumed_is_uninterrupted(make: Make, batch: SemiBatch, tmp_path: Path) -> None:
+    """Steps with a state that was saved and loaded into a framework of another seed end with the same bits."""
+
+    def optimiser(framework: Framework) -> torch.optim.Optimizer:
+        return torch.optim.AdamW([dict(group) for group in framework.param_groups()], lr=1e-3)
+
+    def run(framework: Framework, optimiser: torch.optim.Optimizer, steps: range) -> list[Tensor]:
+        losses = []
+        for step in steps:
+            total = framework.training_step(batch, LATE + step).loss.total
+            optimiser.zero_grad()
+            total.backward()  # type: ignore[no-untyped-call]  # torch's own
+            optimiser.step()
+            framework.after_step(LATE + step)
+            losses.append(total.detach())
+        return losses
+
+    first = make()
+    undisturbed = run(first, optimiser(first), range(4))
+    saved, loaded = make(), make(seed=1)
+    before = optimiser(saved)
+    if isinstance(saved, KeepsState):
+        saved.open_state(tmp_path / "kept", LABELLED + UNLABELLED, "owner", None)
+    losses = run(saved, before, range(2))
+    if isinstance(saved, KeepsState):
+        saved.stage("token")
+    module(loaded).load_state_dict(module(saved).state_dict())
+    after = optimiser(loaded)
+    after.load_state_dict(before.state_dict())
+    if isinstance(loaded, KeepsState):
+        loaded.open_state(tmp_path / "kept", LABELLED + UNLABELLED, "owner", "token")
+    losses += run(loaded, after, range(2, 4))
+    assert torch.equal(torch.stack(losses), torch.stack(undisturbed))
+    expected = module(first).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in module(loaded).state_dict().items())
 
 
 def test_students_start_differently(make: Make) -> None:
@@ -289,16 +378,11 @@ def test_steps_lower_the_loss(make: Make, batch: SemiBatch) -> None:
     framework = make()
     optimiser = torch.optim.AdamW([dict(group) for group in framework.param_groups()], lr=3e-3)
     losses = []
-    for step in range(12):
+    for step in range(8):
         total = framework.training_step(batch, step).loss.total
         optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]  # torch's own
         optimiser.step()
         framework.after_step(step)
         losses.append(float(total.detach()))
-    assert losses[-1] < 0.9 * losses[0]
-
-
-def test_the_teachers_are_not_left_out(make: Make, framework_name: str) -> None:
-    """The tests that leave out frameworks without labellers do not leave out these."""
-    assert make().needs_weak_view or framework_name not in LABELLERS
+    assert min(losses[-3:]) < losses[0] - 0.1 * abs(losses[0])

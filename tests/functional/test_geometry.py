@@ -125,6 +125,24 @@ def test_a_view_that_shows_half_says_so() -> None:
     assert carried[..., 5:].max() == 0
 
 
+@given(source=geometries, target=geometries, seed=st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_what_is_not_known_is_not_carried(source: Tensor, target: Tensor, seed: int) -> None:
+    """Whatever stands in cells that are not known changes nothing and they count as not seen."""
+    generator = torch.Generator().manual_seed(seed)
+    labels, poison = torch.rand(2, 1, SIDE, SIDE, generator=generator)
+    known = torch.ones(1, SIDE, SIDE)
+    known[..., : SIDE // 2] = 0
+    carried, seen = carry(labels, source, target, known)
+    other, seen_other = carry(torch.where(known > 0, labels, poison), source, target, known)
+    assert torch.equal(carried, other)
+    assert torch.equal(seen, seen_other)
+    torch.testing.assert_close(seen, warp(known[:, None], relative(source, target))[:, 0])
+    constant, _ = carry(torch.full_like(labels, 0.7), source, target, known)
+    torch.testing.assert_close(constant[seen > 0.1], torch.full_like(constant[seen > 0.1], 0.7))
+    assert carry(labels, source, target, torch.zeros_like(known))[1].max() == 0
+
+
 @given(geometry=geometries, source=geometries, box=boxes)
 @settings(max_examples=25, deadline=None)
 def test_a_box_mask_carried_is_the_box_carried(

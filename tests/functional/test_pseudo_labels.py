@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsl.functional.pseudo_labels import confident_mask, consensus, mask_iou, not_empty, pixel_bce, to_grid
+from avsl.functional.pseudo_labels import (
+    average_labels,
+    confident_mask,
+    consensus,
+    mask_iou,
+    not_empty,
+    pixel_bce,
+    sharpen,
+    to_finest_grid,
+    to_grid,
+)
 
 seeds = st.integers(0, 10_000)
 
@@ -141,3 +151,53 @@ def test_a_cell_of_the_grid_is_the_share_that_is_covered() -> None:
                 expected = mask[row, 2 * y : 2 * y + 2, 4 * x : 4 * x + 4].mean()
                 assert float(coarse[row, y, x]) == pytest.approx(float(expected), abs=1e-6)
     torch.testing.assert_close(to_grid(mask, (8, 12)), mask)
+
+
+@given(p=st.floats(0, 1, width=32), temperature=st.floats(0.05, 1))
+@settings(max_examples=100, deadline=None)
+def test_sharpening_is_the_ratio_of_powers(p: float, temperature: float) -> None:
+    """Q = P^{1/T} / (P^{1/T} + (1 - P)^{1/T}), in double precision; the complement sharpens to the complement."""
+    q, r = sharpen(torch.tensor([p, 1 - p], dtype=torch.float64), temperature).tolist()
+    a, b = p ** (1 / temperature), (1 - p) ** (1 / temperature)
+    assert q == pytest.approx(a / (a + b), abs=1e-9)
+    assert q + r == pytest.approx(1, abs=1e-9)
+
+
+def test_sharpening_keeps_the_order_and_the_ends() -> None:
+    """0, 1/2 and 1 stay; all else moves away from 1/2 in order; T = 1 moves nothing and a small T hardens safely."""
+    p = torch.linspace(0, 1, 101)
+    q = sharpen(p, 0.5)
+    torch.testing.assert_close(q[[0, 50, 100]], torch.tensor([0.0, 0.5, 1.0]))
+    assert (q.diff() > 0).all()
+    assert (q[1:50] < p[1:50]).all()
+    assert (q[51:100] > p[51:100]).all()
+    torch.testing.assert_close(sharpen(p, 1.0), p)
+    hard = sharpen(p, 1e-4)
+    torch.testing.assert_close(hard[[0, 10, 49, 51, 90, 100]], torch.tensor([0.0, 0, 0, 1, 1, 1]))
+
+
+@given(seed=seeds, momentum=st.floats(0, 0.99))
+@settings(max_examples=30, deadline=None)
+def test_averaged_labels_are_what_the_loop_says(seed: int, momentum: float) -> None:
+    """Over several visits: the first seen label as it is, then the average, cell by cell; NaN until then."""
+    rng = np.random.default_rng(seed)
+    label = torch.full((2, 3, 3), math.nan, dtype=torch.float64)
+    expected: list[float | None] = [None] * 18
+    for _ in range(4):
+        current, seen = rng.random((2, 3, 3)), rng.random((2, 3, 3)) < 0.4
+        label = average_labels(label, torch.from_numpy(current), torch.from_numpy(seen), momentum)
+        for k, (q, shown) in enumerate(zip(current.flat, seen.flat, strict=True)):
+            if shown:
+                old = expected[k]
+                expected[k] = q if old is None else momentum * old + (1 - momentum) * q
+        np.testing.assert_allclose(label.flatten(), [math.nan if e is None else e for e in expected])
+
+
+def test_maps_meet_on_the_finest_grid() -> None:
+    """The map with the most cells is left alone, whichever it is; a constant stays that constant."""
+    fine = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0))
+    for maps in ([fine, torch.full((2, 3, 3), 0.25)], [torch.full((2, 3, 3), 0.25), fine]):
+        same = to_finest_grid(maps)
+        assert [m.shape for m in same] == [fine.shape, fine.shape]
+        for before, after in zip(maps, same, strict=True):
+            torch.testing.assert_close(after, before if before is fine else torch.full_like(fine, 0.25))

@@ -32,8 +32,15 @@ def _evaluate(base: Path, framework: str, ratio: float, ciou: float) -> None:
         "metric": "CIoU@0.5",
         "threshold": 0.4,
         "validation": {"n": 30, "n_silent": 0} | _scores(ciou),
-        "test": {"n": 40, "n_silent": 0} | _scores(ciou),
+        "test": {
+            "n": 40,
+            "n_silent": 0,
+            "by_size": {"small": {"n": 8, "ciou": ciou / 2}, "large": {"n": 32, "ciou": 9 * ciou / 8}},
+            "by_class": {"dog, barking": {"n": 40, "ciou": ciou}},
+        }
+        | _scores(ciou),
         "test_offscreen": {"n": 0, "n_silent": 15, "false_positive_rate": 0.2},
+        "ogl": None,
         "baselines": {
             "whole_image": _scores(0.01) | {"ciou_oracle": 0.0},
             "centred_disc": {"ciou": 0.0625, "auc": 0.1, "ciou_median": 0.15, "auc_median": 0.2},
@@ -83,6 +90,25 @@ def test_the_comparison_has_models_baselines_and_ceiling(made: Path) -> None:
     assert [bool(row["training (s)"]) for row in rows] == [True] * 4 + [False] * 3
 
 
+def test_an_evaluation_with_an_object_prior_has_rows_of_its_own(made: Path) -> None:
+    """Beside, not instead of, the model alone, and marked; the summary and the figures of the model stay its own."""
+    before = _read(made / "comparison.csv")
+    assert {row["OGL"] for row in before} == {"no"}
+    path = made.parent / "evaluate" / "0.1" / "dmt" / "metrics.json"
+    figures = json.loads(path.read_text())
+    figures["ogl"] = {"alpha": 0.4, "threshold": 0.7, "test": {"n": 40, "n_silent": 0} | _scores(0.625)}
+    path.write_text(json.dumps(figures))
+    summary = (made / "summary.json").read_text()
+    report([f"root={made.parents[1]}", "data=synthetic"])
+    rows = _read(made / "comparison.csv")
+    with_prior = [row for row in rows if row["OGL"] == "yes"]
+    assert [(row["model"], row["labels"], row["CIoU"]) for row in with_prior] == [("dmt", "10 % (40)", "62.5")]
+    assert [row for row in rows if row["OGL"] == "no"] == before
+    assert (made / "summary.json").read_text() == summary
+    (subset,) = (row for row in _read(made / "subsets.csv") if row["ogl"] == "yes")
+    assert (subset["framework"], subset["part"], subset["ciou"]) == ("dmt", "test", "0.625")
+
+
 def test_the_markdown_holds_the_same_cells(made: Path) -> None:
     """One table, in two formats; the note says what the oracle is."""
     lines = (made / "comparison.md").read_text().splitlines()
@@ -94,10 +120,13 @@ def test_the_markdown_holds_the_same_cells(made: Path) -> None:
 
 
 def test_subsets_curves_and_summary_hold_every_cell(made: Path) -> None:
-    """Test parts alone among the subsets, each epoch among the curves, the headline in the summary."""
+    """Test parts and sizes of `test` among the subsets, each epoch among the curves, the headline in the summary."""
     subsets = _read(made / "subsets.csv")
-    assert len(subsets) == 2 * len(_CELLS)
-    assert {row["part"] for row in subsets} == {"test", "test_offscreen"}
+    assert len(subsets) == 4 * len(_CELLS)
+    assert {row["part"] for row in subsets} == {"test", "test/small", "test/large", "test_offscreen"}
+    assert {"by_size", "by_class"}.isdisjoint(subsets[0])
+    small = [row["ciou"] for row in subsets if row["part"] == "test/small" and row["n"] == "8"]
+    assert sorted(map(float, small)) == sorted(ciou / 2 for _, _, ciou in _CELLS)
     silent = next(row for row in subsets if row["part"] == "test_offscreen")
     assert (silent["false_positive_rate"], silent["n_silent"], silent["ciou"]) == ("0.2", "15", "")
     curves = _read(made / "curves.csv")

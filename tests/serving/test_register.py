@@ -15,8 +15,8 @@ from avsl.data.splits import SplitConfig, make_split
 from avsl.data.synthetic import SyntheticConfig, generate
 from avsl.engine.scoring import METRIC
 from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, save_exported
-from avsl.models.audio import AudioEncoderConfig
 from avsl.models.image import ImageEncoderConfig
+from avsl.models.spectrogram import SpectrogramEncoderConfig
 from avsl.serving.register import register
 from avsl.tracking.registry import CHAMPION, PREVIOUS, hash_model
 from avsl.tracking.runs import TrackingConfig, TrackingError, open_store
@@ -48,7 +48,7 @@ class _Project:
         config = LocalizerConfig(
             dim=8,
             image=ImageEncoderConfig(backbone="resnet10t", backbone_args=_SMALL, stages=(1,)),
-            audio=AudioEncoderConfig(backbone="resnet10t", backbone_args=_SMALL),
+            audio=SpectrogramEncoderConfig(backbone="resnet10t", backbone_args=_SMALL),
         )
         description = ExportedModel(members=[config], image_size=32, sample_rate=16000, duration_s=0.25, threshold=0.4)
         save_exported(trained / "model", LocalizerEnsemble([Localizer(config)]), description)

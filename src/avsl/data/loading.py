@@ -52,7 +52,7 @@ class TrainingRows:
     """The rows of one step.
 
     Attributes:
-        labelled: rows with masks.
+        labelled: rows with masks; all rows, without masks, where the framework uses no labels.
         unlabelled: rows without; None at 100 % labels or where the framework uses none.
         hidden: (B_u, H, W) true masks of the unlabelled rows where the data set knows them, for measuring
             pseudo-labels; no framework sees them.
@@ -127,6 +127,7 @@ class StepLoader:
         labelled_batch_size: how many of them are labelled, where there are unlabelled ones.
         steps_per_epoch: steps before validation.
         seed: of the shuffles.
+        masks: whether the labelled rows' masks are read.
         hidden: whether the unlabelled rows' true masks are read for measuring pseudo-labels.
     """
 
@@ -140,6 +141,7 @@ class StepLoader:
         labelled_batch_size: int,
         steps_per_epoch: int,
         seed: int,
+        masks: bool,
         hidden: bool,
     ) -> None:
         self._reader = reader
@@ -147,6 +149,7 @@ class StepLoader:
         self._sizes = (labelled_batch_size, batch_size - labelled_batch_size) if len(unlabelled) else (batch_size, 0)
         self._steps_per_epoch = steps_per_epoch
         self._seed = seed
+        self._masks = masks
         self._hidden = hidden
         self._next = 0
 
@@ -164,10 +167,10 @@ class StepLoader:
         (labelled, unlabelled), (n_labelled, n_unlabelled) = self._pools, self._sizes
         drawn = endless(labelled, self._seed, step * n_labelled, n_labelled)
         if not n_unlabelled:
-            return TrainingRows(self._reader(drawn, masks=True), None, None, step)
+            return TrainingRows(self._reader(drawn, masks=self._masks), None, None, step)
         others = endless(unlabelled, self._seed + 1, step * n_unlabelled, n_unlabelled)
         return TrainingRows(
-            labelled=self._reader(drawn, masks=True),
+            labelled=self._reader(drawn, masks=self._masks),
             unlabelled=self._reader(others, masks=False),
             hidden=torch.from_numpy(self._reader.data.box_masks(others)).float() if self._hidden else None,
             step=step,

@@ -205,6 +205,35 @@ def resize_frame(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR))
 
 
+def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
+    """Read a mask: what is not zero (black) in a picture or in a NumPy array.
+
+    Args:
+        path: jpg, png, or npy with two dimensions.
+        size: side of the result in pixels; resized to the nearest pixel.
+
+    Returns:
+        (size, size).
+
+    Raises:
+        DataError: the file is missing, empty, truncated, a pickle or no mask.
+    """
+    _check_file(path)
+    if path.suffix.lower() == ".npy":
+        try:
+            mask = np.load(path, allow_pickle=False) != 0
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(f"{path}: cannot read the array: {error}") from error
+        if mask.ndim != 2:
+            raise DataError(f"{path}: the array has shape {mask.shape}, not (height, width)")
+    elif path.suffix.lower() in PICTURE_SUFFIXES:
+        mask = read_frame(path, None).any(axis=2)
+    else:
+        raise DataError(f"{path}: a mask is a picture or a .npy array, never a pickle: convert it first")
+    resized = Image.fromarray(mask.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
+    return np.asarray(resized) > 0
+
+
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise DataError(f"{path}: no such file")

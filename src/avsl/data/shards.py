@@ -11,12 +11,12 @@ import inspect
 import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +50,7 @@ PARTS = (
 )
 MANIFEST = "manifest.json"
 _TEXT_COLUMNS = ("sample_id", "source_id", "group_id", "part", "label")
+_Result = TypeVar("_Result")
 # A fraction k/W kept in float32 may come back a hair under pixel k; this much of a pixel is forgiven.
 _PIXEL_TOLERANCE = 1e-4
 
@@ -96,7 +97,9 @@ class ShardEntry(StrictConfig):
 class Manifest(StrictConfig):
     """What a prepared set holds.
 
-    ``content_hash`` is the SHA-256 over the shards' own, in order: equal data, equal hash.
+    ``counts`` are the rows of each part, ``expected`` those that its lists name, where there are lists; what is
+    missing between the two could not be used. ``content_hash`` is the SHA-256 over the shards' own, in order: equal
+    data, equal hash.
     """
 
     name: str
@@ -108,6 +111,7 @@ class Manifest(StrictConfig):
     settings: dict[str, Any]
     shards: list[ShardEntry]
     content_hash: str
+    expected: dict[str, int] = Field(default_factory=dict)
 
 
 def _bytes_column(rows: Sequence[NDArray[Any] | None], width: int) -> pa.Array:
@@ -232,18 +236,78 @@ def _finished(root: Path, k: int, fingerprint: str) -> _Sidecar | None:
     return sidecar
 
 
-def _make_one(make: MakeShard, root: Path, k: int, fingerprint: str) -> _Sidecar:
-    rows = make(k)
-    path = root / f"shard-{k:05d}.arrow"
-    entry = None
-    if rows.samples:
-        write_shard(path, rows.samples)
-        size = path.stat().st_size
-        entry = ShardEntry(file=path.name, rows=len(rows.samples), bytes=size, sha256=file_hash(path))
-    counts = Counter(sample.part for sample in rows.samples)
-    sidecar = _Sidecar(fingerprint=fingerprint, shard=entry, counts=dict(counts), rejected=rows.rejected)
-    write_json(path.with_suffix(".json"), sidecar.model_dump())
-    return sidecar
+@dataclass(frozen=True)
+class _MakeOne:
+    """Makes and writes one shard."""
+
+    make: MakeShard
+    root: Path
+    fingerprint: str
+
+    def __call__(self, k: int) -> _Sidecar:
+        rows = self.make(k)
+        path = self.root / f"shard-{k:05d}.arrow"
+        entry = None
+        if rows.samples:
+            write_shard(path, rows.samples)
+            size = path.stat().st_size
+            entry = ShardEntry(file=path.name, rows=len(rows.samples), bytes=size, sha256=file_hash(path))
+        counts = Counter(sample.part for sample in rows.samples)
+        sidecar = _Sidecar(fingerprint=self.fingerprint, shard=entry, counts=dict(counts), rejected=rows.rejected)
+        write_json(path.with_suffix(".json"), sidecar.model_dump())
+        return sidecar
+
+
+_work: Callable[[int], Any]
+"""In a worker process: what it does. Sent once, as the rows of a large set are slow to send with every shard."""
+
+
+def _receive(work: Callable[[int], Any]) -> None:
+    global _work
+    _work = work
+
+
+def _do(k: int) -> Any:
+    return _work(k)
+
+
+def in_processes(
+    work: Callable[[int], _Result], numbers: Sequence[int], workers: int, *, title: str, total: int
+) -> dict[int, _Result]:
+    """Call ``work`` with each number, on ``workers`` spawned processes, under a progress bar on stderr.
+
+    Args:
+        work: picklable.
+        numbers: what it is called with.
+        workers: processes; 1 stays in this one.
+        title: of the bar.
+        total: of the bar; what is more than ``numbers`` counts as done.
+
+    Raises:
+        DataError: fewer than one worker.
+    """
+    if workers < 1:
+        raise DataError(f"workers = {workers}: at least 1 is needed")
+    results: dict[int, _Result] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total, completed=total - len(numbers))
+        if workers == 1 or len(numbers) < 2:
+            for k in numbers:
+                results[k] = work(k)
+                progress.advance(task)
+            return results
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, len(numbers)), context, _receive, (work,)) as pool:
+            jobs: dict[Future[_Result], int] = {pool.submit(_do, k): k for k in numbers}
+            try:
+                for job in as_completed(jobs):
+                    results[jobs[job]] = job.result()
+                    progress.advance(task)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return results
 
 
 def prepare_shards(
@@ -283,8 +347,6 @@ def prepare_shards(
     Raises:
         DataError: fewer than one worker, or a sample that does not fit the format.
     """
-    if workers < 1:
-        raise DataError(f"workers = {workers}: at least 1 is needed")
     root.mkdir(parents=True, exist_ok=True)
     for leftover in [*root.glob(f".*{PART}"), *root.glob(MANIFEST)]:
         leftover.unlink()
@@ -294,26 +356,8 @@ def prepare_shards(
 
     sidecars = {k: sidecar for k in range(n_shards) if (sidecar := _finished(root, k, fingerprint))}
     missing = [k for k in range(n_shards) if k not in sidecars]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"{name}: shards", total=n_shards, completed=len(sidecars))
-        if workers == 1 or len(missing) < 2:
-            for k in missing:
-                sidecars[k] = _make_one(make, root, k, fingerprint)
-                progress.advance(task)
-        else:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(workers, len(missing)), mp_context=context) as pool:
-                jobs: dict[Future[_Sidecar], int] = {
-                    pool.submit(_make_one, make, root, k, fingerprint): k for k in missing
-                }
-                try:
-                    for job in as_completed(jobs):
-                        sidecars[jobs[job]] = job.result()
-                        progress.advance(task)
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+    make_one = _MakeOne(make, root, fingerprint)
+    sidecars |= in_processes(make_one, missing, workers, title=f"{name}: shards", total=n_shards)
 
     ordered = [sidecars[k] for k in range(n_shards)]
     shards = [sidecar.shard for sidecar in ordered if sidecar.shard is not None]

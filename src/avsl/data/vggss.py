@@ -2,315 +2,101 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, Field, ValidationError
-from rich.console import Console
+from pydantic import Field
 
-from avsl.data.contact import write_contact_sheet
 from avsl.data.errors import DataError
-from avsl.data.media import (
-    PICTURE_SUFFIXES,
-    SOUND_SUFFIXES,
-    read_audio,
-    read_frame,
-    resize_frame,
+from avsl.data.index import (
+    CutConfig,
+    Entry,
+    Index,
+    LeakRule,
+    Media,
+    add_pool,
+    add_silent,
+    add_training_list,
+    assign_parts,
+    read_annotations,
+    read_list,
 )
-from avsl.data.shards import (
-    Manifest,
-    PreparedData,
-    Sample,
-    ShardRows,
-    file_hash,
-    prepare_shards,
-    write_manifest,
-)
-from avsl.files import write_text
-from avsl.schema import StrictConfig
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-SAMPLE_RATE = 16000
-QUARANTINE = "quarantine.csv"
-
-Part = Literal["train", "validation", "test"]
-
-# A VGGSound clip is named after its video and the second it starts at.
-_CLIP_NAME = re.compile(r"(?P<video>.{11})_\d{6}")
 
 
-class VGGSSConfig(StrictConfig):
+class VGGSSConfig(CutConfig):
     """A folder in VGG-SS's layout: an annotation file and ``frames/`` with ``audio/``, or clips ``<id>.mp4``.
 
+    All published boxes lie in the 5,158 test clips, so labelled, validation and test rows are cut from these.
+
     Attributes:
-        root: the folder.
-        annotations: JSON file in it, a list of ``file``, ``class`` and ``bbox`` (fractions of the frame).
-        test_list: file in it with the test ids, one a line (first column of a CSV); empty: ``test_share`` of
-            the annotated sources.
+        annotations: JSON file in the folder, a list of ``file``, ``class`` and ``bbox`` (fractions of the frame).
+        test_list: file with the test ids, one a line (first column of a CSV); empty: ``test_share`` of the sources.
         test_share: used without ``test_list`` only.
-        validation_share: of the annotated sources that are not for testing.
-        image_size: side of the prepared frames, pixels (224 in published work).
-        duration_s: of the prepared sound, from the middle of the recording, at 16 kHz.
-        max_broken: highest share of annotated samples that may be unusable.
-        seed: draws the validation (and test) sources.
-        shard_rows: samples in one shard.
+        heard_list: open set: file with the ids that are cut into train, validation and ``test``
+            (``vggss_heard_test.csv``); empty: all that the unheard list does not name.
+        unheard_list: open set: file with the ids of ``test_unheard`` (``vggss_unheard_test.csv``); empty: none.
+        silent_list: extended set: CSV of video, audio and ``non-sounding`` (``vggss_test_plus_silent.csv``), the rows
+            of ``test_offscreen``; empty: none. A row whose frame is learned from is left out.
+        train_list: file with the ids of the unlabelled rows (``vggss_144k.txt``); empty: whatever else is in the
+            folder and not held out.
+        leak: ``stop`` where the training list holds rows or videos of the held-out parts, or ``drop`` those rows.
     """
 
-    root: str
     annotations: str = "vggss.json"
     test_list: str = ""
-    test_share: float = Field(0.2, ge=0, lt=1)
-    validation_share: float = Field(0.1, ge=0, lt=1)
-    image_size: int = Field(160, ge=16, le=1024)
-    duration_s: float = Field(3.0, gt=0, le=60)
-    max_broken: float = Field(0.1, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
-    shard_rows: int = Field(128, ge=1, le=4096)
+    test_share: float = Field(0.2, ge=0, le=1)
+    heard_list: str = ""
+    unheard_list: str = ""
+    silent_list: str = ""
+    train_list: str = ""
+    leak: LeakRule = "stop"
 
 
-class _Annotation(BaseModel):
-    file: str
-    label: str = Field(alias="class")
-    bbox: list[tuple[float, float, float, float]]
-
-
-def read_annotations(path: Path) -> dict[str, tuple[str, NDArray[np.float64]]]:
-    """Class and boxes as annotated, (k, 4) x0, y0, x1, y1, by sample id, in the file's order.
+def read_index(config: VGGSSConfig) -> Index:
+    """List the annotated clips, the silent pairs and the unlabelled clips.
 
     Raises:
-        DataError: the file is missing, no JSON of that form, or names an id twice.
+        DataError: a file is missing or wrong, or the training list leaks.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such annotation file")
-    try:
-        rows = [_Annotation.model_validate(row) for row in json.loads(path.read_bytes())]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
-    except (ValidationError, TypeError) as error:
-        raise DataError(f"{path}: not a list of 'file', 'class' and 'bbox' (four numbers a box)") from error
-    if not rows:
-        raise DataError(f"{path}: holds no annotation")
-    annotated: dict[str, tuple[str, NDArray[np.float64]]] = {}
-    for row in rows:
-        if row.file in annotated:
-            raise DataError(f"{path}: '{row.file}' is annotated twice")
-        annotated[row.file] = row.label, np.array(row.bbox, dtype=np.float64).reshape(-1, 4)
-    return annotated
-
-
-def clean_boxes(boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
-    """Clamp boxes to [0, 1] and drop those that then cover no pixel of a size × size frame.
-
-    Args:
-        boxes: (k, 4) x0, y0, x1, y1; a few of VGG-SS hold -2.88e16, some have no width or height.
-        size: side of the frame in pixels.
-
-    Returns:
-        (k', 4), k' <= k.
-    """
-    boxes = np.clip(np.nan_to_num(boxes, nan=0.0), 0.0, 1.0)
-    pixels = (boxes * size).astype(np.int64)
-    return boxes[(pixels[:, :2] < pixels[:, 2:]).all(axis=1)].astype(np.float32)
-
-
-def source_of(sample_id: str) -> str:
-    """The video a VGGSound clip was cut from; any other id is its own source."""
-    match = _CLIP_NAME.fullmatch(sample_id)
-    return match["video"] if match else sample_id
-
-
-def assign_parts(ids: Sequence[str], test_ids: set[str] | None, config: VGGSSConfig) -> dict[str, Part]:
-    """The part of each annotated sample, by source: two clips of one video never lie on two sides.
-
-    A source's draw depends on the seed and its name alone, so further annotations move nobody.
-
-    Args:
-        ids: annotated samples.
-        test_ids: the published test samples; None draws ``config.test_share`` of the sources.
-        config: shares and seed.
-    """
-    test_sources = None if test_ids is None else {source_of(name) for name in test_ids}
-
-    def part(source: str) -> Part:
-        if test_sources is None:
-            if _draw(f"{config.seed}:test:{source}") < config.test_share:
-                return "test"
-        elif source in test_sources:
-            return "test"
-        return "validation" if _draw(f"{config.seed}:validation:{source}") < config.validation_share else "train"
-
-    return {name: part(source_of(name)) for name in ids}
-
-
-def _draw(text: str) -> float:
-    """A uniform number in [0, 1) that hangs on ``text`` alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One sample to decode; files are None where missing."""
-
-    sample_id: str
-    part: Part
-    label: str
-    boxes: NDArray[np.float64] | None
-    picture: Path | None
-    sound: Path | None
-
-
-@dataclass(frozen=True)
-class _Decode:
-    """Decodes the rows of a shard."""
-
-    rows: Sequence[_Row]
-    image_size: int
-    duration_s: float
-    shard_rows: int
-
-    def __call__(self, k: int) -> ShardRows:
-        samples: list[Sample] = []
-        rejected: list[tuple[str, str]] = []
-        for row in self.rows[k * self.shard_rows : (k + 1) * self.shard_rows]:
-            try:
-                samples.append(self._sample(row))
-            except DataError as error:
-                rejected.append((row.sample_id, str(error)))
-        return ShardRows(samples, rejected)
-
-    def _sample(self, row: _Row) -> Sample:
-        boxes = None if row.boxes is None else clean_boxes(row.boxes, self.image_size)
-        if boxes is not None and row.boxes is not None and len(row.boxes) and not len(boxes):
-            # An empty list would say that nothing in view sounds.
-            raise DataError(f"{row.sample_id}: none of its {len(row.boxes)} boxes covers a pixel")
-        if row.picture is None or row.sound is None:
-            missing = "frame" if row.picture is None else "sound"
-            raise DataError(f"{row.sample_id}: no {missing} in the folder")
-        frame = resize_frame(read_frame(row.picture, None), self.image_size)
-        sound = read_audio(row.sound, None, self.duration_s, SAMPLE_RATE)
-        return Sample(
-            sample_id=row.sample_id,
-            source_id=source_of(row.sample_id),
-            group_id=row.sample_id,
-            part=row.part,
-            label=row.label,
-            frame=frame,
-            waveform=np.clip(np.rint(sound * 32768), -32768, 32767).astype(np.int16),
-            boxes=boxes,
-        )
-
-
-def _media(root: Path) -> dict[str, tuple[Path | None, Path | None]]:
-    """Picture and sound of every id in the folder."""
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
-    clips = {path.stem: path for path in root.glob("*.mp4")}
-    if clips:
-        return {name: (path, path) for name, path in clips.items()}
-    if not (root / "frames").is_dir() or not (root / "audio").is_dir():
-        raise DataError(f"{root}: holds neither clips (*.mp4) nor the folders 'frames' and 'audio'")
-    pictures = {path.stem: path for path in (root / "frames").iterdir() if path.suffix in PICTURE_SUFFIXES}
-    sounds = {path.stem: path for path in (root / "audio").iterdir() if path.suffix in SOUND_SUFFIXES}
-    return {name: (pictures.get(name), sounds.get(name)) for name in pictures.keys() | sounds.keys()}
-
-
-def _rows(config: VGGSSConfig) -> tuple[list[_Row], int]:
-    """What to decode, and how many unannotated clips are left out as their video is held out."""
     root = Path(config.root)
-    media = _media(root)
-    annotated = read_annotations(root / config.annotations)
-    test_ids: set[str] | None = None
+    media = Media.read(root)
+    known = read_annotations(root / config.annotations)
+    rows = [media.entry(name, label=label, boxes=boxes) for name, (label, boxes) in known.items()]
+    entries, left_out = _cut(config, rows, media), 0
+    if config.silent_list:
+        entries, left_out = add_silent(entries, root / config.silent_list, media)
+    if config.train_list:
+        path = root / config.train_list
+        pool = [media.entry(name, part="train") for name in read_list(path, "training list")]
+        return add_training_list(entries, pool, config.leak, path, "data.vggss.leak", left_out)
+    return add_pool(entries, media.pool(known), left_out)
+
+
+def _cut(config: VGGSSConfig, rows: list[Entry], media: Media) -> list[Entry]:
+    """The annotated rows with their parts."""
+    by_id = {row.sample_id: row for row in rows}
+
+    def named(file: str, what: str) -> list[Entry]:
+        path = Path(config.root) / file
+        ids = read_list(path, what)
+        if not by_id.keys() & set(ids):
+            raise DataError(f"{path}: none of its {len(ids)} ids is annotated")
+        bare = f"listed in {file} but not annotated in {config.annotations}"
+        return [by_id.get(name) or media.entry(name, broken=bare) for name in ids]
+
+    unheard = (
+        [replace(row, part="test_unheard") for row in named(config.unheard_list, "list of unheard clips")]
+        if (config.unheard_list)
+        else []
+    )
+    if config.heard_list:
+        heard = named(config.heard_list, "list of heard clips")
+    else:
+        apart = {row.sample_id for row in unheard}
+        heard = [row for row in rows if row.sample_id not in apart]
+    test_sources = None
     if config.test_list:
-        path = root / config.test_list
-        if not path.is_file():
-            raise DataError(f"{path}: no such test list")
-        test_ids = {line.split(",")[0].strip() for line in path.read_text().splitlines()} - {""}
-        if not test_ids & annotated.keys():
-            raise DataError(f"{path}: none of its {len(test_ids)} ids is annotated")
-    parts = assign_parts(list(annotated), test_ids, config)
-    rows = [
-        _Row(name, parts[name], label, boxes, *media.get(name, (None, None)))
-        for name, (label, boxes) in annotated.items()
-    ]
-    held_out = {source_of(name) for name, part in parts.items() if part != "train"}
-    if test_ids is not None:
-        held_out |= {source_of(name) for name in test_ids}
-    bare = sorted(media.keys() - annotated.keys())
-    usable = [name for name in bare if source_of(name) not in held_out]
-    rows += [_Row(name, "train", "", None, *media[name]) for name in usable]
-    return rows, len(bare) - len(usable)
-
-
-def generate(config: VGGSSConfig, root: Path, workers: int) -> Manifest:
-    """Decode the folder ``config.root`` into the prepared set ``root``.
-
-    The annotated samples are cut into train, validation and test; media without annotation become unlabelled
-    training rows unless their video is held out. What cannot be used goes to ``quarantine.csv`` with the reason.
-    Interrupted, it goes on where it stopped; the bytes do not depend on ``workers``.
-
-    Raises:
-        DataError: the folder, its annotations or its test list cannot be used, or more than
-            ``config.max_broken`` of the samples are unusable.
-    """
-    rows, left_out = _rows(config)
-    make = _Decode(rows, config.image_size, config.duration_s, config.shard_rows)
-    manifest, rejected = prepare_shards(
-        root,
-        make,
-        -(-len(rows) // config.shard_rows),
-        name="vggss",
-        image_size=config.image_size,
-        sample_rate=SAMPLE_RATE,
-        n_samples_audio=round(config.duration_s * SAMPLE_RATE),
-        classes=sorted({row.label for row in rows if row.boxes is not None}),
-        settings=config.model_dump(exclude={"root"}) | _inputs(config, rows),
-        workers=workers,
-    )
-    _write_quarantine(root / QUARANTINE, rejected)
-    dropped = sum(
-        len(row.boxes) - len(clean_boxes(row.boxes, config.image_size)) for row in rows if row.boxes is not None
-    )
-    Console(stderr=True).print(
-        f"vggss: {len(rows) - len(rejected)} of {len(rows)} samples prepared, {len(rejected)} in {QUARANTINE}, "
-        f"{dropped} boxes without a pixel dropped, {left_out} unannotated clips of held-out videos left out",
-        soft_wrap=True,
-    )
-    if len(rejected) > config.max_broken * len(rows):
-        reason = rejected[0][1]
-        raise DataError(
-            f"{config.root}: {len(rejected)} of {len(rows)} samples are unusable, more than max_broken = "
-            f"{config.max_broken} allows ({root / QUARANTINE} lists them; the first: {reason})"
-        )
-    write_manifest(root, manifest)
-    write_contact_sheet(PreparedData.open(root))
-    return manifest
-
-
-def _inputs(config: VGGSSConfig, rows: Sequence[_Row]) -> dict[str, Any]:
-    """What the content hangs on besides the settings: shards made from other files or decoding are made again."""
-    listing = hashlib.sha256()
-    for row in rows:
-        sizes = [path.stat().st_size if path else None for path in (row.picture, row.sound)]
-        listing.update(json.dumps([row.sample_id, row.part, sizes]).encode())
-    return {
-        "annotations_sha256": file_hash(Path(config.root) / config.annotations),
-        "media_sizes_sha256": listing.hexdigest(),
-        "decoder_sha256": file_hash(Path(__file__).with_name("media.py")),
-    }
-
-
-def _write_quarantine(path: Path, rejected: Sequence[tuple[str, str]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([("sample_id", "reason"), *rejected])
-    write_text(path, text.getvalue())
+        tests = named(config.test_list, "test list")
+        test_sources = {row.source_id for row in tests}
+        heard += [row for row in tests if row.broken]
+    return assign_parts(heard, config, test_sources) + unheard

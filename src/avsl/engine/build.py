@@ -17,7 +17,7 @@ from avsl.data.loading import RowReader, StepLoader
 from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.frameworks import FRAMEWORKS, Branch
-from avsl.models import Localizer, make_front_end
+from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, make_front_end
 from avsl.objectives import OBJECTIVES
 from avsl.types import Framework
 
@@ -59,25 +59,42 @@ def rows_of(data: PreparedData, ids: Sequence[str]) -> NDArray[np.int64]:
     return np.array([position[sample] for sample in ids], np.int64)
 
 
-def make_reader(config: Config, data: PreparedData, rows: NDArray[np.int64]) -> RowReader:
-    """A reader of ``rows``, with cached spectrograms where the configuration says so."""
-    front_ends = []
-    if config.trainer.cache_features:
-        front_ends = [make_front_end(config.model.student(k).audio) for k in (0, 1)]
+def make_reader(
+    config: Config, models: Sequence[LocalizerConfig], data: PreparedData, rows: NDArray[np.int64]
+) -> RowReader:
+    """A reader of ``rows``, with what ``models`` hear in them cached where the configuration says so."""
+    front_ends = [make_front_end(model.audio) for model in models] if config.trainer.cache_features else []
     return RowReader(data, front_ends, rows)
+
+
+def describe_model(model: LocalizerEnsemble, data: PreparedData, threshold: float) -> ExportedModel:
+    """What an export says of a model whose threshold was chosen on ``data``."""
+    manifest = data.manifest
+    return ExportedModel(
+        members=model.configs,
+        image_size=manifest.image_size,
+        sample_rate=manifest.sample_rate,
+        duration_s=manifest.n_samples_audio / manifest.sample_rate,
+        threshold=threshold,
+    )
 
 
 def make_loader(config: Config, reader: RowReader, split: Split, framework: Framework) -> StepLoader:
     """The training loader of a split."""
-    unlabelled = split.unlabelled if framework.uses_unlabelled else []
+    labelled = rows_of(reader.data, split.labelled)
+    unlabelled = rows_of(reader.data, split.unlabelled if framework.uses_unlabelled else [])
+    if not framework.uses_labels:
+        # One pool in the data set's order: which of its rows have labels decides nothing.
+        labelled, unlabelled = np.sort(np.concatenate([labelled, unlabelled])), unlabelled[:0]
     return StepLoader(
         reader,
-        rows_of(reader.data, split.labelled),
-        rows_of(reader.data, unlabelled),
+        labelled,
+        unlabelled,
         batch_size=config.trainer.batch_size,
         labelled_batch_size=config.trainer.labelled_batch_size,
         steps_per_epoch=steps_per_epoch(config, split),
         seed=derive_seed(config.seed, 1000),
+        masks=framework.uses_labels,
         hidden=framework.needs_weak_view,
     )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from avsl.engine.layout import Layout, read_run
 from avsl.engine.prepare import load_data
 from avsl.engine.scoring import Evaluation, score_model
 from avsl.files import write_json, write_text
-from avsl.models import load_exported
+from avsl.models import LocalizerEnsemble, ObjectPrior, load_exported
 from avsl.models.front_ends import LogMel, LogMelConfig
 from avsl.tracking.runs import TrackedRun, open_store
 from avsl.viz.curves import plot_curves, save_figure
@@ -34,22 +35,17 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     layout = Layout.of(config)
     data, drawn = load_data(layout)
     trained = read_run(layout)
-    model, description = load_exported(layout.train / "model")
+    model, _ = load_exported(layout.train / "model")
     result = evaluate_on(config, data, drawn, list(model.members))
     keys = ("framework", "label_ratio", "seed", "train_seconds", "labelled")
     figures = {key: trained[key] for key in keys} | result.figures
     layout.evaluation.mkdir(parents=True, exist_ok=True)
-    write_text(layout.evaluation / "per_sample.csv", result.table)
     _draw_curves(layout.train / "curves.csv", layout.evaluation / "curves.png")
-    _draw_gallery(config, data, result, description.threshold, layout.evaluation / "gallery.png")
-    write_json(layout.evaluation / "metrics.json", figures)
+    write_evaluation(config, data, result, figures, layout.evaluation)
     store = replace(open_store(config.tracking, config.root), system_metrics=False)
     # Not as a resumed run: a second evaluation's figures must replace the first one's.
     run = TrackedRun(store, trained["run_id"], resumed=False)
-    tests = {part: values for part, values in figures.items() if part.startswith("test")}
-    scores = {f"{part}/{key}": value for part, values in tests.items() for key, value in values.items()}
-    run.log_epoch(scores, config.trainer.epochs)
-    run.log_folder(layout.evaluation, "evaluation")
+    log_evaluation(run, figures, layout.evaluation, config.trainer.epochs)
     log.info("%s at %s: test CIoU@0.5 %.1f %%", layout.framework, layout.ratio, 100 * figures["test"]["ciou"])
 
 
@@ -57,8 +53,40 @@ def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Seque
     """Score a model, given as the localisers whose confidences it averages, on all parts of a split but training."""
     parts = {"validation": drawn.validation, **drawn.tests}
     rows = {part: rows_of(data, ids) for part, ids in parts.items()}
-    reader = make_reader(config, data, np.concatenate(list(rows.values())))
-    return score_model(members, reader, rows, config.evaluate.batch_size)
+    reader = make_reader(config, LocalizerEnsemble(members).configs, data, np.concatenate(list(rows.values())))
+    prior = None if config.evaluate.ogl is None else ObjectPrior(config.evaluate.ogl)
+    return score_model(members, reader, rows, config.evaluate.batch_size, prior)
+
+
+def write_evaluation(
+    config: Config, data: PreparedData, result: Evaluation, figures: Mapping[str, Any], folder: Path
+) -> None:
+    """Leave ``per_sample.csv``, ``gallery.png`` and, from ``figures``, ``metrics.json`` in ``folder``."""
+    write_text(folder / "per_sample.csv", result.table)
+    _draw_gallery(config, data, result, result.figures["threshold"], folder / "gallery.png")
+    write_json(folder / "metrics.json", figures)
+
+
+def log_evaluation(run: TrackedRun, figures: Mapping[str, Any], folder: Path, epoch: int) -> None:
+    """Record the test scores of an evaluation, what it left in ``folder``, and whether it was with an object prior.
+
+    Scores with the prior have ``ogl/`` before their names. Scores by class stay in the folder: a class's name may hold
+    what the name of a metric must not.
+    """
+    for before, parts in (("", figures), ("ogl/", figures["ogl"] or {})):
+        tests = {before + part: values for part, values in parts.items() if part.startswith("test")}
+        run.log_epoch(dict(_numbers(tests)), epoch)
+    run.set_tags({"ogl": str(figures["ogl"] is not None).lower()})
+    run.log_folder(folder, "evaluation")
+
+
+def _numbers(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Each number of nested figures under its keys joined by ``/``, without those by class."""
+    for key, value in figures.items():
+        if not isinstance(value, Mapping):
+            yield key, value
+        elif key != "by_class":
+            yield from ((f"{key}/{name}", number) for name, number in _numbers(value))
 
 
 def _draw_curves(history: Path, target: Path) -> None:

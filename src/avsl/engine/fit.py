@@ -7,6 +7,7 @@ import hashlib
 import logging
 import sys
 import time
+import uuid
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,7 @@ from avsl.engine.build import code_hash, make_loader, make_reader, rows_of, step
 from avsl.engine.module import SemiModule, TrainingError
 from avsl.files import whole_file
 from avsl.tracking.runs import TrackedRun
+from avsl.types import Framework, KeepsState
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +45,34 @@ class Checkpoints(Callback):
         path: of the checkpoint.
         every: steps between two.
         stamp: what the checkpoint must carry to be continued (identity, MLflow run).
+        framework: what is trained; state that it keeps beside the checkpoint is kept in step with it.
+        rows: of the prepared data set.
     """
 
-    def __init__(self, path: Path, every: int, stamp: dict[str, str]) -> None:
+    def __init__(self, path: Path, every: int, stamp: dict[str, str], framework: Framework, rows: int) -> None:
         self._path = path
         self._every = every
         self._stamp = stamp
+        self._kept = framework if isinstance(framework, KeepsState) else None
+        self._rows = rows
+        self._token: str | None = None
         self._last = 0
 
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember which state belongs to the checkpoint that is continued."""
+        self._token = checkpoint["stamp"]["token"]
+
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Count from where the training starts."""
+        """Count from where the training starts; open the framework's state."""
         self._last = trainer.global_step
+        if self._kept is None:
+            return
+        if self._token is None:
+            # Another training's checkpoint: it must not outlive the state beside it, which is emptied now.
+            self._path.unlink(missing_ok=True)
+        self._kept.open_state(self._path.with_name("framework"), self._rows, self._stamp["identity"], self._token)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -62,14 +81,19 @@ class Checkpoints(Callback):
         if trainer.global_step - self._last < self._every or trainer.is_last_batch:
             return
         self._last = trainer.global_step
+        self._token = uuid.uuid4().hex
+        if self._kept is not None:
+            self._kept.stage(self._token)
         with whole_file(self._path) as part:
             trainer.save_checkpoint(part)
+        if self._kept is not None:
+            self._kept.commit()
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Stamp it."""
-        checkpoint["stamp"] = self._stamp
+        checkpoint["stamp"] = {**self._stamp, "token": self._token}
 
 
 class EpochLog(Callback):
@@ -158,13 +182,14 @@ def fit(
     """
     validation = rows_of(data, split.validation)
     rows = np.concatenate([rows_of(data, split.labelled), rows_of(data, split.unlabelled), validation])
-    reader = make_reader(config, data, rows)
+    reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
     per_epoch = steps_per_epoch(config, split)
     module = SemiModule(config, per_epoch * config.trainer.epochs)
     loader = make_loader(config, reader, split, module.framework)
     epochs = EpochLog(run)
     stamp = {"identity": identity(config, split), "run_id": run.run_id}
-    callbacks: list[Callback] = [epochs, Checkpoints(checkpoint, config.trainer.checkpoint_every, stamp)]
+    checkpoints = Checkpoints(checkpoint, config.trainer.checkpoint_every, stamp, module.framework, len(data))
+    callbacks: list[Callback] = [epochs, checkpoints]
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar())
     trainer = lightning.Trainer(

@@ -59,6 +59,10 @@ class Layout:
         """What became of the registry at this ratio."""
         return self.base / "register" / f"{self.ratio}.json"
 
+    def imported(self, name: str) -> Path:
+        """A published model, whatever the ratio, and its evaluation; beside the evaluations, so it competes nowhere."""
+        return self.base / "imported" / name
+
     @property
     def report(self) -> Path:
         """Tables and figures over all ratios and frameworks."""

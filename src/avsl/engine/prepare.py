@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from avsl.config import compose
 from avsl.data.errors import DataError
@@ -12,17 +13,32 @@ from avsl.data.registry import DATASETS
 from avsl.data.shards import PreparedData
 from avsl.data.splits import Split, make_split
 from avsl.engine.layout import Layout
+from avsl.schema import StrictConfig
+from avsl.storage import is_remote, local_root
 
 log = logging.getLogger(__name__)
 
 
 def prepare(overrides: Sequence[str] = ()) -> None:
-    """Make the prepared data set."""
+    """Make the prepared data set; a root on S3 is mirrored in ``<root>/cache`` first."""
     config = compose(overrides)
     generate, _ = DATASETS[config.data.name]
-    manifest = generate(config.data.settings, Layout.of(config).prepared, os.cpu_count() or 1)
-    counts = ", ".join(f"{part} {n}" for part, n in manifest.counts.items())
+    settings = _fetched(config.data.settings, config.root / "cache")
+    manifest = generate(settings, Layout.of(config).prepared, os.cpu_count() or 1)
+    wanted = manifest.expected
+    counts = ", ".join(
+        f"{part} {manifest.counts.get(part, 0)}" + (f" of {wanted[part]}" if wanted else "")
+        for part in wanted or manifest.counts
+    )
     log.info("%s: %s", config.data.name, counts)
+
+
+def _fetched(settings: StrictConfig, cache: Path) -> StrictConfig:
+    """The settings of a data set whose files are here."""
+    root = getattr(settings, "root", "")  # a generated set has none
+    if not is_remote(root):
+        return settings
+    return settings.model_copy(update={"root": str(local_root(root, cache))})
 
 
 def split(overrides: Sequence[str] = ()) -> None:

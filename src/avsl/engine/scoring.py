@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ from avsl.data.loading import RowReader
 from avsl.data.transforms import plain_view
 from avsl.engine.build import derive_seed
 from avsl.functional import localization as F
-from avsl.metrics import FalsePositiveRate, InteractiveScore, LocalizationScore, ThresholdSweep
-from avsl.models import average
+from avsl.functional.object_guided import object_guided
+from avsl.metrics import ExtendedScore, FalsePositiveRate, InteractiveScore, LocalizationScore, ThresholdSweep
+from avsl.models import ObjectPrior, average
 from avsl.types import AVBatch
 
 if TYPE_CHECKING:
@@ -84,6 +85,25 @@ def compute_maps(
     return Maps(rows, heard, [torch.cat(m) for m in shuffled] if shuffle else None, torch.cat(truth))
 
 
+@torch.inference_mode()
+def guide(maps: Maps, prior: ObjectPrior, reader: RowReader, batch_size: int) -> Maps:
+    """The model's maps mixed with an object prior (OGL), at the truth's size.
+
+    What is mixed are logits: those of one localiser are linear in its similarity, the published map.
+    """
+    heard: list[Tensor] = []
+    shuffled: list[Tensor] = []
+    right, wrong = maps.confidence, None if maps.shuffled is None else average(maps.shuffled)
+    size = (maps.truth.shape[-2], maps.truth.shape[-1])
+    for start in range(0, len(maps.rows), batch_size):
+        part = slice(start, start + batch_size)
+        objects = prior(reader(maps.rows[part], masks=False).frame)
+        for confidence, found in ((right, heard), (wrong, shuffled)):
+            if confidence is not None:
+                found.append(object_guided(confidence[part].logit(eps=1e-6), objects, prior.config.alpha, size))
+    return Maps(maps.rows, [torch.cat(heard)], [torch.cat(shuffled)] if shuffled else None, maps.truth)
+
+
 def choose_threshold(confidence: Tensor, truth: Tensor) -> float:
     """The fixed threshold with the best CIoU@0.5 on (N, h, w) validation maps with (N, H, W) truth."""
     sweep = ThresholdSweep()
@@ -95,7 +115,7 @@ def choose_threshold(confidence: Tensor, truth: Tensor) -> float:
 def score(
     confidence: Tensor, truth: Tensor, convention: F.Convention, threshold: float | None = None
 ) -> dict[str, float]:
-    """CIoU@0.5, AUC and mean cIoU under a threshold convention."""
+    """CIoU@0.5, CIoU@0.7, AUC and mean cIoU under a threshold convention."""
     metric = LocalizationScore(convention, threshold)
     metric.update(confidence, truth)
     return {name: float(value) for name, value in metric.compute().items()}
@@ -110,10 +130,10 @@ def score_part(maps: Maps, threshold: float, groups: Sequence[str]) -> dict[str,
         groups: each row's group; rows of one frame share it.
 
     Returns:
-        ``n`` and ``n_silent`` (rows with and without a source in view); ``ciou``, ``auc``, ``mean_ciou`` at the fixed
-        threshold; the same with suffix ``_median`` and, told the true area, ``_oracle``; ``ciou_shuffled`` with wrong
-        sounds, where there are maps of them; ``iiou`` and ``iauc`` where frames have several sounds;
-        ``false_positive_rate`` over silent rows.
+        ``n`` and ``n_silent`` (rows with and without a source in view); ``ciou``, ``ciou_70`` (CIoU@0.7),
+        ``auc``, ``mean_ciou`` at the fixed threshold; the same with suffix ``_median`` and, told the true area,
+        ``_oracle``; ``ciou_shuffled`` with wrong sounds, where there are maps of them; ``iiou`` and ``iauc`` where
+        frames have several sounds; ``false_positive_rate`` over silent rows.
     """
     confidence, truth = maps.confidence, maps.truth
     sounding = truth.flatten(1).amax(1) > 0
@@ -139,6 +159,49 @@ def score_part(maps: Maps, threshold: float, groups: Sequence[str]) -> dict[str,
     return result
 
 
+def score_detection(parts: Iterable[Maps], threshold: float) -> dict[str, float]:
+    """``ap`` and ``max_f1`` over the rows of several parts together, silent ones as negatives.
+
+    SLAVC's extended protocol (`ExtendedScore`) on the confidence itself, with masks cut at the fixed threshold.
+    """
+    metric = ExtendedScore("fixed", threshold)
+    for part in parts:
+        for maps, masks in zip(torch.split(part.confidence, 100), torch.split(part.truth, 100), strict=True):
+            metric.update(maps, masks)
+    found = metric.compute()
+    return {name: float(found[name]) for name in ("ap", "max_f1")}
+
+
+def break_down(maps: Maps, threshold: float, labels: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """CIoU@0.5 at the fixed threshold by kinds of rows; silent rows are left out.
+
+    Args:
+        maps: a part's maps.
+        threshold: the fixed one, from validation.
+        labels: each row's class.
+
+    Returns:
+        ``by_size``: ``n`` and ``ciou`` by the source's share of the frame (`avsl.functional.localization.area_bucket`);
+        ``by_class``: the same by class. Kinds without a row are left out.
+    """
+    scores = F.ciou(F.predict_mask(maps.confidence, maps.truth, "fixed", threshold), maps.truth)
+    sizes = [F.AREA_BUCKETS[k] for k in F.area_bucket(maps.truth).tolist()]
+    return {
+        "by_size": _rate_by(sizes, scores, F.AREA_BUCKETS),
+        "by_class": _rate_by(labels, scores, sorted(set(labels))),
+    }
+
+
+def _rate_by(kinds: Sequence[str], scores: Tensor, order: Iterable[str]) -> dict[str, dict[str, float]]:
+    rates: dict[str, dict[str, float]] = {}
+    sounding, names = ~scores.isnan(), np.asarray(kinds, object)
+    for kind in order:
+        rows = scores[sounding & torch.from_numpy(names == kind)]
+        if len(rows):
+            rates[kind] = {"n": len(rows), "ciou": float(F.success_rate(rows))}
+    return rates
+
+
 def baselines(truth: Tensor) -> dict[str, dict[str, float]]:
     """What needs no model, on (N, H, W) truth: the whole image, a centred disc, and a perfect ranking of pixels.
 
@@ -158,7 +221,9 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        figures: threshold, one entry for each part, one for each member on its own, and the baselines.
+        figures: threshold, one entry for each part (``test`` broken down too, ``test_offscreen`` with the detection
+            scores of ``test`` and itself), one for each member on its own, the baselines, and ``ogl``: None, or the
+            threshold and parts once more with an object prior.
         table: CSV with a line for each test row.
         validation: the validation rows' maps.
     """
@@ -169,7 +234,11 @@ class Evaluation:
 
 
 def score_model(
-    members: Sequence[nn.Module], reader: RowReader, parts: Mapping[str, NDArray[np.int64]], batch_size: int
+    members: Sequence[nn.Module],
+    reader: RowReader,
+    parts: Mapping[str, NDArray[np.int64]],
+    batch_size: int,
+    prior: ObjectPrior | None = None,
 ) -> Evaluation:
     """Score a model.
 
@@ -178,6 +247,7 @@ def score_model(
         reader: of the prepared data.
         parts: row numbers by part; ``validation`` chooses the threshold, the others are test parts.
         batch_size: rows at a time.
+        prior: scored with the model beside the model alone, with a threshold chosen for the two.
     """
     # One part is enough to see whether a model listens.
     computed = {p: compute_maps(members, reader, rows, batch_size, shuffle=p == "test") for p, rows in parts.items()}
@@ -194,7 +264,20 @@ def score_model(
                 part: score_part(maps, own, groups[part]) for part, maps in alone.items()
             }
     if "test" in computed:
-        figures["baselines"] = baselines(computed["test"].truth)
+        test = computed["test"]
+        figures["test"] |= break_down(test, threshold, [str(reader.data.labels[row]) for row in test.rows])
+        if "test_offscreen" in computed:
+            figures["test_offscreen"] |= score_detection((test, computed["test_offscreen"]), threshold)
+        figures["baselines"] = baselines(test.truth)
+    figures["ogl"] = None
+    if prior is not None:
+        guided = guide(validation, prior, reader, batch_size)
+        own = choose_threshold(guided.confidence, guided.truth)
+        figures["ogl"] = prior.config.model_dump(mode="json") | {"threshold": own}
+        # Part by part: these maps are as large as the frames.
+        for part, maps in computed.items():
+            mixed = guided if maps is validation else guide(maps, prior, reader, batch_size)
+            figures["ogl"][part] = score_part(mixed, own, groups[part])
     return Evaluation(figures, _table(reader, computed, threshold), validation)
 
 

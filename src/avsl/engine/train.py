@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import yaml
 
 from avsl.config import compose, project_root
-from avsl.engine.build import rows_of
+from avsl.engine.build import describe_model, rows_of
 from avsl.engine.fit import find_checkpoint, fit, identity, write_history
 from avsl.engine.layout import Layout
 from avsl.engine.prepare import load_data
 from avsl.engine.scoring import METRIC, choose_threshold, compute_maps, score
 from avsl.files import write_json, write_text
-from avsl.models import ExportedModel, save_exported
+from avsl.models import save_exported
 from avsl.tracking.registry import hash_model
 from avsl.tracking.runs import RunTags, git_commit, open_store, start_or_resume_run
 
@@ -49,13 +49,7 @@ def train(overrides: Sequence[str] = ()) -> None:
         maps = compute_maps(members, reader, rows, config.evaluate.batch_size)
         threshold = choose_threshold(maps.confidence, maps.truth)
         validation = score(maps.confidence, maps.truth, "fixed", threshold)
-        description = ExportedModel(
-            members=module.ensemble().configs,
-            image_size=data.manifest.image_size,
-            sample_rate=data.manifest.sample_rate,
-            duration_s=data.manifest.n_samples_audio / data.manifest.sample_rate,
-            threshold=threshold,
-        )
+        description = describe_model(module.ensemble(), data, threshold)
         shutil.rmtree(layout.train, ignore_errors=True)
         save_exported(layout.train / "model", module.ensemble(), description)
         write_text(layout.train / "config.yaml", yaml.safe_dump(params, sort_keys=False))

@@ -8,23 +8,36 @@ from typing import Any
 from avsl.frameworks.branch import Branch, MakeBranch
 from avsl.frameworks.dmt import DMT, DMTConfig
 from avsl.frameworks.mean_teacher import MeanTeacher, MeanTeacherConfig
+from avsl.frameworks.pseudo_label import PseudoLabel, PseudoLabelConfig
+from avsl.frameworks.self_supervised import SelfSupervised, SelfSupervisedConfig
 from avsl.frameworks.supervised import Supervised, SupervisedConfig
+from avsl.frameworks.xpl import XPL, PacingConfig, XPLConfig
 from avsl.schema import StrictConfig
 from avsl.types import Framework
 
 FRAMEWORKS: dict[str, tuple[Callable[[MakeBranch, Any], Framework], type[StrictConfig]]] = {
     "supervised": (Supervised, SupervisedConfig),
+    "self_supervised": (SelfSupervised, SelfSupervisedConfig),
+    "pseudo_label": (PseudoLabel, PseudoLabelConfig),
     "mean_teacher": (MeanTeacher, MeanTeacherConfig),
+    "xpl": (XPL, XPLConfig),
     "dmt": (DMT, DMTConfig),
 }
 
 __all__ = [
     "DMT",
     "FRAMEWORKS",
+    "XPL",
     "Branch",
     "DMTConfig",
     "MeanTeacher",
     "MeanTeacherConfig",
+    "PacingConfig",
+    "PseudoLabel",
+    "PseudoLabelConfig",
+    "SelfSupervised",
+    "SelfSupervisedConfig",
     "Supervised",
     "SupervisedConfig",
+    "XPLConfig",
 ]

@@ -8,11 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from avsl.functional.ema import ema_update
-from avsl.functional.pseudo_labels import pixel_bce, to_grid
-from avsl.types import AVBatch, AVOutput, LossTerms, Objective, SemiBatch, join
+from avsl.functional.geometry import carry
+from avsl.functional.pseudo_labels import confident_mask, not_empty, pixel_bce, to_grid
+from avsl.schema import StrictConfig
+from avsl.types import AVBatch, AVOutput, Calibrated, LossTerms, Objective, PseudoLabels, SemiBatch, StepOutput, join
 
 
 class Branch(nn.Module):
@@ -51,6 +54,10 @@ class Branch(nn.Module):
     def inference_model(self) -> nn.Module:
         """The localiser to validate and export."""
         return self.momentum if self.momentum is not None and self.needs.momentum_inference else self.model
+
+    def calibration(self) -> list[nn.Parameter]:
+        """What only labels can teach the localiser, its confidence's scale and offset; empty if it has no such."""
+        return self.model.calibration() if isinstance(self.model, Calibrated) else []
 
     def param_groups(self) -> list[Mapping[str, Any]]:
         """Matrices and kernels decay; norms, biases, scales, offsets and rates do not.
@@ -97,6 +104,21 @@ class Teacher(nn.Module):
         """The output for one view."""
         output: AVOutput = self.model(batch)
         return output
+
+
+@torch.no_grad()
+def ask(student: Branch, view: AVBatch) -> AVOutput:
+    """What a student's localiser makes of a view in evaluation mode, so that no row's label depends on the others.
+
+    Afterwards it is in the mode in which it was, and its statistics are what they were.
+    """
+    training = student.model.training
+    student.model.eval()
+    try:
+        output: AVOutput = student.model(view)
+    finally:
+        student.model.train(training)
+    return output
 
 
 def forward_together(student: Branch, batch: SemiBatch) -> tuple[tuple[AVOutput, ...], Tensor, Tensor | None]:
@@ -150,7 +172,11 @@ def pseudo_label_loss(logits: Tensor, target: Tensor, seen: Tensor, accepted: Te
         accepted: (B,) weight of each row.
     """
     size = (logits.shape[-2], logits.shape[-1])
-    return (pixel_bce(logits, to_grid(target, size), to_grid(seen, size)) * accepted).mean()
+    weight = to_grid(seen, size)
+    if target.shape[-2:] != size:
+        # A coarse cell's label is the mean of what was seen of it, not of what was not.
+        target = to_grid(target * seen, size) / weight.clamp_min(1e-6)
+    return (pixel_bce(logits, target, weight) * accepted).mean()
 
 
 def weighted_sum(terms: Iterable[tuple[float, str, Tensor]]) -> LossTerms:
@@ -158,3 +184,53 @@ def weighted_sum(terms: Iterable[tuple[float, str, Tensor]]) -> LossTerms:
     listed = list(terms)
     total = sum((weight * term for weight, _, term in listed[1:]), start=listed[0][0] * listed[0][2])
     return LossTerms(total, {name: term.detach() for _, name, term in listed})
+
+
+class HardLabelConfig(StrictConfig):
+    """Learning from the hard labels of one labeller.
+
+    Attributes:
+        delta: δ, confidence from which the labeller calls a cell sounding.
+        unlabelled_weight: λ_u of the loss on pseudo-labels.
+        contrastive_weight: λ_c of the objective on L ∪ U.
+        warmup_steps: steps on the labelled clips (and the objective) before pseudo-labels are used.
+    """
+
+    delta: float = Field(0.6, ge=0, le=1)
+    unlabelled_weight: float = Field(1.0, ge=0)
+    contrastive_weight: float = Field(1.0, ge=0)
+    warmup_steps: int = Field(200, ge=0)
+
+
+def hard_label_step(
+    student: Branch, labeller: Callable[[AVBatch], AVOutput], batch: SemiBatch, step: int, config: HardLabelConfig
+) -> StepOutput:
+    """One step of a student with one labeller, itself or another network.
+
+    L = H(G, P) on L + λ_u · H(Y, P) on accepted U + λ_c · L_contrastive on L ∪ U, with Y = 1[P_labeller ≥ δ] on the
+    weak view, accepted where it is not empty.
+
+    Args:
+        student: what learns.
+        labeller: gives its output for the weak view; it gets no gradient.
+        batch: the step's rows.
+        step: counts optimiser steps from 0.
+        config: δ, weights and warm-up.
+    """
+    pseudo, views = None, unlabelled_views(batch)
+    if step >= config.warmup_steps and views is not None:
+        weak, strong = views
+        # Before the student's own pass, which moves its batch-norm statistics.
+        with torch.no_grad():
+            mask = confident_mask(labeller(weak).confidence, config.delta)
+        pseudo = PseudoLabels(mask, accepted=not_empty(mask))
+        target, seen = carry(mask, weak.geometry, strong.geometry)
+    outputs, labelled, unlabelled = forward_together(student, batch)
+    terms = [
+        (1.0, "supervised", supervised_loss(labelled, batch.labelled.strong[0])),
+        (config.contrastive_weight, "contrastive", student.contrastive(outputs, step).total),
+    ]
+    if pseudo is not None and unlabelled is not None:
+        loss = pseudo_label_loss(unlabelled, target, seen, pseudo.accepted)
+        terms.append((config.unlabelled_weight, "unlabelled", loss))
+    return StepOutput(weighted_sum(terms), pseudo)

@@ -5,43 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import nn
 
-from avsl.frameworks.branch import (
-    Branch,
-    MakeBranch,
-    Teacher,
-    forward_together,
-    pseudo_label_loss,
-    supervised_loss,
-    unlabelled_views,
-    weighted_sum,
-)
+from avsl.frameworks.branch import Branch, HardLabelConfig, MakeBranch, Teacher, hard_label_step
 from avsl.functional.ema import ema_update
-from avsl.functional.geometry import carry
-from avsl.functional.pseudo_labels import confident_mask, not_empty
-from avsl.schema import StrictConfig
-from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
+from avsl.types import SemiBatch, StepOutput
 
 
-class MeanTeacherConfig(StrictConfig):
+class MeanTeacherConfig(HardLabelConfig):
     """Mean teacher.
 
     Attributes:
-        delta: δ, confidence from which the teacher calls a cell sounding.
         ema_decay: β of the teacher.
-        unlabelled_weight: λ_u of the loss on pseudo-labels.
-        contrastive_weight: λ_c of the objective on L ∪ U.
-        warmup_steps: steps on the labelled clips (and the objective) before pseudo-labels are used.
     """
 
-    delta: float = Field(0.6, ge=0, le=1)
     ema_decay: float = Field(0.99, ge=0, lt=1)
-    unlabelled_weight: float = Field(1.0, ge=0)
-    contrastive_weight: float = Field(1.0, ge=0)
-    warmup_steps: int = Field(200, ge=0)
 
 
 class MeanTeacher(nn.Module):
@@ -65,28 +44,9 @@ class MeanTeacher(nn.Module):
         self.n_views = self.student.needs.views
         self.teacher = Teacher(self.student)
 
-    @torch.no_grad()
-    def label(self, weak: AVBatch) -> PseudoLabels:
-        """The teacher's labels of weakly augmented, unlabelled rows."""
-        mask = confident_mask(self.teacher(weak).confidence, self.config.delta)
-        return PseudoLabels(mask, accepted=not_empty(mask))
-
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
         """The loss of one step."""
-        config = self.config
-        outputs, labelled, unlabelled = forward_together(self.student, batch)
-        terms = [
-            (1.0, "supervised", supervised_loss(labelled, batch.labelled.strong[0])),
-            (config.contrastive_weight, "contrastive", self.student.contrastive(outputs, step).total),
-        ]
-        pseudo, views = None, unlabelled_views(batch)
-        if step >= config.warmup_steps and views is not None and unlabelled is not None:
-            weak, strong = views
-            pseudo = self.label(weak)
-            target, seen = carry(pseudo.mask, weak.geometry, strong.geometry)
-            loss = pseudo_label_loss(unlabelled, target, seen, pseudo.accepted)
-            terms.append((config.unlabelled_weight, "unlabelled", loss))
-        return StepOutput(weighted_sum(terms), pseudo)
+        return hard_label_step(self.student, self.teacher, batch, step, self.config)
 
     def after_step(self, step: int) -> None:
         """EMA; until the warm-up ends the teacher is the student's copy."""

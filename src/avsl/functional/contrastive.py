@@ -46,3 +46,37 @@ def symmetric_info_nce(scores: Tensor, temperature: float) -> Tensor:
     logits = scores / temperature
     target = torch.arange(len(logits), device=logits.device)
     return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+
+
+def log_soft_mask(maps: Tensor, threshold: float, temperature: float) -> Tensor:
+    """The log of sigmoid((S − ε) / T), a soft threshold at ε; of −S and −ε the log of what lies below ε."""
+    return F.logsigmoid((maps - threshold) / temperature)
+
+
+def masked_mean(maps: Tensor, log_mask: Tensor) -> Tensor:
+    """Σ m · S / Σ m over the cells of (..., h, w) maps, (...).
+
+    The mask comes as its logarithm: the mean is then finite and exact even where every m would be rounded to 0.
+    """
+    return (log_mask.flatten(-2).softmax(-1) * maps.flatten(-2)).sum(-1)
+
+
+def foreground_mask(maps: Tensor, threshold: float) -> Tensor:
+    """1[min-max of S > θ], (..., h, w) in {0, 1}, written without the division; a constant map has no foreground."""
+    above = maps - maps.amin((-2, -1), keepdim=True)
+    return (above > threshold * above.amax((-2, -1), keepdim=True)).to(maps.dtype)
+
+
+def relation_gap(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Mean |softmax(first / τ) − softmax(second / τ)| of two (B, B) matrices, each row a distribution."""
+    return F.l1_loss((first / temperature).softmax(1), (second / temperature).softmax(1))
+
+
+def joint_scores(correspondence: Tensor, localisation: Tensor, temperature: float) -> Tensor:
+    """The log of Σ_cells p(sound | image, cell) · p(cell | image, sound), (B, A), from two sets of (B, A, h, w) maps.
+
+    The first is a softmax of ``correspondence`` / τ over sounds, the second one of ``localisation`` / τ over cells.
+    """
+    sound = (correspondence.flatten(2) / temperature).log_softmax(1)
+    cell = (localisation.flatten(2) / temperature).log_softmax(2)
+    return (sound + cell).logsumexp(2)

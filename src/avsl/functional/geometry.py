@@ -39,18 +39,19 @@ def warp(images: Tensor, geometry: Tensor, size: tuple[int, int] | None = None, 
     return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
-def carry(labels: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def carry(labels: Tensor, source: Tensor, target: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Carry (B, h, w) labels made in one view to another view of the same frames.
 
     Args:
         labels: values in [0, 1] on the source view's grid.
         source: geometry in which the labels were made.
         target: geometry in which they are needed.
+        known: (B, h, w) in {0, 1}, which of the labels there are; all of them by default.
 
     Returns:
-        the labels on the target view's grid and, (B, h, w) in [0, 1], how far each cell lies inside the source view:
-        what the labeller did not see must not be taught as silence.
+        the labels on the target view's grid and, (B, h, w) in [0, 1], how far each cell lies inside what is known of
+        the source view: what the labeller did not see must not be taught as silence.
     """
-    layers = torch.stack([labels, torch.ones_like(labels)], dim=1)
+    layers = torch.stack([labels, torch.ones_like(labels)] if known is None else [labels * known, known], dim=1)
     carried, seen = warp(layers, relative(source, target)).unbind(1)
     return carried / seen.clamp_min(1e-6), seen

@@ -8,17 +8,26 @@ consensus maps.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 ResizeMode = Literal["bicubic", "bicubic_aligned", "opencv_bilinear"]
-Convention = Literal["median", "median_strict", "adaptive", "fixed_minmax", "fixed"]
+Convention = Literal["median", "median_aligned", "median_strict", "adaptive", "fixed_minmax", "fixed"]
 
-CONVENTIONS: Final[tuple[Convention, ...]] = ("median", "median_strict", "adaptive", "fixed_minmax", "fixed")
+CONVENTIONS: Final[tuple[Convention, ...]] = get_args(Convention)
 """How a map becomes a mask, see `predict_mask`."""
+
+_RESIZE: Final[dict[Convention, ResizeMode]] = {
+    "median": "bicubic",
+    "median_aligned": "bicubic_aligned",
+    "median_strict": "bicubic",
+    "adaptive": "bicubic",
+    "fixed_minmax": "opencv_bilinear",
+    "fixed": "opencv_bilinear",
+}
 
 AREA_BUCKETS: Final = ("small", "medium", "large", "huge")
 """Names of `area_bucket`'s values."""
@@ -47,6 +56,14 @@ def resize_maps(maps: Tensor, size: tuple[int, int], mode: ResizeMode) -> Tensor
         return _opencv_lerp(_opencv_lerp(maps, size[1]).mT, size[0]).mT.contiguous()
     # The batch goes in as channels: the same bits, with the weights computed once.
     return F.interpolate(maps[None], size=size, mode="bicubic", align_corners=mode == "bicubic_aligned")[0]
+
+
+def resize_as(maps: Tensor, size: tuple[int, int], convention: Convention) -> Tensor:
+    """Bring maps to the size of the truth in the way that goes with a threshold convention.
+
+    Shape: (B, h, w) -> (B, H, W) float32.
+    """
+    return resize_maps(maps, size, _RESIZE[convention])
 
 
 @lru_cache(maxsize=64)
@@ -137,8 +154,8 @@ def binarize(
 
     Args:
         maps: (B, H, W) float32, already min-max normalised where the convention asks for it.
-        convention: ``median``: pixels >= the upper median pixel; ``median_strict``: > it; ``adaptive``: > the n-th
-            highest pixel, where the truth has n pixels (an oracle: it is told the true area);
+        convention: ``median`` and ``median_aligned``: pixels >= the upper median pixel; ``median_strict``: > it;
+            ``adaptive``: > the n-th highest pixel, where the truth has n pixels (an oracle: it is told the true area);
             ``fixed_minmax`` and ``fixed``: >= threshold.
         threshold: for the fixed conventions alone.
         truth: (B, H, W), for ``adaptive`` alone.
@@ -164,14 +181,15 @@ def binarize(
     else:
         cut = pixels.kthvalue(total // 2 + 1, dim=1).values
     cut = cut[:, None, None]
-    return maps >= cut if convention == "median" else maps > cut
+    return maps >= cut if convention in ("median", "median_aligned") else maps > cut
 
 
 def predict_mask(maps: Tensor, truth: Tensor, convention: Convention, threshold: float | None = None) -> Tensor:
     """Resize maps to the truth and binarise them as a published evaluation does.
 
     ``median`` (EZ-VSL, FNAC), ``median_strict`` and ``adaptive`` (Senocak et al., arXiv 2407.13676): bicubic,
-    min-max. ``fixed_minmax`` (SSPL, at 0.5): OpenCV bilinear, min-max. ``fixed``: OpenCV bilinear on the confidence
+    min-max. ``median_aligned`` (SLAVC and the multi-source code after it): the same with corners aligned.
+    ``fixed_minmax`` (SSPL, at 0.5): OpenCV bilinear, min-max. ``fixed``: OpenCV bilinear on the confidence
     itself, never min-max, so that an image without a source can stay empty.
 
     Args:
@@ -183,8 +201,7 @@ def predict_mask(maps: Tensor, truth: Tensor, convention: Convention, threshold:
     Returns:
         (B, H, W) bool.
     """
-    mode: ResizeMode = "opencv_bilinear" if convention in ("fixed_minmax", "fixed") else "bicubic"
-    resized = resize_maps(maps, (truth.shape[-2], truth.shape[-1]), mode)
+    resized = resize_as(maps, (truth.shape[-2], truth.shape[-1]), convention)
     return binarize(resized if convention == "fixed" else minmax(resized), convention, threshold, truth)
 
 
@@ -219,34 +236,44 @@ def ciou_by_threshold(maps: Tensor, truth: Tensor, thresholds: Tensor) -> Tensor
     Returns:
         (B, T) float64; NaN where the truth is empty.
     """
-    resized = resize_maps(maps, (truth.shape[-2], truth.shape[-1]), "opencv_bilinear")
-    rows, levels = len(resized), len(thresholds) + 1
-    # A pixel at level k is predicted under the k lowest thresholds.
-    level = torch.bucketize(resized, thresholds.float(), right=True)
-    slot = (level + torch.arange(rows, device=level.device)[:, None, None] * levels).flatten()
-    hit, outside = (
-        torch.zeros(rows * levels, dtype=torch.float64, device=slot.device)
-        .index_add_(0, slot, weight.flatten().double())
-        .view(rows, levels)
-        .flip(1)
-        .cumsum(1)
-        .flip(1)
-        for weight in (truth, truth == 0)
-    )
+    resized = resize_as(maps, (truth.shape[-2], truth.shape[-1]), "fixed")
+    hit, outside = (sums_above(resized, weight, thresholds) for weight in (truth, truth == 0))
     area = hit[:, :1]
     overlap: Tensor = hit[:, 1:] / (area + outside[:, 1:])
     return overlap.masked_fill(area == 0, torch.nan)
 
 
-def success_rate(scores: Tensor, at: float = 0.5) -> Tensor:
+def sums_above(values: Tensor, weight: Tensor, thresholds: Tensor) -> Tensor:
+    """The weight of the pixels that reach each of T thresholds, in one pass over the pixels.
+
+    Args:
+        values: (B, H, W), on which the thresholds are.
+        weight: (B, H, W); whole numbers and halves add up exactly.
+        thresholds: (T,) rising, on the device of the values.
+
+    Returns:
+        (B, 1 + T) float64: the weight of all pixels, then of those with values >= each threshold.
+    """
+    rows, levels = len(values), len(thresholds) + 1
+    # A pixel at level k reaches the k lowest thresholds.
+    level = torch.bucketize(values, thresholds.to(values.dtype), right=True)
+    slot = (level + torch.arange(rows, device=level.device)[:, None, None] * levels).flatten()
+    sums = torch.zeros(rows * levels, dtype=torch.float64, device=slot.device)
+    sums.index_add_(0, slot, weight.flatten().double())
+    return sums.view(rows, levels).flip(1).cumsum(1).flip(1)
+
+
+def success_rate(scores: Tensor, at: float = 0.5, *, strict: bool = False) -> Tensor:
     """CIoU@``at``: the share of samples whose cIoU is at least ``at`` (AP50 in EZ-VSL's code); () float64.
+
+    With ``strict`` the share above ``at``: the precision of SLAVC's and of the multi-source code.
 
     Raises:
         ValueError: there is no sample.
     """
     if scores.numel() == 0:
         raise ValueError("a success rate needs at least one sample")
-    return (scores >= at).double().mean()
+    return (scores > at if strict else scores >= at).double().mean()
 
 
 def auc(scores: Tensor) -> Tensor:

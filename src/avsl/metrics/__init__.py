@@ -1,5 +1,15 @@
 """torchmetrics classes over `avsl.functional`."""
 
+from avsl.metrics.detection import ExtendedScore
 from avsl.metrics.localization import FalsePositiveRate, InteractiveScore, LocalizationScore, ThresholdSweep
+from avsl.metrics.segmentation import MultiSourceScore, SegmentationScore
 
-__all__ = ["FalsePositiveRate", "InteractiveScore", "LocalizationScore", "ThresholdSweep"]
+__all__ = [
+    "ExtendedScore",
+    "FalsePositiveRate",
+    "InteractiveScore",
+    "LocalizationScore",
+    "MultiSourceScore",
+    "SegmentationScore",
+    "ThresholdSweep",
+]

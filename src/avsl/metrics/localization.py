@@ -17,7 +17,17 @@ CANDIDATE_THRESHOLDS: Final = tuple(step / 100 for step in range(1, 100))
 """What `ThresholdSweep` tries: 0.01, 0.02, …, 0.99."""
 
 
-def _validate(maps: Tensor, truth: Tensor) -> None:
+def validate(maps: Tensor, truth: Tensor, *, silent: bool = False) -> None:
+    """Refuse what cannot be scored.
+
+    Args:
+        maps: (B, h, w).
+        truth: (B, H, W).
+        silent: whether a truth may be empty.
+
+    Raises:
+        ValueError: shapes do not pair up, a map is not finite, or a truth is empty where it must not be.
+    """
     if maps.ndim != 3 or truth.ndim != 3 or len(maps) != len(truth):
         raise ValueError(
             f"maps (B, h, w) and truth (B, H, W) must pair up, got {tuple(maps.shape)} and {tuple(truth.shape)}"
@@ -25,15 +35,20 @@ def _validate(maps: Tensor, truth: Tensor) -> None:
     if not bool(maps.isfinite().all()):
         raise ValueError("a confidence map holds a value that is not finite")
     empty = (truth == 0).flatten(1).all(1)
-    if bool(empty.any()):
+    if not silent and bool(empty.any()):
         raise ValueError(
             f"cIoU is not defined for the empty truth of row {int(empty.nonzero()[0])}: leave such rows out"
-            " or count them with FalsePositiveRate"
+            " or count them with FalsePositiveRate or ExtendedScore"
         )
 
 
-class _PerSampleScore(Metric):
-    """Gathers the cIoU of every sample under one threshold convention."""
+class PerSampleScore(Metric):
+    """Gathers the cIoU of every sample under one threshold convention.
+
+    Args:
+        convention: as for `LocalizationScore`.
+        threshold: as for `LocalizationScore`.
+    """
 
     higher_is_better = True
     full_state_update = False
@@ -51,12 +66,12 @@ class _PerSampleScore(Metric):
         self.add_state("ciou", default=[], dist_reduce_fx="cat")
 
     def _score(self, maps: Tensor, truth: Tensor) -> None:
-        _validate(maps, truth)
+        validate(maps, truth)
         self.ciou.append(F.ciou(F.predict_mask(maps, truth, self.convention, self.threshold), truth))
 
 
-class LocalizationScore(_PerSampleScore):
-    """CIoU@0.5, AUC and mean cIoU under one threshold convention.
+class LocalizationScore(PerSampleScore):
+    """CIoU@0.5, CIoU@0.7, AUC and mean cIoU under one threshold convention.
 
     Args:
         convention: how a map becomes a mask, one of `avsl.functional.localization.CONVENTIONS`. The headline is
@@ -80,12 +95,17 @@ class LocalizationScore(_PerSampleScore):
         self._score(maps, truth)
 
     def compute(self) -> dict[str, Tensor]:
-        """Scores in [0, 1] by name: ``ciou`` (CIoU@0.5), ``auc``, ``mean_ciou``."""
+        """Scores in [0, 1] by name: ``ciou`` (CIoU@0.5), ``ciou_70`` (CIoU@0.7), ``auc``, ``mean_ciou``."""
         scores = dim_zero_cat(self.ciou)
-        return {"ciou": F.success_rate(scores), "auc": F.auc(scores), "mean_ciou": scores.mean()}
+        return {
+            "ciou": F.success_rate(scores),
+            "ciou_70": F.success_rate(scores, 0.7),
+            "auc": F.auc(scores),
+            "mean_ciou": scores.mean(),
+        }
 
 
-class InteractiveScore(_PerSampleScore):
+class InteractiveScore(PerSampleScore):
     """IIoU and IAUC: of a frame's several sounds the worst counts (Senocak et al., arXiv 2407.13676).
 
     Args:
@@ -156,7 +176,7 @@ class ThresholdSweep(Metric):
         Raises:
             ValueError: shapes do not pair up, a map is not finite, or a truth is empty.
         """
-        _validate(maps, truth)
+        validate(maps, truth)
         self.successes += (F.ciou_by_threshold(maps, truth, self.thresholds) >= 0.5).sum(0)
         self.samples += len(maps)
 

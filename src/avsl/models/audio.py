@@ -1,124 +1,56 @@
-"""Audio encoders: what a front end hears to one embedding."""
+"""The audio encoders by kind: what a front end hears to one embedding."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, cast
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag
-from torch import Tensor, nn
+from pydantic import BeforeValidator, Discriminator
 
-from avsl.models.backbone import make_backbone
-from avsl.models.front_ends import LogMel, LogMelConfig, LogSpectrogram, LogSpectrogramConfig
-from avsl.schema import ConfigError, StrictConfig
+from avsl.models.encoding import AudioEncoder
+from avsl.models.spectrogram import SpectrogramEncoder, SpectrogramEncoderConfig, make_spectrogram
+from avsl.models.vggish import VGGishEncoder, VGGishEncoderConfig, VGGishExamples
+from avsl.models.waveform import RawWaveform, WaveformEncoder, WaveformEncoderConfig
 from avsl.types import FrontEnd
 
-
-@dataclass(frozen=True)
-class AudioEncoding:
-    """What an audio encoder makes of a sound.
-
-    Attributes:
-        embedding: (B, dim), not normalised.
-        code: (B, K), what the embedding was projected from.
-    """
-
-    embedding: Tensor
-    code: Tensor
-
-
-class AudioEncoder(Protocol):
-    """A front end, and a network on what it hears."""
-
-    front_end: FrontEnd
-    code_dim: int
-
-    def __call__(self, features: Tensor) -> AudioEncoding:
-        """The front end's features, (B, ...), to embeddings."""
-        ...
-
-
-class SpectrogramEncoderConfig(StrictConfig):
-    """A timm network on spectrograms.
-
-    Attributes:
-        kind: which of the audio encoders this is.
-        backbone: any timm name.
-        backbone_args: passed to timm (widths and the like).
-        front_end: the log-mel spectrogram it hears.
-        log_spectrogram: the published log-spectrogram, heard instead where it is given.
-        project: whether a linear layer follows; LVS has none.
-        last_stride: stride of a ResNet's last stage; 1 doubles its grid without dilation (LVS).
-        dropout: share of the pooled features dropped in training.
-        frozen: whether the backbone stays as it is.
-    """
-
-    kind: Literal["spectrogram"] = "spectrogram"
-    backbone: str = "resnet18"
-    backbone_args: dict[str, Any] = Field(default_factory=dict)
-    front_end: LogMelConfig = LogMelConfig()
-    log_spectrogram: LogSpectrogramConfig | None = None
-    project: bool = True
-    last_stride: Literal[1, 2] = 2
-    dropout: float = Field(0.0, ge=0, lt=1)
-    frozen: bool = False
-
-
-class SpectrogramEncoder(nn.Module):
-    """Spectrogram (B, 1, F, T) to an embedding: last stage, maximum over the grid, linear layer."""
-
-    def __init__(self, config: SpectrogramEncoderConfig, dim: int) -> None:
-        super().__init__()
-        self.config = config
-        self.front_end = make_front_end(config)
-        self.backbone = make_backbone(
-            "model.audio",
-            config.backbone,
-            last_stride=config.last_stride,
-            pretrained=False,
-            in_chans=1,
-            num_classes=0,
-            global_pool="",
-            **config.backbone_args,
-        ).requires_grad_(not config.frozen)
-        self.code_dim = cast("int", self.backbone.num_features)
-        if not config.project and self.code_dim != dim:
-            raise ConfigError(f"model.audio.project: {config.backbone} has {self.code_dim} channels, not {dim}")
-        self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(self.code_dim, dim) if config.project else nn.Identity()
-
-    def train(self, mode: bool = True) -> SpectrogramEncoder:
-        """A frozen backbone keeps its statistics."""
-        super().train(mode)
-        if self.config.frozen:
-            self.backbone.eval()
-        return self
-
-    def forward(self, features: Tensor) -> AudioEncoding:
-        """Features of the front end, (B, 1, F, T)."""
-        code: Tensor = self.dropout(self.backbone(features).amax((-2, -1)))
-        return AudioEncoding(self.head(code), code)
-
-
-def _kind(section: Any) -> str:
-    """Which encoder a section describes; one that does not say is a spectrogram's."""
-    return str(section.get("kind", "spectrogram") if isinstance(section, Mapping) else section.kind)
-
-
-AudioEncoderConfig = Annotated[
-    Annotated[SpectrogramEncoderConfig, Tag("spectrogram")],
-    Discriminator(_kind),
+__all__ = [
+    "AudioEncoderConfig",
+    "SpectrogramEncoderConfig",
+    "VGGishEncoderConfig",
+    "WaveformEncoderConfig",
+    "make_audio_encoder",
+    "make_front_end",
 ]
 
 
-def make_front_end(config: SpectrogramEncoderConfig) -> FrontEnd:
+def _with_kind(section: Any) -> Any:
+    """A section that does not say which encoder it describes is a spectrogram's."""
+    return {"kind": "spectrogram"} | dict(section) if isinstance(section, Mapping) else section
+
+
+AudioEncoderConfig = Annotated[
+    SpectrogramEncoderConfig | VGGishEncoderConfig | WaveformEncoderConfig,
+    Discriminator("kind"),
+    BeforeValidator(_with_kind),
+]
+
+_FRONT_ENDS: dict[str, Callable[[Any], FrontEnd]] = {
+    "spectrogram": make_spectrogram,
+    "vggish": lambda _: VGGishExamples(),
+    "waveform": lambda _: RawWaveform(),
+}
+_ENCODERS: dict[str, Callable[[Any, int], AudioEncoder]] = {
+    "spectrogram": SpectrogramEncoder,
+    "vggish": VGGishEncoder,
+    "waveform": WaveformEncoder,
+}
+
+
+def make_front_end(config: AudioEncoderConfig) -> FrontEnd:
     """What the encoder that a section describes hears."""
-    if config.log_spectrogram is not None:
-        return LogSpectrogram(config.log_spectrogram)
-    return LogMel(config.front_end)
+    return _FRONT_ENDS[config.kind](config)
 
 
-def make_audio_encoder(config: SpectrogramEncoderConfig, dim: int) -> AudioEncoder:
-    """The encoder that a section describes."""
-    return SpectrogramEncoder(config, dim)
+def make_audio_encoder(config: AudioEncoderConfig, dim: int) -> AudioEncoder:
+    """The encoder that a section describes, with embeddings of width ``dim``."""
+    return _ENCODERS[config.kind](config, dim)

@@ -37,12 +37,18 @@ def save_exported(folder: Path, model: LocalizerEnsemble, description: ExportedM
 
     The description names no initial weights: the export replaces them, and elsewhere their file may not be.
     """
-    members = [m.model_copy(update={"image": m.image.model_copy(update={"weights": ""})}) for m in description.members]
-    description = description.model_copy(update={"members": members})
+    description = description.model_copy(update={"members": [_from_scratch(m) for m in description.members]})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with whole_file(folder / "model.safetensors") as part:
         save_file(tensors, part)
     write_json(folder / "model.json", description.model_dump(mode="json"))
+
+
+def _from_scratch(config: LocalizerConfig) -> LocalizerConfig:
+    """The same localiser without its files of weights."""
+    encoders = {"image": config.image, "audio": config.audio}
+    scratch = {name: e.model_copy(update={"weights": ""}) for name, e in encoders.items() if hasattr(e, "weights")}
+    return config.model_copy(update=scratch)
 
 
 def read_description(folder: Path) -> ExportedModel:

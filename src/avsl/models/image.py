@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal, cast
 
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsl.models.backbone import make_backbone
+from avsl.models.backbone import make_feature_network
 from avsl.schema import ConfigError, StrictConfig
 
 
@@ -50,22 +49,14 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ImageEncoderConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        stored = _stored_names(config.weights) if config.weights else None
-        self.backbone = make_backbone(
+        self.backbone = make_feature_network(
             "model.image",
             config.backbone,
+            config.weights,
             last_stride=config.last_stride,
-            pretrained=bool(config.weights),
-            features_only=True,
             out_indices=tuple(sorted(config.stages)),
-            pretrained_cfg_overlay={"file": config.weights} if config.weights else None,
             **config.backbone_args,
         )
-        if stored is not None:
-            # timm says nothing of tensors it does not find. Its wrappers may put "model." before a name.
-            used = {name.removeprefix("model.") for name, _ in self.backbone.named_parameters()}
-            if absent := sorted(used - stored):
-                raise ConfigError(f"model.image.weights: {config.weights} lacks '{absent[0]}' of {config.backbone}")
         if config.before_activation:
             name, last = list(self.backbone.named_children())[-1]
             if not isinstance(last, nn.ReLU):
@@ -94,14 +85,3 @@ class ImageEncoder(nn.Module):
             finer = maps.pop()
             merged = finer + F.interpolate(merged, size=finer.shape[-2:], mode="nearest")
         return merged
-
-
-def _stored_names(path: str) -> set[str]:
-    """The names of the tensors in a safetensors file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return set(file.keys())
-    except OSError:
-        raise ConfigError(f"model.image.weights: cannot read {path}") from None
-    except SafetensorError as error:
-        raise ConfigError(f"model.image.weights: {path} is no safetensors file: {error}") from None

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from avsl.functional.contrastive import similarity_maps
 from avsl.functional.geometry import identity
 from avsl.functional.image import normalise
+from avsl.functional.pseudo_labels import to_finest_grid
 from avsl.models.audio import AudioEncoderConfig, SpectrogramEncoderConfig, make_audio_encoder
 from avsl.models.coding import PredictiveCoding, PredictiveCodingConfig
 from avsl.models.image import ImageEncoder, ImageEncoderConfig
@@ -120,9 +121,4 @@ class LocalizerEnsemble(nn.Module):
 
 def average(maps: Sequence[Tensor]) -> Tensor:
     """The mean of (B, h, w) confidence maps, brought to the finest one's grid."""
-    size = max(((m.shape[-2], m.shape[-1]) for m in maps), key=math.prod)
-    same = [
-        m if m.shape[-2:] == size else F.interpolate(m.unsqueeze(1), size=size, mode="bilinear").squeeze(1)
-        for m in maps
-    ]
-    return torch.stack(same).mean(0)
+    return torch.stack(to_finest_grid(maps)).mean(0)

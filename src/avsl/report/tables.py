@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ _TITLES = {"whole_image": "whole image", "centred_disc": "centred disc", "perfec
 def report(overrides: Sequence[str] = ()) -> None:
     """Write the tables and figures of the comparison.
 
-    ``comparison.md`` and ``comparison.csv``: a row for each framework and ratio, with the trivial baselines and the
-    ceiling; ``comparison.png``; ``curves.csv`` and ``curves.png``: validation over the epochs; ``subsets.csv``: every
-    test part.
+    ``comparison.md`` and ``comparison.csv``: a row for each framework and ratio, a second one where it was scored with
+    an object prior too, and the trivial baselines and the ceiling; ``comparison.png``; ``curves.csv`` and
+    ``curves.png``: validation over the epochs; ``subsets.csv``: every test
+    part, and the part ``test`` by size.
 
     Raises:
         DataError: nothing has been evaluated.
@@ -67,14 +68,23 @@ def _read_cells(base: Path) -> list[dict[str, Any]]:
     return sorted(cells, key=lambda cell: (cell["label_ratio"], cell["framework"]))
 
 
+def _scored(cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str, Mapping[str, Any]]]:
+    """Each evaluation, whether an object prior (OGL) took part, and the figures of that."""
+    for cell in cells:
+        yield cell, "no", cell
+        if cell.get("ogl"):  # an older evaluation does not say: there was none
+            yield cell, "yes", cell["ogl"]
+
+
 def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
-    for cell in cells:
-        test = cell["test"]
+    for cell, ogl, figures in _scored(cells):
+        test = figures["test"]
         rows.append(
             {
                 "model": cell["framework"],
                 "labels": f"{100 * cell['label_ratio']:g} % ({cell['labelled']})",
+                "OGL": ogl,
                 "n": test["n"],
             }
             | {title: f"{100 * test[key]:.1f}" for title, key in _COLUMNS}
@@ -82,7 +92,7 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         )
     for name, figures in cells[0]["baselines"].items():
         rows.append(
-            {"model": _TITLES[name], "labels": "none", "n": cells[0]["test"]["n"]}
+            {"model": _TITLES[name], "labels": "none", "OGL": "no", "n": cells[0]["test"]["n"]}
             | {title: f"{100 * figures[key]:.1f}" if key in figures else "" for title, key in _COLUMNS}
             | {"training (s)": ""}
         )
@@ -91,11 +101,13 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _subsets(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
-    for cell in cells:
-        for part, figures in cell.items():
+    for cell, ogl, scored in _scored(cells):
+        for part, figures in scored.items():
             if part.startswith("test"):
-                head = {"framework": cell["framework"], "label_ratio": cell["label_ratio"], "part": part}
-                rows.append(head | dict(figures))
+                head = {"framework": cell["framework"], "label_ratio": cell["label_ratio"], "ogl": ogl, "part": part}
+                rows.append(head | {key: value for key, value in figures.items() if not isinstance(value, Mapping)})
+                sizes = figures.get("by_size", {})
+                rows += [head | {"part": f"{part}/{size}"} | found for size, found in sizes.items()]
     return rows
 
 
@@ -130,6 +142,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [keys, ["---"] * len(keys), *([str(row[key]) for key in keys] for row in rows)]
     note = (
         "Percent. CIoU and AUC at one fixed threshold chosen on validation;"
-        " *oracle* is told the true area and selects nothing."
+        " *oracle* is told the true area and selects nothing;"
+        " *OGL* mixes in what looks like an object, whatever is heard."
     )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}\n"

@@ -7,14 +7,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from avsl.config import compose
+from avsl.config import Config, compose
 from avsl.data.splits import Split
 from avsl.engine.layout import Layout
 from avsl.engine.scoring import METRIC
 from avsl.files import write_json
 from avsl.serving.packaging import model_code
-from avsl.tracking.registry import Candidate, promote
-from avsl.tracking.runs import open_store
+from avsl.tracking.registry import Candidate, Decision, promote
+from avsl.tracking.runs import Store, open_store
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,15 @@ log = logging.getLogger(__name__)
 def register(overrides: Sequence[str] = ()) -> None:
     """Give the best evaluated candidate of one label ratio, by its validation score, the alias ``champion``."""
     config = compose(overrides)
+    store = open_store(config.tracking, config.root)
+    decision = decide(config, store, read_candidates(config))
+    layout = Layout.of(config)
+    layout.registered.parent.mkdir(parents=True, exist_ok=True)
+    write_json(layout.registered, asdict(decision))
+
+
+def read_candidates(config: Config) -> list[Candidate]:
+    """The evaluated models of the configuration's data set and label ratio, as their stages left them."""
     layout = Layout.of(config)
     candidates = []
     for path in sorted(layout.evaluations.glob("*/metrics.json")):
@@ -42,9 +51,12 @@ def register(overrides: Sequence[str] = ()) -> None:
                 test_metrics={key: value for key, value in figures["test"].items() if isinstance(value, float)},
             )
         )
-    store = open_store(config.tracking, config.root)
-    split_hash = Split.load(layout.split).content_hash
+    return candidates
+
+
+def decide(config: Config, store: Store, candidates: Sequence[Candidate]) -> Decision:
+    """Promote among candidates of the configuration's data set, label ratio and split, and say what became of it."""
+    split_hash = Split.load(Layout.of(config).split).content_hash
     decision = promote(store, candidates, config.data.name, config.split.label_ratio, split_hash, METRIC, model_code())
-    layout.registered.parent.mkdir(parents=True, exist_ok=True)
-    write_json(layout.registered, asdict(decision))
     log.info("%s: %s, version %s (%s)", decision.model, decision.action, decision.version, decision.reason)
+    return decision

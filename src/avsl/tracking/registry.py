@@ -220,7 +220,9 @@ def promote(
                 reasons = "".join(f"; run {run_id}: {why}" for run_id, why in choice.skipped.items())
                 raise TrackingError(f"'{name}' gets no champion: {choice.reason}{reasons}")
             return Decision(name, "kept", old, aliases.get(PREVIOUS), choice.reason, choice.skipped)
-        new = _version_of(client, name, choice.winner) or _add_version(client, name, choice.winner, code)
+        new = _version_with(client, name, run_id=choice.winner.run_id, model_hash=choice.winner.model_hash)
+        if new is None:
+            new = _add_version(client, name, choice.winner.model_dir, _version_tags(choice.winner), code)
         if old and old != new:
             # First the old one: a call killed in between is completed by the next.
             client.set_registered_model_alias(name, PREVIOUS, old)
@@ -230,6 +232,38 @@ def promote(
         client.set_registered_model_alias(name, CHAMPION, new)
         previous = _aliases(client, name).get(PREVIOUS)
     return Decision(name, "promoted", new, previous, choice.reason, choice.skipped)
+
+
+def register_imported(
+    store: Store, data: str, alias: str, model_dir: Path, tags: Mapping[str, str], code: ModelCode
+) -> tuple[str, str]:
+    """Keep a model that was trained elsewhere as a version of ``avsl-<data>-imported``.
+
+    It is of no label ratio, so it never meets the candidates of :func:`promote` and is champion of nothing. The same
+    model, by its hash, has one version, however often it comes.
+
+    Args:
+        store: where runs and models are.
+        data: the data set that it was scored on.
+        alias: moves to this version.
+        model_dir: the exported model's folder.
+        tags: of the version, with ``run_id`` and ``model_hash`` among them.
+        code: carried by a new version.
+
+    Returns:
+        The registered model's name and the version.
+
+    Raises:
+        TrackingError: the store fails.
+    """
+    name = f"avsl-{data}-imported"
+    client = store.client
+    with one_sentence(f"registered model '{name}' cannot be updated in {store.uri}"):
+        version = _version_with(client, name, model_hash=tags["model_hash"])
+        if version is None:
+            version = _add_version(client, name, model_dir, tags, code)
+        client.set_registered_model_alias(name, alias, version)
+    return name, version
 
 
 @contextmanager
@@ -290,43 +324,46 @@ def _champion(client: MlflowClient, name: str, version: str) -> Champion:
         ) from None
 
 
-def _version_of(client: MlflowClient, name: str, candidate: Candidate) -> str | None:
+def _version_with(client: MlflowClient, name: str, **tags: str) -> str | None:
+    """A version that has these tags, if there is one."""
     versions: Sequence[ModelVersion] = client.search_model_versions(f"name = '{name}'")
     for version in versions:
-        if (version.tags.get("run_id"), version.tags.get("model_hash")) == (candidate.run_id, candidate.model_hash):
+        if tags.items() <= version.tags.items():
             return str(version.version)
     return None
 
 
-def _add_version(client: MlflowClient, name: str, candidate: Candidate, code: ModelCode) -> str:
+def _add_version(client: MlflowClient, name: str, model_dir: Path, tags: Mapping[str, str], code: ModelCode) -> str:
+    """Register the exported model in ``model_dir`` as another version; the tag ``run_id`` is its run."""
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
 
     # `mlflow.pyfunc.log_model` would take the process-wide tracking URI and reopen the run.
-    run = client.get_run(candidate.run_id)
-    logged = client.create_logged_model(run.info.experiment_id, _WEIGHTS, candidate.run_id)
+    run_id = tags["run_id"]
+    run = client.get_run(run_id)
+    logged = client.create_logged_model(run.info.experiment_id, _WEIGHTS, run_id)
     with TemporaryDirectory() as folder:
         target = Path(folder) / "saved"
         save_model(
             str(target),
             python_model=str(code.script),
             code_paths=[str(code.package)],
-            artifacts={_WEIGHTS: str(candidate.model_dir)},
+            artifacts={_WEIGHTS: str(model_dir)},
             signature=code.signature,
             input_example=code.input_example,
             pip_requirements=list(code.requirements),
             mlflow_model=Model(
                 artifact_path=logged.artifact_location,
-                run_id=candidate.run_id,
+                run_id=run_id,
                 model_uuid=logged.model_id,
                 model_id=logged.model_id,
             ),
         )
         client.log_model_artifacts(logged.model_id, str(target))
     client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(candidate.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -336,8 +373,8 @@ def _add_version(client: MlflowClient, name: str, candidate: Candidate, code: Mo
         name,
         # Not "models:/<id>": a database store would look that up at the process-wide tracking URI.
         source=logged.artifact_location,
-        run_id=candidate.run_id,
-        tags=_version_tags(candidate),
+        run_id=run_id,
+        tags=dict(tags),
         model_id=logged.model_id,
     ).version
     # What MLflow's pages link a logged model to its version by.

@@ -26,7 +26,10 @@ from avsl.schema import StrictConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import RunInfo
 
+# The tag of a run that was recorded again from its outputs: the id that it had in another store.
+RESTORED_FROM = "restored_from"
 _SQLITE = "sqlite:///"
 # MLflow's own limits (mlflow.utils.validation).
 _PARAMS_PER_BATCH = 100
@@ -239,6 +242,12 @@ class TrackedRun:
             for start in range(0, len(points), _METRICS_PER_BATCH):
                 self._client.log_batch(self.run_id, metrics=points[start : start + _METRICS_PER_BATCH])
 
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, in the place of what they said before."""
+        with self._writing("tags"):
+            for key, value in tags.items():
+                self._client.set_tag(self.run_id, key, value)
+
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Store a file among the run's artifacts, in ``folder`` of them where given."""
         with self._writing(f"artifact {path}"):
@@ -324,6 +333,28 @@ def start_or_resume_run(
     run = TrackedRun(store, run_id, resumed=True)
     run.log_params(params)
     return run
+
+
+def find_run(store: Store, data: str, run_id: str) -> RunInfo | None:
+    """The run of that id or, where the store has none, the one recorded again from its outputs; None without either.
+
+    Raises:
+        TrackingError: the store fails.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = store.client
+    with one_sentence(f"MLflow run '{run_id}' cannot be looked for in {store.uri}"):
+        try:
+            return client.get_run(run_id).info
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        experiment = client.get_experiment_by_name(f"avsl-{data}")
+        if experiment is None:
+            return None
+        copies = client.search_runs([experiment.experiment_id], f"tags.{RESTORED_FROM} = '{run_id}'", max_results=1)
+        return copies[0].info if copies else None
 
 
 def _experiment(store: Store, name: str) -> str:

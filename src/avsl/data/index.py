@@ -1,0 +1,501 @@
+"""What a data set lists: its rows and their parts, and the readers and rules that data sets share.
+
+A data set's own module turns published files into an `Index`; ``avsl.data.preparation`` does the rest.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from avsl.data.errors import DataError
+from avsl.data.media import PICTURE_SUFFIXES, SOUND_SUFFIXES
+from avsl.schema import StrictConfig
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+
+# A VGGSound clip is named after its video and the second it starts at.
+_CLIP_NAME = re.compile(r"(?P<video>.{11})_\d{6}")
+
+_Row = TypeVar("_Row", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row to prepare: a frame with a sound, and what is known of where the sound comes from.
+
+    Attributes:
+        sample_id: unique name of the row.
+        source_id: the recording it comes from; a source lies on one side of a split.
+        group_id: rows that share one frame share it.
+        part: one of ``avsl.data.shards.PARTS``; empty until `assign_parts` decides.
+        label: class name; empty where not known.
+        picture: a picture, or a video that shows it; None where the folder has none.
+        sounds: recordings, added up; None where the folder has none.
+        boxes: (k, 4) x0, y0, x1, y1 as fractions of the frame, as annotated; k = 0 where nothing in view sounds; None
+            where nobody drew boxes.
+        mask: a picture or array that is not zero on the pixels that sound.
+        time_s: which frame of a video, and where in the recording the sound is centred; None is the middle.
+        meta: small JSON values.
+        broken: why it cannot be used, where the lists already tell.
+    """
+
+    sample_id: str
+    source_id: str
+    group_id: str
+    part: str = ""
+    label: str = ""
+    picture: Path | None = None
+    sounds: tuple[Path | None, ...] = (None,)
+    boxes: NDArray[np.float64] | None = None
+    mask: Path | None = None
+    time_s: float | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    broken: str = ""
+
+    @property
+    def annotated(self) -> bool:
+        """Whether somebody said where the sound comes from, if only that it comes from nowhere in view."""
+        return self.boxes is not None or self.mask is not None
+
+    def files(self) -> list[Path | None]:
+        """Every file it needs; None for one that the folder lacks."""
+        return [self.picture, *self.sounds, *([self.mask] if self.mask else [])]
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A row of a training list that belongs to a held-out part.
+
+    Attributes:
+        sample_id: the row.
+        part: the part that holds it, or another row of its source.
+        same: the row itself is held out, not only its source.
+    """
+
+    sample_id: str
+    part: str
+    same: bool
+
+
+@dataclass(frozen=True)
+class Index:
+    """All rows of a data set.
+
+    Attributes:
+        entries: the rows; those of published test lists whether their files are there or not.
+        leaks: rows of a training list that were dropped because they are held out.
+        left_out: rows that belong to no side: unannotated media of held-out sources, and test rows whose frame is
+            learned from.
+    """
+
+    entries: Sequence[Entry]
+    leaks: Sequence[Leak] = ()
+    left_out: int = 0
+
+
+class IndexedConfig(StrictConfig):
+    """What every data set on disk is prepared with.
+
+    Attributes:
+        root: the folder.
+        image_size: side of the prepared frames, pixels.
+        duration_s: of the prepared sound, at 16 kHz.
+        max_broken: highest share of the listed rows that may be missing or unusable.
+        shard_rows: rows in one shard.
+    """
+
+    root: str
+    image_size: int = Field(224, ge=16, le=1024)
+    duration_s: float = Field(3.0, gt=0, le=60)
+    max_broken: float = Field(0.1, ge=0, lt=1)
+    shard_rows: int = Field(128, ge=1, le=4096)
+
+
+class CutConfig(IndexedConfig):
+    """A data set whose annotated rows are cut into train, validation and test by source.
+
+    Attributes:
+        test_share: of the annotated sources; published test sets are tests as a whole.
+        validation_share: of the annotated sources that are not for testing.
+        seed: draws the sources.
+    """
+
+    test_share: float = Field(1.0, ge=0, le=1)
+    validation_share: float = Field(0.1, ge=0, lt=1)
+    seed: int = Field(0, ge=0)
+
+
+LeakRule = Literal["stop", "drop"]
+"""What becomes of a training list that shares rows or sources with held-out parts."""
+
+
+# --- Which part a row belongs to -----------------------------------------------------------------------------
+
+
+def assign_parts(
+    entries: Iterable[Entry], config: CutConfig, test_sources: Container[str] | None = None, *, test: str = "test"
+) -> list[Entry]:
+    """Give each annotated row its part, by source: two rows of one recording never lie on two sides.
+
+    A source's draw depends on the seed and its name alone, so further annotations move nobody.
+
+    Args:
+        entries: annotated rows.
+        config: shares and seed.
+        test_sources: the published test sources; None draws ``config.test_share`` of the sources.
+        test: name of the test part.
+    """
+
+    def part(source: str) -> str:
+        if test_sources is None:
+            if _draw(f"{config.seed}:test:{source}") < config.test_share:
+                return test
+        elif source in test_sources:
+            return test
+        return "validation" if _draw(f"{config.seed}:validation:{source}") < config.validation_share else "train"
+
+    return [replace(entry, part=part(entry.source_id)) for entry in entries]
+
+
+def _draw(text: str) -> float:
+    """A uniform number in [0, 1) that hangs on ``text`` alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56
+
+
+def add_pool(entries: Sequence[Entry], pool: Iterable[Entry], left_out: int = 0) -> Index:
+    """Add what else lies in the folder as unlabelled training rows, without the sources that are held out.
+
+    Args:
+        entries: the rows so far, with their parts.
+        pool: rows of ``train`` without annotation.
+        left_out: rows left out before.
+    """
+    free, leaks = _held_out(entries, pool)
+    return Index([*entries, *free], left_out=left_out + len(leaks))
+
+
+def add_training_list(
+    entries: Sequence[Entry], pool: Sequence[Entry], rule: LeakRule, path: Path, key: str, left_out: int = 0
+) -> Index:
+    """Add a published training list as unlabelled training rows.
+
+    Args:
+        entries: the rows so far, with their parts; a listed row that is among the training rows is not added again.
+        pool: the listed rows, as rows of ``train``.
+        rule: ``stop`` refuses a list with held-out rows or sources, ``drop`` drops and records those.
+        path: the list.
+        key: name of the setting that holds the rule.
+        left_out: rows left out before.
+
+    Raises:
+        DataError: the list shares rows or sources with held-out parts and the rule is ``stop``; says how many.
+    """
+    free, leaks = _held_out(entries, pool)
+    if leaks and rule == "stop":
+        counts = Counter((leak.part, leak.same) for leak in leaks)
+        said = ", ".join(
+            f"{n} {'are rows' if same else 'share a source with rows'} of '{part}'"
+            for (part, same), n in sorted(counts.items(), key=lambda item: (item[0][0], not item[0][1]))
+        )
+        raise DataError(
+            f"{path}: {len(leaks)} of its {len(pool)} training rows are held out: {said}; {key}=drop leaves them out"
+        )
+    return Index([*entries, *free], leaks, left_out)
+
+
+def _held_out(entries: Iterable[Entry], pool: Iterable[Entry]) -> tuple[list[Entry], list[Leak]]:
+    """Part ``pool`` into training rows that are not among ``entries`` yet, and rows that are held out."""
+    rows = {entry.sample_id: entry.part for entry in entries}
+    sources: dict[str, str] = {}
+    for entry in entries:
+        if entry.part != "train":
+            sources.setdefault(entry.source_id, entry.part)
+    free: list[Entry] = []
+    leaks: list[Leak] = []
+    for entry in pool:
+        if entry.source_id in sources:
+            part = rows.get(entry.sample_id)
+            leaks.append(Leak(entry.sample_id, part or sources[entry.source_id], part is not None))
+        elif entry.sample_id not in rows:
+            free.append(entry)
+    return free, leaks
+
+
+# --- What published files say --------------------------------------------------------------------------------
+
+
+def source_of(sample_id: str) -> str:
+    """The video a VGGSound clip was cut from; any other id is its own source."""
+    match = _CLIP_NAME.fullmatch(sample_id)
+    return match["video"] if match else sample_id
+
+
+def read_table(path: Path, columns: int, what: str) -> list[list[str]]:
+    """The rows of a CSV without a header.
+
+    Args:
+        path: the file; empty lines do not count.
+        columns: how many a row has at least.
+        what: the file's role, for the error.
+
+    Raises:
+        DataError: the file is missing, no UTF-8 text or empty, or a row is too short; names it.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such {what}")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file: {error}") from error
+    rows = []
+    for number, row in enumerate(csv.reader(lines), start=1):
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if len(cells) < columns or not all(cells[:columns]):
+            raise DataError(f"{path}: row {number} has not the {columns} values of the {what}: {','.join(row)!r}")
+        rows.append(cells)
+    if not rows:
+        raise DataError(f"{path}: the {what} is empty")
+    return rows
+
+
+def read_list(path: Path, what: str) -> list[str]:
+    """The ids of a list, one a line (first column of a CSV).
+
+    Raises:
+        DataError: as `read_table`, or an id is listed twice.
+    """
+    ids = [row[0] for row in read_table(path, 1, what)]
+    for name, times in Counter(ids).items():
+        if times > 1:
+            raise DataError(f"{path}: '{name}' is listed {times} times")
+    return ids
+
+
+def read_json_rows(path: Path, model: type[_Row]) -> list[_Row]:
+    """A JSON list of ``model``.
+
+    Raises:
+        DataError: the file is missing, no JSON or empty, or a row is not of that form; names the row and the key.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such annotation file")
+    try:
+        rows: list[_Row] = TypeAdapter(list[model]).validate_json(path.read_bytes())  # type: ignore[valid-type]  # a type made at run time
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise DataError(f"{path}: not valid JSON: {first['ctx']['error']}") from None
+        if not first["loc"]:
+            raise DataError(f"{path}: not a list of annotations") from None
+        row, *where = first["loc"]
+        place = f"row {row}" + (f", '{'.'.join(map(str, where))}'" if where else "")
+        raise DataError(f"{path}: {place}: {first['msg'].lower()}") from None
+    if not rows:
+        raise DataError(f"{path}: holds no annotation")
+    return rows
+
+
+class _BoxRow(BaseModel):
+    file: str
+    label: str = Field(alias="class")
+    bbox: list[tuple[float, float, float, float]]
+
+
+def read_annotations(path: Path) -> dict[str, tuple[str, NDArray[np.float64]]]:
+    """Class and boxes as annotated, (k, 4) x0, y0, x1, y1, by sample id, in the file's order.
+
+    Args:
+        path: VGG-SS's JSON, a list of ``file``, ``class`` and ``bbox``; or a CSV with the columns file, class, x0, y0,
+            x1, y1, one box a row and without numbers where nothing in view sounds. Fractions of the frame.
+
+    Raises:
+        DataError: the file is missing, not of that form, or names an id twice (JSON) or with two classes (CSV).
+    """
+    annotated: dict[str, tuple[str, NDArray[np.float64]]] = {}
+    if path.suffix.lower() == ".csv":
+        return _read_box_table(path)
+    for row in read_json_rows(path, _BoxRow):
+        if row.file in annotated:
+            raise DataError(f"{path}: '{row.file}' is annotated twice")
+        annotated[row.file] = row.label, as_boxes(row.bbox)
+    return annotated
+
+
+def _read_box_table(path: Path) -> dict[str, tuple[str, NDArray[np.float64]]]:
+    header, *rows = read_table(path, 2, "annotation file")
+    expected = ["file", "class", "x0", "y0", "x1", "y1"]
+    if header != expected:
+        raise DataError(f"{path}: its first row is {','.join(header)!r}, not {','.join(expected)!r}")
+    labels: dict[str, str] = {}
+    boxes: dict[str, list[list[float]]] = {}
+    for number, (name, label, *corners) in enumerate(rows, start=2):
+        if labels.setdefault(name, label) != label:
+            raise DataError(f"{path}: '{name}' has the classes '{labels[name]}' and '{label}'")
+        drawn = boxes.setdefault(name, [])
+        if any(corners):
+            try:
+                x0, y0, x1, y1 = map(float, corners)
+            except ValueError:
+                raise DataError(f"{path}: row {number} has not four numbers for '{name}': {corners}") from None
+            drawn.append([x0, y0, x1, y1])
+    return {name: (label, as_boxes(boxes[name])) for name, label in labels.items()}
+
+
+def as_boxes(boxes: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """(k, 4); k may be 0."""
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+class _PixelRow(BaseModel):
+    image: str
+    audio: str
+    gt_box: tuple[float, float, float, float]
+
+
+def read_pixel_boxes(path: Path) -> list[tuple[str, str, NDArray[np.float64]]]:
+    """Frame, sound and box of each row of the interactive benchmark's lists (Senocak et al., arXiv 2407.13676).
+
+    The lists name files on their authors' machine; what counts begins after ``visual_frames/`` and ``audio_wav/``.
+    Boxes are pixels of a 224 px frame, the end exclusive; one of zeros says that nothing in view sounds.
+
+    Returns:
+        The frame's and the sound's path in those folders, and (k, 4) fractions, k = 0 or 1, in the file's order.
+
+    Raises:
+        DataError: the file is missing or not of that form; names the row.
+    """
+    rows = []
+    for number, row in enumerate(read_json_rows(path, _PixelRow)):
+        _, _, image = row.image.partition("/visual_frames/")
+        _, _, audio = row.audio.partition("/audio_wav/")
+        if not image or not audio or ".." in Path(image).parts or ".." in Path(audio).parts:
+            raise DataError(f"{path}: row {number}: no file in visual_frames/ and audio_wav/: '{row.image}'")
+        rows.append((image, audio, as_boxes([row.gt_box] if any(row.gt_box) else []) / 224))
+    return rows
+
+
+# --- What lies in folders ------------------------------------------------------------------------------------
+
+
+def files_by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """The files of a folder with one of ``suffixes``, by their name without it.
+
+    Raises:
+        DataError: there is no such folder, or two files have one name.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    for path in folder.iterdir():
+        if path.suffix.lower() in suffixes:
+            if path.stem in found:
+                raise DataError(f"{folder}: both '{found[path.stem].name}' and '{path.name}' are there")
+            found[path.stem] = path
+    return found
+
+
+@dataclass(frozen=True)
+class Media:
+    """Pictures and sounds by id; a video is both."""
+
+    pictures: Mapping[str, Path]
+    sounds: Mapping[str, Path]
+
+    @classmethod
+    def read(cls, root: Path) -> Media:
+        """What lies in a folder: clips, or pictures in ``frames/`` with sounds in ``audio/``.
+
+        Raises:
+            DataError: the folder is missing or holds neither, or two files have one name.
+        """
+        clips = files_by_id(root, VIDEO_SUFFIXES)
+        if clips:
+            return cls(clips, clips)
+        if not (root / "frames").is_dir() or not (root / "audio").is_dir():
+            raise DataError(f"{root}: holds neither clips (*.mp4) nor the folders 'frames' and 'audio'")
+        return cls(files_by_id(root / "frames", PICTURE_SUFFIXES), files_by_id(root / "audio", SOUND_SUFFIXES))
+
+    def entry(self, name: str, source: Callable[[str], str] = source_of, **known: Any) -> Entry:
+        """The row whose picture and sound have this name; ``known`` are further fields."""
+        fields = {"picture": self.pictures.get(name), "sounds": (self.sounds.get(name),)}
+        return Entry(name, source(name), name, **(fields | known))
+
+    def masked_entry(self, masks: Path, name: str, **known: Any) -> Entry:
+        """The row of this name with its mask in the folder ``masks``, a ``.npy`` array or a ``.png``."""
+        path = next((p for p in (masks / f"{name}.npy", masks / f"{name}.png") if p.is_file()), None)
+        return self.entry(name, mask=path, broken="" if path else f"no mask (.png, .npy) in {masks}", **known)
+
+    def pool(self, but: Container[str], source: Callable[[str], str] = source_of) -> list[Entry]:
+        """A row of ``train`` for every picture or sound whose name is not among ``but``."""
+        names = sorted(self.pictures.keys() | self.sounds.keys())
+        return [self.entry(name, source, part="train") for name in names if name not in but]
+
+
+def add_silent(
+    entries: Sequence[Entry], path: Path, media: Media, source: Callable[[str], str] = source_of
+) -> tuple[list[Entry], int]:
+    """Add the rows of an extended test set (SLAVC: Mo and Morgado, arXiv 2209.09634): frames with a sound not in view.
+
+    Args:
+        entries: the rows so far, with their parts.
+        path: CSV with the columns video, audio, label; its rows labelled ``non-sounding`` are taken.
+        media: where frames and sounds lie.
+        source: the source of an id.
+
+    Returns:
+        All rows, and how many were left out as their frame's source is learned from. The new rows' part is
+        ``test_offscreen``, their source the frame's.
+
+    Raises:
+        DataError: the file is missing or not of that form.
+    """
+    header, *rows = read_table(path, 3, "list of silent rows")
+    if header != ["video", "audio", "label"]:
+        raise DataError(f"{path}: its first row is {','.join(header)!r}, not 'video,audio,label'")
+    silent = [
+        Entry(
+            f"{video}+{audio}",
+            source(video),
+            video,
+            part="test_offscreen",
+            picture=media.pictures.get(video),
+            sounds=(media.sounds.get(audio),),
+            boxes=as_boxes([]),
+        )
+        for video, audio, label, *_ in rows
+        if label == "non-sounding"
+    ]
+    learned = {entry.source_id for entry in entries if not entry.part.startswith("test")}
+    kept = [entry for entry in silent if entry.source_id not in learned]
+    return [*entries, *kept], len(silent) - len(kept)
+
+
+def mixed_rows(first: Entry, second: Entry) -> list[Entry]:
+    """The two rows of a mixture: each frame hears both sounds, and its own source is to be found.
+
+    This is how published code scores VGGSound-Duet and VGGSound-Instruments (AVGN: Mo and Tian, CVPR 2023).
+    """
+    return [
+        replace(
+            own,
+            sample_id=f"{first.sample_id}+{second.sample_id}/{k}",
+            part="test_duet",
+            sounds=first.sounds + second.sounds,
+        )
+        for k, own in enumerate((first, second))
+    ]

@@ -1,0 +1,285 @@
+"""From a data set's index to its prepared shards: decoding, quarantine, n of N; or only a look at what is there."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from rich.console import Console
+
+from avsl.data.contact import write_contact_sheet
+from avsl.data.errors import DataError
+from avsl.data.index import Entry, Index, IndexedConfig
+from avsl.data.media import read_audio, read_frame, read_mask, resize_frame
+from avsl.data.shards import (
+    PARTS,
+    Manifest,
+    PreparedData,
+    Sample,
+    ShardRows,
+    file_hash,
+    in_processes,
+    prepare_shards,
+    write_manifest,
+)
+from avsl.files import write_text
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SAMPLE_RATE = 16000
+QUARANTINE = "quarantine.csv"
+LEAKS = "leaks.csv"
+
+_Config = TypeVar("_Config", bound=IndexedConfig)
+
+
+@dataclass(frozen=True)
+class _Decode:
+    """Decodes the rows of a shard."""
+
+    entries: Sequence[Entry]
+    image_size: int
+    duration_s: float
+    shard_rows: int
+
+    @classmethod
+    def of(cls, index: Index, config: IndexedConfig) -> _Decode:
+        return cls(index.entries, config.image_size, config.duration_s, config.shard_rows)
+
+    @property
+    def n_shards(self) -> int:
+        return -(-len(self.entries) // self.shard_rows)
+
+    def shard(self, k: int) -> Sequence[Entry]:
+        return self.entries[k * self.shard_rows : (k + 1) * self.shard_rows]
+
+    def __call__(self, k: int) -> ShardRows:
+        samples: list[Sample] = []
+        rejected: list[tuple[str, str]] = []
+        for entry in self.shard(k):
+            try:
+                samples.append(self.sample(entry))
+            except DataError as error:
+                rejected.append((entry.sample_id, str(error)))
+        return ShardRows(samples, rejected)
+
+    def sample(self, entry: Entry) -> Sample:
+        if entry.broken:
+            raise DataError(f"{entry.sample_id}: {entry.broken}")
+        boxes = None if entry.boxes is None else clean_boxes(entry.boxes, self.image_size)
+        if boxes is not None and entry.boxes is not None and len(entry.boxes) and not len(boxes):
+            # An empty list would say that nothing in view sounds.
+            raise DataError(f"{entry.sample_id}: none of its {len(entry.boxes)} boxes covers a pixel")
+        if entry.picture is None:
+            raise DataError(f"{entry.sample_id}: no frame in the folder")
+        frame = resize_frame(read_frame(entry.picture, entry.time_s), self.image_size)
+        waveform = self._sound(entry)
+        mask = None if entry.mask is None else read_mask(entry.mask, self.image_size)
+        if mask is not None and boxes is None:
+            boxes = _bounding_box(mask)
+        return Sample(
+            sample_id=entry.sample_id,
+            source_id=entry.source_id,
+            group_id=entry.group_id,
+            part=entry.part,
+            label=entry.label,
+            frame=frame,
+            waveform=waveform,
+            boxes=boxes,
+            mask=mask,
+            meta=entry.meta,
+        )
+
+    def _sound(self, entry: Entry) -> NDArray[np.int16]:
+        start = None if entry.time_s is None else entry.time_s - self.duration_s / 2
+        total = np.zeros(round(self.duration_s * SAMPLE_RATE), dtype=np.float32)
+        for path in entry.sounds:
+            if path is None:
+                raise DataError(f"{entry.sample_id}: no sound in the folder")
+            total += read_audio(path, start, self.duration_s, SAMPLE_RATE)
+        if len(entry.sounds) > 1:
+            # A sum may leave the range; cut off, it would sound like neither.
+            total /= max(1.0, float(np.abs(total).max()))
+        return np.clip(np.rint(total * 32768), -32768, 32767).astype(np.int16)
+
+
+def clean_boxes(boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
+    """Clamp boxes to [0, 1] and drop those that then cover no pixel of a size × size frame.
+
+    Args:
+        boxes: (k, 4) x0, y0, x1, y1; a few of VGG-SS hold -2.88e16, some have no width or height.
+        size: side of the frame in pixels.
+
+    Returns:
+        (k', 4), k' <= k.
+    """
+    boxes = np.clip(np.nan_to_num(boxes, nan=0.0), 0.0, 1.0)
+    pixels = (boxes * size).astype(np.int64)
+    return boxes[(pixels[:, :2] < pixels[:, 2:]).all(axis=1)].astype(np.float32)
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(1, 4) fractions, the smallest box around the mask; (0, 4) around nothing."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return np.zeros((0, 4), dtype=np.float32)
+    box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    return (np.array([box], dtype=np.float64) / len(mask)).astype(np.float32)
+
+
+def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, root: Path, workers: int) -> Manifest:
+    """Decode all that a data set lists into the prepared set ``root``.
+
+    What cannot be used goes to ``quarantine.csv`` with the reason, dropped leaks to ``leaks.csv``; the manifest states
+    how many rows of each part were listed (``expected``) beside how many there are (``counts``). Interrupted, it goes
+    on where it stopped; the bytes do not depend on ``workers``.
+
+    Args:
+        name: of the data set.
+        read: lists its rows.
+        config: its settings.
+        root: folder of the prepared set.
+        workers: processes, at least 1.
+
+    Raises:
+        DataError: the folder, its annotations or its lists cannot be used, or more than ``config.max_broken`` of the
+            rows are unusable.
+    """
+    index = read(config)
+    entries = index.entries
+    _check_ids(config.root, entries)
+    decode = _Decode.of(index, config)
+    manifest, rejected = prepare_shards(
+        root,
+        decode,
+        decode.n_shards,
+        name=name,
+        image_size=config.image_size,
+        sample_rate=SAMPLE_RATE,
+        n_samples_audio=round(config.duration_s * SAMPLE_RATE),
+        classes=sorted({entry.label for entry in entries} - {""}),
+        settings=config.model_dump(exclude={"root"})
+        | {
+            "rows_sha256": _listing(entries),
+            "decoder_sha256": file_hash(Path(__file__).with_name("media.py")),
+            "leaks_dropped": len(index.leaks),
+        },
+        workers=workers,
+    )
+    expected = Counter(entry.part for entry in entries)
+    manifest = manifest.model_copy(update={"expected": {part: expected[part] for part in PARTS if expected[part]}})
+    _write_table(root / QUARANTINE, ("sample_id", "reason"), rejected)
+    leaks = [(leak.sample_id, leak.part, "row" if leak.same else "source") for leak in index.leaks]
+    _write_table(root / LEAKS, ("sample_id", "part", "shares"), leaks)
+    dropped = sum(
+        len(entry.boxes) - len(clean_boxes(entry.boxes, config.image_size))
+        for entry in entries
+        if entry.boxes is not None
+    )
+    Console(stderr=True).print(
+        f"{name}: {len(entries) - len(rejected)} of {len(entries)} samples prepared, {len(rejected)} in {QUARANTINE}, "
+        f"{dropped} boxes without a pixel dropped, {len(leaks)} leaks dropped, "
+        f"{index.left_out} rows left out to keep the sides apart",
+        soft_wrap=True,
+    )
+    if len(rejected) > config.max_broken * len(entries):
+        raise DataError(
+            f"{config.root}: {len(rejected)} of {len(entries)} samples are unusable, more than max_broken = "
+            f"{config.max_broken} allows ({root / QUARANTINE} lists them; the first: {rejected[0][1]})"
+        )
+    write_manifest(root, manifest)
+    write_contact_sheet(PreparedData.open(root))
+    return manifest
+
+
+def _check_ids(root: str, entries: Sequence[Entry]) -> None:
+    if not entries:
+        raise DataError(f"{root}: nothing to prepare")
+    name, times = Counter(entry.sample_id for entry in entries).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{root}: {times} rows are named '{name}'")
+
+
+def _listing(entries: Iterable[Entry]) -> str:
+    """SHA-256 of all that decides the rows besides the settings: shards made from other files are made again."""
+    listing = hashlib.sha256()
+    for entry in entries:
+        sizes = [path.stat().st_size if path and path.is_file() else None for path in entry.files()]
+        known = [entry.sample_id, entry.source_id, entry.group_id, entry.part, entry.label, entry.time_s, entry.broken]
+        boxes = None if entry.boxes is None else entry.boxes.tolist()
+        listing.update(json.dumps([known, boxes, dict(entry.meta), sizes]).encode())
+    return listing.hexdigest()
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([header, *rows])
+    write_text(path, text.getvalue())
+
+
+@dataclass(frozen=True)
+class PartState:
+    """What a folder holds of one part.
+
+    Attributes:
+        part: its name.
+        listed: rows that the data set's lists name.
+        missing: rows with a file that the folder lacks.
+        broken: rows whose files or annotation cannot be used.
+        example: the first such row's reason; empty where all is well.
+    """
+
+    part: str
+    listed: int
+    missing: int
+    broken: int
+    example: str
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Decodes the rows of a shard and keeps what is wrong: (row number, missing, reason)."""
+
+    decode: _Decode
+
+    def __call__(self, k: int) -> list[tuple[int, bool, str]]:
+        problems = []
+        for row, entry in enumerate(self.decode.shard(k), start=k * self.decode.shard_rows):
+            try:
+                self.decode.sample(entry)
+            except DataError as error:
+                missing = any(path is None or not path.is_file() for path in entry.files())
+                problems.append((row, missing, str(error)))
+        return problems
+
+
+def check_index(name: str, index: Index, config: IndexedConfig, workers: int) -> list[PartState]:
+    """Decode everything and say what is missing or broken, by part; writes nothing.
+
+    Raises:
+        DataError: the index lists nothing or a row twice.
+    """
+    _check_ids(config.root, index.entries)
+    decode = _Decode.of(index, config)
+    found = in_processes(
+        _Look(decode), range(decode.n_shards), workers, title=f"{name}: looking", total=decode.n_shards
+    )
+    problems = [problem for k in range(decode.n_shards) for problem in found[k]]
+    states = []
+    for part in PARTS:
+        listed = sum(entry.part == part for entry in index.entries)
+        here = [(missing, reason) for row, missing, reason in problems if index.entries[row].part == part]
+        absent = sum(missing for missing, _ in here)
+        if listed:
+            states.append(PartState(part, listed, absent, len(here) - absent, here[0][1] if here else ""))
+    return states

@@ -1,0 +1,175 @@
+"""XPL: cross pseudo-labelling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from avsl.frameworks.branch import (
+    MakeBranch,
+    ask,
+    forward_together,
+    pseudo_label_loss,
+    supervised_loss,
+    unlabelled_views,
+    weighted_sum,
+)
+from avsl.frameworks.label_store import LabelStore
+from avsl.functional.curriculum import Shape, admission_threshold, pace, soft_iou
+from avsl.functional.geometry import carry, identity
+from avsl.functional.pseudo_labels import average_labels, sharpen, to_finest_grid
+from avsl.schema import ConfigError, StrictConfig
+from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
+
+
+class PacingConfig(StrictConfig):
+    """The share of unlabelled clips that is admitted; 1 from the start is no curriculum.
+
+    Attributes:
+        start: share when pseudo-labels are first used.
+        end: share when the curriculum is over.
+        length: steps between the two.
+        shape: ``linear``, ``root`` (fast, then slow) or ``step`` (``start`` until ``length``).
+    """
+
+    start: float = Field(0.3, ge=0, le=1)
+    end: float = Field(1.0, ge=0, le=1)
+    length: int = Field(1000, ge=0)
+    shape: Shape = "linear"
+
+    @model_validator(mode="after")
+    def _share_grows(self) -> Self:
+        if self.start > self.end:
+            raise ConfigError(f"pacing.start = {self.start} must not be above pacing.end = {self.end}")
+        return self
+
+
+class XPLConfig(StrictConfig):
+    """XPL. The paper leaves every value open; a sweep can search each.
+
+    Attributes:
+        temperature: T of the sharpening; 1 leaves soft labels as they are.
+        label_momentum: m of the labels' average over visits; 0 has no memory.
+        cross: whether each peer learns from the other's labels; from its own if not.
+        pacing: curriculum data selection.
+        unlabelled_weight: λ_x of the loss on pseudo-labels.
+        contrastive_weight: λ_c of the objective on L ∪ U.
+        warmup_steps: steps on the labelled clips (and the objective) before pseudo-labels are used.
+    """
+
+    temperature: float = Field(0.5, gt=0, le=1)
+    label_momentum: float = Field(0.5, ge=0, lt=1)
+    cross: bool = True
+    pacing: PacingConfig = PacingConfig()
+    unlabelled_weight: float = Field(1.0, ge=0)
+    contrastive_weight: float = Field(1.0, ge=0)
+    warmup_steps: int = Field(200, ge=0)
+
+
+class XPL(nn.Module):
+    """Cross pseudo-labelling (Guo et al., ICASSP 2024, arXiv 2403.03095).
+
+    Two peers without teachers. Both label the weak view, Q_k = sharpen(P_k, T); in the frame's geometry each sample's
+    labels are averaged over its visits, Ŷ_k ← m Ŷ_k + (1 − m) Q_k; on the strong view each peer learns the other's:
+    Σ_k H(G, P_k) on L + λ_x · [H(Ŷ_B, P_A) + H(Ŷ_A, P_B)] on admitted U + λ_c · Σ_k L_contrastive(k) on L ∪ U.
+    Admitted are the most reliable of all samples visited so far, a share that a pacing function lets grow. Both peers
+    are exported.
+
+    Open in the paper and chosen here: reliability is the soft IoU of Ŷ_A and Ŷ_B, ranked with every other sample's
+    latest; peers label in evaluation mode; a cell belongs to a weak view that shows at least half of it, others keep
+    what they have, and cells that were never shown carry no label; labels lie on the finer peer's grid; the unlabelled
+    term is a mean over all unlabelled rows, rejected ones counting 0.
+
+    The samples' labels are no part of ``state_dict`` but kept by ``avsl.types.KeepsState``.
+    """
+
+    needs_weak_view = True
+    uses_labels = True
+    uses_unlabelled = True
+
+    def __init__(self, make_branch: MakeBranch, config: XPLConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.branches = (make_branch(0), make_branch(1))
+        self.peers = nn.ModuleList(self.branches)
+        self.n_views = self.branches[0].needs.views
+        self.labels = LabelStore(len(self.peers))
+
+    @torch.no_grad()
+    def label(self, weak: AVBatch) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Renew the labels of the rows of a weak view.
+
+        Returns:
+            Ŷ_A and Ŷ_B in the frames' geometry, (B, h, w) in [0, 1]; (B, h, w) in {0, 1}, which of their cells have
+            ever been shown; the labels' reliability, (B,) in [0, 1].
+        """
+        confidences = to_finest_grid([ask(student, weak).confidence for student in self.branches])
+        maps = [sharpen(confidence, self.config.temperature) for confidence in confidences]
+        frame = identity(len(weak), weak.geometry.device)
+        carried, seen = zip(*(carry(q, weak.geometry, frame) for q in maps), strict=True)
+        current = torch.stack(carried, 1)
+        rows = weak.index.cpu().numpy()
+        previous = torch.from_numpy(self.labels.read(rows, tuple(current.shape[2:]))).to(current)
+        averaged = average_labels(previous, current, seen[0].unsqueeze(1) >= 0.5, self.config.label_momentum)
+        known = (~averaged[:, 0].isnan()).to(averaged.dtype)
+        labels = list(averaged.nan_to_num(0.0).unbind(1))
+        reliability = soft_iou(labels[0], labels[1], known)
+        self.labels.write(rows, averaged.half().cpu().numpy(), reliability.cpu().numpy())
+        return labels, known, reliability
+
+    def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
+        """The loss of one step, of both peers; renews the unlabelled rows' labels."""
+        config = self.config
+        pseudo, views = None, unlabelled_views(batch)
+        if step >= config.warmup_steps and views is not None:
+            weak, strong = views
+            labels, known, reliability = self.label(weak)
+            pacing = config.pacing
+            share = pace(step - config.warmup_steps, pacing.start, pacing.end, pacing.length, pacing.shape)
+            admitted = reliability >= admission_threshold(torch.from_numpy(self.labels.reliability), share)
+            frame = identity(len(weak), weak.geometry.device)
+            mask, _ = carry((labels[0] + labels[1]) / 2, frame, weak.geometry, known)
+            pseudo = PseudoLabels(mask, admitted, reliability)
+            if config.cross:
+                labels.reverse()
+            targets = [carry(label, frame, strong.geometry, known) for label in labels]
+        terms = []
+        for k, (name, student) in enumerate(zip("ab", self.branches, strict=True)):
+            outputs, labelled, unlabelled = forward_together(student, batch)
+            terms.append((1.0, f"supervised_{name}", supervised_loss(labelled, batch.labelled.strong[0])))
+            contrastive = student.contrastive(outputs, step).total
+            terms.append((config.contrastive_weight, f"contrastive_{name}", contrastive))
+            if pseudo is not None and unlabelled is not None:
+                loss = pseudo_label_loss(unlabelled, *targets[k], pseudo.accepted)
+                terms.append((config.unlabelled_weight, f"unlabelled_{name}", loss))
+        return StepOutput(weighted_sum(terms), pseudo)
+
+    def after_step(self, step: int) -> None:
+        """The momentum encoders' step, where the objective has them."""
+        for student in self.branches:
+            student.after_step()
+
+    def param_groups(self) -> Iterable[Mapping[str, Any]]:
+        """Both peers' parameters."""
+        return [group for student in self.branches for group in student.param_groups()]
+
+    def eval_models(self) -> Sequence[nn.Module]:
+        """Both peers."""
+        return [student.inference_model() for student in self.branches]
+
+    def open_state(self, folder: Path, rows: int, owner: str, token: str | None) -> None:
+        """Keep the samples' labels in ``folder``."""
+        self.labels = LabelStore(len(self.branches), folder, rows, owner, token)
+
+    def stage(self, token: str) -> None:
+        """Make the labels' changes durable, for the checkpoint that carries ``token``."""
+        self.labels.stage(token)
+
+    def commit(self) -> None:
+        """Take the staged changes up."""
+        self.labels.commit()

@@ -1,0 +1,94 @@
+"""Maps scored pixel by pixel: pixel-wise average precision and AVSBench's mIoU and F-score.
+
+Maps and truths are (B, H, W) of one size; a pixel sounds where the truth is not 0.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from avsl.functional.localization import sums_above
+
+_BETA2: Final = 0.3
+_THRESHOLDS: Final = 255
+
+
+def pixel_average_precision(maps: Tensor, truth: Tensor) -> Tensor:
+    """Average precision of each map as a ranking of the pixels, Σ (R_k − R_{k−1}) P_k over its distinct values.
+
+    Args:
+        maps: (B, H, W) on any scale; equal pixels are taken together, as scikit-learn does.
+        truth: (B, H, W).
+
+    Returns:
+        (B,) float64 in [0, 1]; NaN where the truth is empty.
+    """
+    ranked, order = maps.flatten(1).sort(dim=1, descending=True)
+    hit = (truth != 0).flatten(1).gather(1, order).double()
+    rank = torch.arange(1, ranked.shape[1] + 1, device=ranked.device)
+    last = torch.ones_like(ranked, dtype=torch.bool)
+    last[:, :-1] = ranked[:, 1:] != ranked[:, :-1]
+    # Where the run of equal values ends that a pixel belongs to.
+    end = torch.where(last, rank, ranked.shape[1]).flip(1).cummin(dim=1).values.flip(1)
+    precision = hit.cumsum(1).gather(1, end - 1) / end
+    return (hit * precision).sum(1) / hit.sum(1)
+
+
+def piap_as_published(pred: Tensor, truth: Tensor) -> Tensor:
+    """The figure called PIAP in the code of AVGN (Mo & Tian, CVPR 2023), with its arguments the wrong way round.
+
+    That code asks for the average precision of the *truth* as a ranking of the *binarised prediction's* pixels. To
+    compare with printed figures alone; what the name says is `pixel_average_precision`.
+
+    Args:
+        pred: (B, H, W) bool.
+        truth: (B, H, W).
+
+    Returns:
+        (B,) float64 in [0, 1]; 0 where nothing is predicted, as scikit-learn gives.
+    """
+    return pixel_average_precision(truth, pred).nan_to_num(0.0)
+
+
+def avs_iou(confidence: Tensor, truth: Tensor) -> Tensor:
+    """AVSBench's IoU (Zhou et al., ECCV 2022, arXiv 2207.05042) of the mask where the confidence is above 0.5.
+
+    Args:
+        confidence: (B, H, W) in [0, 1], after the sigmoid.
+        truth: (B, H, W).
+
+    Returns:
+        (B,) float32 in [0, 1]; where the truth is empty the share of pixels that are left empty too.
+    """
+    pred, target = (confidence > 0.5).flatten(1), (truth != 0).flatten(1)
+    silent = ~target.any(1)
+    inter = torch.where(silent, (~pred).sum(1), (pred & target).sum(1))
+    union = torch.where(silent, pred.shape[1], (pred | target).sum(1))
+    return inter / (union + 1e-7)
+
+
+def avs_f_scores(confidence: Tensor, truth: Tensor) -> Tensor:
+    """AVSBench's F with β² 0.3 at 255 thresholds from 0 to 1.
+
+    Its F-score of a data set is the highest of the 255 means over the rows, rows with an empty truth left out. All
+    is computed in float32 and in the published order.
+
+    Args:
+        confidence: (B, H, W) in [0, 1], after the sigmoid.
+        truth: (B, H, W).
+
+    Returns:
+        (B, 255) float32 in [0, 1]; NaN where the truth is empty.
+    """
+    thresholds = torch.linspace(0, 1 - 1e-10, _THRESHOLDS).to(confidence.device)
+    target = (truth != 0).float()
+    hit = sums_above(confidence.float(), target, thresholds).float()
+    chosen = sums_above(confidence.float(), torch.ones_like(target), thresholds).float()
+    area = hit[:, :1]
+    precision, recall = hit[:, 1:] / (chosen[:, 1:] + 1e-20), hit[:, 1:] / (area + 1e-20)
+    score = (1 + _BETA2) * precision * recall / (_BETA2 * precision + recall)
+    # Without a right pixel precision and recall are 0, and so is their mean.
+    return score.nan_to_num(0.0).masked_fill(area == 0, torch.nan)

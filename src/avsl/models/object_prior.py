@@ -1,0 +1,50 @@
+"""The object prior of object-guided localisation: where an ImageNet network sees something, whatever is heard."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from avsl.models.backbone import make_feature_network
+from avsl.schema import StrictConfig
+
+
+class ObjectPriorConfig(StrictConfig):
+    """Object-guided localisation (OGL); the defaults are the published ones.
+
+    Attributes:
+        weights: a local safetensors file of ImageNet weights of ``backbone``.
+        alpha: share of the audio-visual map in the mixture; the rest is the object map's.
+        backbone: any timm name that offers feature maps.
+    """
+
+    weights: str = Field(min_length=1)
+    alpha: float = Field(0.4, ge=0, le=1)
+    backbone: str = "resnet18"
+
+
+class ObjectPrior(nn.Module):
+    """Frames (B, 3, H, W) to object maps (B, h, w): the mean absolute activation of the last stage.
+
+    As in EZ-VSL (Mo & Morgado, ECCV 2022, arXiv 2203.09324, section 3.3): an ImageNet ResNet-18, never trained here.
+    It stays in evaluation mode whatever it is set to.
+
+    Raises:
+        ConfigError: the network cannot be built, or its weights cannot be read.
+    """
+
+    def __init__(self, config: ObjectPriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        network = make_feature_network("evaluate.ogl", config.backbone, config.weights, out_indices=(-1,))
+        self.network = network.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> ObjectPrior:
+        """Ignore the mode."""
+        return self
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Normalised frames to object maps, at least 0."""
+        (features,) = self.network(frames)
+        activation: Tensor = features.abs().mean(1)
+        return activation

@@ -1,0 +1,247 @@
+"""Published checkpoints of EZ-VSL, FNAC, LVS, SLAVC and SSPL as localisers."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avsl.models.audio import SpectrogramEncoderConfig, VGGishEncoderConfig
+from avsl.models.coding import PredictiveCodingConfig
+from avsl.models.front_ends import LogSpectrogramConfig
+from avsl.models.image import ImageEncoderConfig
+from avsl.models.localizer import Localizer, LocalizerConfig
+from avsl.schema import ConfigError, pick
+
+# Where training scripts put the state dict when they keep the optimiser and the epoch beside it.
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
+# A localiser's own, which no published model has: they keep their defaults.
+_OURS = ("log_scale", "offset")
+# EZ-VSL and its followers keep their best test scores in the file, as NumPy wrote them: plain numbers.
+# What a pickle makes them with is listed under its name of today and under that of NumPy 1.
+_MAKE_SCALAR: Any = np.float64(0).__reduce__()[0]
+_NUMPY_FLOAT = (_MAKE_SCALAR, (_MAKE_SCALAR, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType)
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A published network in our terms.
+
+    Attributes:
+        config: the localiser that it is.
+        sources: the names in its file, by ours, prefix for prefix; the first that fits counts. Several tensors are
+            one of ours together, stacked along the first axis.
+        leftovers: prefixes of tensors in the file that the network never uses.
+    """
+
+    config: LocalizerConfig
+    sources: Sequence[tuple[str, tuple[str, ...]]]
+    leftovers: tuple[str, ...] = ()
+
+    def names(self, ours: str) -> list[str]:
+        """What the file calls the tensors that are ``ours``."""
+        for prefix, sources in self.sources:
+            if ours.startswith(prefix):
+                return [source + ours.removeprefix(prefix) for source in sources]
+        raise KeyError(ours)
+
+
+def load_official(method: str, paths: Sequence[Path], *, momentum: bool = False) -> Localizer:
+    """Read a published checkpoint.
+
+    Nothing in a file is ever run: one that holds anything but tensors and plain containers is refused. Scale and
+    offset of the confidence, which the published models do not have, keep their defaults.
+
+    Args:
+        method: a key of :data:`OFFICIAL`.
+        paths: its file, or the files it comes in.
+        momentum: take SLAVC's momentum encoders instead of the trained ones (its ``use_mom_eval``).
+
+    Returns:
+        The localiser in evaluation mode; ``config`` describes it.
+
+    Raises:
+        ConfigError: the method is unknown or has no momentum encoders, no file is named, one cannot be read or is
+            refused, or the tensors are not the method's; names the file and every missing and unexpected tensor.
+    """
+    describe = pick(method, OFFICIAL, "published method")
+    if not paths:
+        raise ConfigError(f"no file of a published {method} model is named")
+    if momentum and method != "slavc":
+        raise ConfigError(f"a published {method} model has no momentum encoders: slavc alone has")
+    found: dict[str, Tensor] = {}
+    for path in paths:
+        for name, tensor in read_state_dict(path).items():
+            if name in found:
+                raise ConfigError(f"{path}: '{name}' came with another file already")
+            found[name] = tensor
+    published: _Published = describe(found, momentum)
+    model = Localizer(published.config)
+    where = ", ".join(map(str, paths))
+    model.load_state_dict(_convert(published, model.state_dict(), found, f"{where} is no {method} checkpoint"))
+    return model.eval()
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch checkpoint by name, without what DataParallel puts before the names.
+
+    Args:
+        path: a file of ``torch.save``: a state dict, or one under ``model``, ``state_dict`` or ``model_state_dict``
+            with other values (optimiser, epoch, scores) beside it.
+
+    Raises:
+        ConfigError: it cannot be read, holds anything but tensors and plain containers, or no state dict.
+    """
+    try:
+        with torch.serialization.safe_globals(list(_NUMPY_FLOAT)):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except pickle.UnpicklingError as error:
+        culprit = re.search(r"GLOBAL (\S+)", str(error))
+        held = f"'{culprit[1]}'" if culprit else "something"
+        raise ConfigError(f"{path} is refused: it holds {held} beside tensors and plain containers") from None
+    except Exception as error:  # whatever a damaged file raises
+        raise ConfigError(f"{path} is damaged or no checkpoint ({type(error).__name__})") from error
+    if isinstance(content, Mapping):
+        inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
+        content = inner[0] if inner else content
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise ConfigError(f"{path} holds no state dict, neither plain nor under {', '.join(_WRAPPERS)}")
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _convert(
+    published: _Published, ours: Mapping[str, Tensor], found: Mapping[str, Tensor], failure: str
+) -> dict[str, Tensor]:
+    """The state dict of a localiser like ``ours``, taken from ``found``; any mismatch is one sentence.
+
+    Raises:
+        ConfigError: the two do not fit; it starts with ``failure``.
+    """
+    converted = {name: ours[name] for name in _OURS}
+    used: set[str] = set()
+    problems = []
+    for name, like in ours.items():
+        if name in _OURS:
+            continue
+        names = published.names(name)
+        used.update(names)
+        if absent := [source for source in names if source not in found]:
+            problems += [f"'{source}' is missing" for source in absent]
+            continue
+        tensor = found[names[0]] if len(names) == 1 else torch.cat([found[source] for source in names])
+        if tensor.shape != like.shape:
+            wanted = f"{tuple(tensor.shape)} instead of {tuple(like.shape)}"
+            problems.append(f"{' and '.join(map(repr, names))} has shape {wanted}")
+        converted[name] = tensor
+    rest = sorted(name for name in found if name not in used and not name.startswith(published.leftovers))
+    problems += [f"'{name}' is unexpected" for name in rest]
+    if problems:
+        raise ConfigError(f"{failure}: {', '.join(problems)}")
+    return converted
+
+
+def _resnets(heads: int = 1, **settings: Any) -> LocalizerConfig:
+    """Two ResNet-18, on frames and on the published log-spectrogram; ``settings`` are both encoders'."""
+    return LocalizerConfig(
+        dim=512,
+        heads=heads,
+        image=ImageEncoderConfig(**settings),
+        audio=SpectrogramEncoderConfig(log_spectrogram=LogSpectrogramConfig(), **settings),
+    )
+
+
+def _ezvsl(found: Mapping[str, Tensor], momentum: bool) -> _Published:
+    """EZ-VSL (arXiv 2203.09324) and FNAC (arXiv 2303.11302), which are one network; 3 s of sound at 16 kHz."""
+    sources = (
+        ("image.backbone.", ("imgnet.",)),
+        ("image.lateral.0.", ("img_proj.",)),
+        ("audio.backbone.", ("audnet.",)),
+        ("audio.head.", ("aud_proj.",)),
+    )
+    return _Published(_resnets(), sources)
+
+
+def _slavc(found: Mapping[str, Tensor], momentum: bool) -> _Published:
+    """SLAVC (arXiv 2209.09634): two heads, and momentum encoders of the same make; 3 s of sound at 16 kHz."""
+    before = "momentum_" if momentum else ""
+    sources = (
+        ("image.backbone.", (f"{before}imgnet.",)),
+        ("image.lateral.0.", (f"{before}img_proj1.", f"{before}img_proj2.")),
+        ("audio.backbone.", (f"{before}audnet.",)),
+        ("audio.head.", (f"{before}aud_proj1.", f"{before}aud_proj2.")),
+    )
+    other = ("imgnet.", "img_proj", "audnet.", "aud_proj") if momentum else ("momentum_",)
+    return _Published(_resnets(heads=2), sources, other)
+
+
+def _lvs(found: Mapping[str, Tensor], momentum: bool) -> _Published:
+    """LVS (arXiv 2104.02691): stride-1 last stages, no projections.
+
+    Its loader hears the same log-spectrogram as EZ-VSL's (512-sample window, hop 238, log(x + 1e-7) / 12), of 20 s of
+    sound, shorter clips repeated, at the file's own rate; here it hears what the data set has. Its class has stems
+    for frames, sound and optical flow and a classifier in either network, of which one stem is used.
+    """
+    sources = (
+        ("image.backbone.", ("imgnet.",)),
+        ("audio.backbone.conv1.", ("audnet.conv1_a.",)),
+        ("audio.backbone.", ("audnet.",)),
+    )
+    unused = {"imgnet": ("conv1_a", "conv1_flow", "fc"), "audnet": ("conv1", "conv1_flow", "fc")}
+    leftovers = tuple(f"{network}.{layer}." for network, layers in unused.items() for layer in layers)
+    return _Published(_resnets(project=False, last_stride=1), sources, leftovers)
+
+
+# What SSPL's file of the predictive coding module calls our parts of it.
+_CODING = {
+    "predict_code": "PredProcess.0",
+    "predict.0": "PredProcess.1.conv2d",
+    "predict.1": "PredProcess.2.conv2d",
+    "correct.0": "ErrorProcess.0",
+    "correct.1": "ErrorProcess.1",
+    "correct.2": "ErrorProcess.2.convtrans2d",
+    "output": "ErrorProcess.3",
+    "down": "b0",
+    "up": "a0",
+}
+
+
+def _sspl(found: Mapping[str, Tensor], momentum: bool) -> _Published:
+    """SSPL (arXiv 2203.13412): VGG-16 cut before its last ReLU, VGGish, and the coding module where the files hold it.
+
+    It comes as one file for each of frame, sound, coding module and, unused here, self-supervised head.
+    """
+    coding = PredictiveCodingConfig() if any(name.startswith("PredProcess.") for name in found) else None
+    sources = [("image.backbone.features_", ("feat_extractor.",)), ("audio.", ("",))]
+    sources += [(f"coding.{ours}.", (f"{theirs}.",)) for ours, theirs in _CODING.items()]
+    if coding is not None:
+        # Theirs keep the initialisation's norms apart from the cycles'.
+        for ours, theirs, layers in (("norm_down", "BNPred", 2), ("norm_up", "BNError", 3)):
+            for k in range(layers * (coding.cycles + 1)):
+                place = f"{theirs}.{k}." if k < layers else f"{theirs}_step.{k - layers}."
+                sources.append((f"coding.{ours}.{k}.", (place,)))
+    config = LocalizerConfig(
+        dim=512,
+        image=ImageEncoderConfig(backbone="vgg16", project=False, before_activation=True, frozen=True),
+        audio=VGGishEncoderConfig(frozen=True),
+        coding=coding,
+    )
+    return _Published(config, sources, ("projector.", "predictor."))
+
+
+# By method: what its file holds, given the tensors in it and whether the momentum encoders are wanted.
+OFFICIAL: dict[str, Callable[[Mapping[str, Tensor], bool], _Published]] = {
+    "ezvsl": _ezvsl,
+    "fnac": _ezvsl,
+    "lvs": _lvs,
+    "slavc": _slavc,
+    "sspl": _sspl,
+}

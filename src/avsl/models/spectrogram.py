@@ -1,0 +1,83 @@
+"""The spectrogram encoder: any image network on a picture of the sound."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from avsl.models.backbone import make_backbone
+from avsl.models.encoding import AudioEncoding
+from avsl.models.front_ends import LogMel, LogMelConfig, LogSpectrogram, LogSpectrogramConfig
+from avsl.schema import ConfigError, StrictConfig
+from avsl.types import FrontEnd
+
+
+class SpectrogramEncoderConfig(StrictConfig):
+    """A timm network on spectrograms.
+
+    Attributes:
+        kind: which of the audio encoders this is.
+        backbone: any timm name.
+        backbone_args: passed to timm (widths and the like).
+        front_end: the log-mel spectrogram it hears.
+        log_spectrogram: the published log-spectrogram, heard instead where it is given.
+        project: whether a linear layer follows; LVS has none.
+        last_stride: stride of a ResNet's last stage; 1 doubles its grid without dilation (LVS).
+        dropout: share of the pooled features dropped in training.
+        frozen: whether the backbone stays as it is.
+    """
+
+    kind: Literal["spectrogram"] = "spectrogram"
+    backbone: str = "resnet18"
+    backbone_args: dict[str, Any] = Field(default_factory=dict)
+    front_end: LogMelConfig = LogMelConfig()
+    log_spectrogram: LogSpectrogramConfig | None = None
+    project: bool = True
+    last_stride: Literal[1, 2] = 2
+    dropout: float = Field(0.0, ge=0, lt=1)
+    frozen: bool = False
+
+
+class SpectrogramEncoder(nn.Module):
+    """Spectrogram (B, 1, F, T) to an embedding: last stage, maximum over the grid, linear layer."""
+
+    def __init__(self, config: SpectrogramEncoderConfig, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.front_end = make_spectrogram(config)
+        self.backbone = make_backbone(
+            "model.audio",
+            config.backbone,
+            last_stride=config.last_stride,
+            pretrained=False,
+            in_chans=1,
+            num_classes=0,
+            global_pool="",
+            **config.backbone_args,
+        ).requires_grad_(not config.frozen)
+        self.code_dim = cast("int", self.backbone.num_features)
+        if not config.project and self.code_dim != dim:
+            raise ConfigError(f"model.audio.project: {config.backbone} has {self.code_dim} channels, not {dim}")
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(self.code_dim, dim) if config.project else nn.Identity()
+
+    def train(self, mode: bool = True) -> SpectrogramEncoder:
+        """A frozen backbone keeps its statistics."""
+        super().train(mode)
+        if self.config.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, features: Tensor) -> AudioEncoding:
+        """Features of the front end, (B, 1, F, T)."""
+        code: Tensor = self.dropout(self.backbone(features).amax((-2, -1)))
+        return AudioEncoding(self.head(code), code)
+
+
+def make_spectrogram(config: SpectrogramEncoderConfig) -> FrontEnd:
+    """The front end that a section describes."""
+    if config.log_spectrogram is not None:
+        return LogSpectrogram(config.log_spectrogram)
+    return LogMel(config.front_end)

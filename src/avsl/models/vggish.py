@@ -1,0 +1,152 @@
+"""VGGish: the front end and the network of AudioSet's embeddings, as SSPL uses them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avsl.models.backbone import open_weights
+from avsl.models.encoding import AudioEncoding
+from avsl.schema import ConfigError, StrictConfig
+from avsl.types import FrontEnd
+
+_SAMPLE_RATE = 16000  # Hz
+_WINDOW, _HOP, _N_FFT = 400, 160, 512  # samples: 25 ms, 10 ms
+_BANDS, _LOWEST, _HIGHEST = 64, 125.0, 7500.0  # Hz
+_EXAMPLE = 96  # frames: 0.96 s
+_SHORTEST = (_EXAMPLE - 1) * _HOP + _WINDOW  # samples that one example needs: 0.975 s
+
+_Width = Annotated[int, Field(ge=1)]
+
+
+class VGGishExamples(nn.Module):
+    """Waveform (B, T) at 16 kHz to VGGish's log-mel examples, (B, 1, n · 96, 64), one after the other.
+
+    Source: Hershey et al., ICASSP 2017, arXiv 1609.09430, and the published code: magnitudes of 25 ms Hann windows
+    every 10 ms, 64 mel bands of 125 to 7500 Hz that are triangles on the mel scale, log(x + 0.01), cut into examples
+    of 0.96 s. What is left after the last whole example is not heard; a sound shorter than the 0.975 s of one example
+    is repeated to that length (the published code makes nothing of it).
+    """
+
+    key = "vggish"
+    cacheable = True
+    window: Tensor
+    mel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(_WINDOW, periodic=True), persistent=False)
+        self.register_buffer("mel", _mel_bands(), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Always in float32: amplitudes of quiet sounds vanish in half precision."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            missing = _SHORTEST - waveform.shape[-1]
+            if missing > 0:
+                waveform = waveform.repeat(1, 1 + -(-missing // waveform.shape[-1]))[:, :_SHORTEST]
+            frames = waveform.float().unfold(-1, _WINDOW, _HOP) * self.window
+            log_mel = torch.log(torch.fft.rfft(frames, _N_FFT).abs() @ self.mel + 0.01)
+            whole = log_mel.shape[1] // _EXAMPLE * _EXAMPLE
+            return log_mel[:, :whole].unsqueeze(1)
+
+
+def _mel_bands() -> Tensor:
+    """Weights of the spectrum's bins in each band, (257, 64)."""
+
+    def to_mel(hertz: Tensor) -> Tensor:
+        return 1127 * torch.log1p(hertz / 700)
+
+    bins = to_mel(torch.linspace(0, _SAMPLE_RATE / 2, _N_FFT // 2 + 1, dtype=torch.float64))[:, None]
+    low, high = to_mel(torch.tensor([_LOWEST, _HIGHEST], dtype=torch.float64)).tolist()
+    edges = torch.linspace(low, high, _BANDS + 2, dtype=torch.float64)
+    step = edges[1] - edges[0]
+    weights = torch.minimum((bins - edges[:-2]) / step, (edges[2:] - bins) / step)
+    return weights.clamp(min=0).float()
+
+
+class VGGishEncoderConfig(StrictConfig):
+    """VGGish on log-mel examples; the default widths are the published ones.
+
+    Attributes:
+        kind: which of the audio encoders this is.
+        channels: widths of the four groups of convolutions.
+        hidden: width of the two layers before the 128-d code.
+        weights: a local safetensors file of VGGish, its tensors named ``features.*`` and ``embeddings.*``; empty
+            starts from scratch.
+        frozen: whether the network stays as it is, up to its code.
+    """
+
+    kind: Literal["vggish"] = "vggish"
+    channels: tuple[_Width, _Width, _Width, _Width] = (64, 128, 256, 512)
+    hidden: int = Field(4096, ge=1)
+    weights: str = ""
+    frozen: bool = False
+
+
+class VGGishEncoder(nn.Module):
+    """VGGish's examples (B, 1, n · 96, 64) to an embedding: a code of each example, two linear layers, their mean.
+
+    Source: SSPL (Song et al., CVPR 2022, arXiv 2203.13412) on VGGish (Hershey et al., ICASSP 2017, arXiv 1609.09430).
+    The code handed on is the mean over examples, L2-normalised; the embedding is the mean over examples of the linear
+    layers' output. Parts are named as in the published checkpoints.
+    """
+
+    code_dim = 128
+
+    def __init__(self, config: VGGishEncoderConfig, dim: int) -> None:
+        super().__init__()
+        self.front_end: FrontEnd = VGGishExamples()
+        one, two, three, four = config.channels
+        layers: list[nn.Module] = []
+        for before, *widths in ((1, one), (one, two), (two, three, three), (three, four, four)):
+            for width in widths:
+                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+                before = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.embeddings = nn.Sequential(
+            nn.Linear(four * (_EXAMPLE // 16) * (_BANDS // 16), config.hidden),
+            nn.ReLU(),
+            nn.Linear(config.hidden, config.hidden),
+            nn.ReLU(),
+            nn.Linear(config.hidden, self.code_dim),
+            nn.ReLU(),
+        )
+        if config.weights:
+            self._load(config.weights)
+        else:
+            # Nine layers without a norm between them: from PyTorch's own start their signal vanishes.
+            for layer in (*self.features, *self.embeddings):
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        self.features.requires_grad_(not config.frozen)
+        self.embeddings.requires_grad_(not config.frozen)
+        self.fc = nn.Sequential(nn.Linear(self.code_dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+
+    def _load(self, path: str) -> None:
+        """Fill the parts there are so far, features and embeddings, from a file."""
+        key = "model.audio.weights"
+        with open_weights(key, path) as file, torch.no_grad():
+            stored = set(file.keys())
+            for name, parameter in self.named_parameters():
+                if name not in stored:
+                    raise ConfigError(f"{key}: {path} lacks '{name}' of VGGish")
+                tensor = file.get_tensor(name)
+                if tensor.shape != parameter.shape:
+                    given, wanted = list(tensor.shape), list(parameter.shape)
+                    raise ConfigError(f"{key}: '{name}' of {path} has the shape {given}, not {wanted}")
+                parameter.copy_(tensor)
+
+    def forward(self, features: Tensor) -> AudioEncoding:
+        """The front end's examples, (B, 1, n · 96, 64)."""
+        rows = len(features)
+        examples = features.reshape(-1, 1, _EXAMPLE, features.shape[-1])
+        grids = self.features(examples)
+        # The published embeddings come from a network with channels last.
+        codes = self.embeddings(grids.permute(0, 2, 3, 1).flatten(1)).view(rows, -1, self.code_dim)
+        return AudioEncoding(self.fc(codes).mean(1), F.normalize(codes.float().mean(1), dim=-1))

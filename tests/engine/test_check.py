@@ -1,0 +1,69 @@
+"""The look at a data set before it is prepared, by its command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from avsl.cli import main
+
+ROWS = 4
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four annotated rows, all for testing, in a folder whose name needs quoting."""
+    root = tmp_path / "it's = a, folder"
+    (root / "frames").mkdir(parents=True)
+    (root / "audio").mkdir()
+    for k in range(ROWS):
+        Image.fromarray(np.full((20, 20, 3), 60, np.uint8)).save(root / "frames" / f"s{k}.png")
+        soundfile.write(root / "audio" / f"s{k}.wav", np.sin(np.arange(8000) / 10), 16000)
+    rows = [{"file": f"s{k}", "class": "c", "bbox": [[0, 0, 1, 1]]} for k in range(ROWS)]
+    (root / "vggss.json").write_text(json.dumps(rows))
+    (root / "list.txt").write_text("s0\nother\n")
+    return root
+
+
+def test_everything_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each part and exit code 0; the folder stays as it was."""
+    before = sorted(folder.rglob("*"))
+    assert main(["data", "check", "vggss", str(folder), "data.vggss.test_share=1.0"]) == 0
+    assert f"{ROWS} of {ROWS}" in capsys.readouterr().out
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_missing_and_broken_and_leaking(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is counted and makes the exit code 1."""
+    words = ["data", "check", "vggss", str(folder), "data.vggss.test_share=1.0"]
+    for name in ("other.png", "other.wav"):
+        place = folder / ("frames" if name.endswith("png") else "audio")
+        (place / name).write_bytes((place / f"s0{Path(name).suffix}").read_bytes())
+    assert main([*words, "data.vggss.train_list=list.txt", "data.vggss.leak=drop"]) == 0
+    capsys.readouterr()
+    assert main([*words, "data.vggss.train_list=list.txt"]) == 1
+    assert "leak: 1 rows of the training list" in capsys.readouterr().out
+    (folder / "frames" / "s1.png").unlink()
+    (folder / "audio" / "s2.wav").write_bytes(b"")
+    assert main(words) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│ test")]
+    assert [cell.strip() for cell in line.split("│")[2:6]] == ["4", "2 of 4", "1", "1"]
+
+
+def test_what_cannot_be_looked_at_is_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No such data set, one that is generated, no such folder, no such file: exit code 2."""
+    for words, message in (
+        (["synthetic", str(folder)], "unknown data set on disk 'synthetic': allowed are avsbench, flickr"),
+        (["vggss", "/no/such/folder"], "/no/such/folder: no such folder"),
+        (["vggss", str(folder), "data.vggss.test_list=x.csv"], "x.csv: no such test list"),
+    ):
+        assert main(["data", "check", *words]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("avsl: ")
+        assert message in error
+        assert error.count("\n") == 1
