@@ -6,11 +6,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from avsl.schema import ConfigError
 from avsl.tracking.runs import (
@@ -209,39 +207,6 @@ def test_what_cannot_be_opened_is_one_sentence(tmp_path: Path, free_port: int) -
     assert "\n" not in str(damaged.value) + str(blocked.value)
     with pytest.raises(ConfigError, match=r"unknown key 'tracking\.url'"):
         TrackingConfig.read({"url": ""}, "tracking")
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An S3 service in this process; its address."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://{host}:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.mark.slow
-def test_artifacts_go_to_s3(store: Store, data: str, tags: RunTags, tmp_path: Path, s3: str) -> None:
-    """Artifacts arrive in the bucket; a missing bucket is one sentence."""
-    import boto3  # type: ignore[import-untyped]  # ships no types
-
-    bucket = boto3.client("s3", endpoint_url=s3)
-    bucket.create_bucket(Bucket="runs")
-    (tmp_path / "note.txt").write_text("heard")
-    remote = open_store(TrackingConfig(uri=store.uri, artifact_root="s3://runs/avsl", system_metrics=False), tmp_path)
-    with _start(remote, data, tags) as run:
-        run.log_file(tmp_path / "note.txt")
-        stored = bucket.get_object(Bucket="runs", Key=f"avsl/avsl-{data}/{run.run_id}/artifacts/note.txt")
-        assert stored["Body"].read() == b"heard"
-        bucket.delete_object(Bucket="runs", Key=f"avsl/avsl-{data}/{run.run_id}/artifacts/note.txt")
-        bucket.delete_bucket(Bucket="runs")
-        with pytest.raises(TrackingError, match=r"note\.txt.*cannot be written"):
-            run.log_file(tmp_path / "note.txt")
 
 
 def test_git_commit_tells_dirty_from_clean(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import boto3
+import pytest
 from mlflow.artifacts import download_artifacts
 
-from avsl.tracking.runs import RunTags, Store, start_or_resume_run
+from avsl.tracking.runs import RunTags, Store, TrackingError, start_or_resume_run
 
 
 def test_a_runs_artifacts_lie_on_s3_and_come_back(
@@ -30,3 +31,14 @@ def test_a_runs_artifacts_lie_on_s3_and_come_back(
     found = Path(download_artifacts(artifact_uri=f"{address}/kept", dst_path=str(tmp_path / "found")))
     assert (found / "deep" / "x.bin").read_bytes() == bytes(range(256))
     assert (found / "y.txt").read_text() == "y"
+
+
+def test_a_missing_bucket_is_one_sentence(store: Store, data: str, tags: RunTags, bucket: str, tmp_path: Path) -> None:
+    """The file that cannot be written is named."""
+    (tmp_path / "note.txt").write_text("heard")
+    remote = replace(store, artifact_root=f"s3://{bucket}-gone/runs")
+    with (
+        start_or_resume_run(remote, data, "run", tags, {}) as run,
+        pytest.raises(TrackingError, match=r"note\.txt.*cannot be written"),
+    ):
+        run.log_file(tmp_path / "note.txt")
