@@ -154,7 +154,8 @@ def test_declared_sources_exist() -> None:
             if not path.startswith("outputs/"):
                 assert (_PROJECT / path).exists(), f"stage {name}: {path}"
     for stage in (_stages()["train"], _stages()["train_full"]):
-        assert {"seed", "split", "model", "objective", "augment", "trainer"} <= set(stage["params"])
+        own = {"seed", "split", "model", "objective.name", "objective.${objective.name}", "augment", "trainer"}
+        assert own <= set(stage["params"])
 
 
 # --- What happens --------------------------------------------------------------------------------------------

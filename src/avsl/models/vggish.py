@@ -78,6 +78,7 @@ class VGGishEncoderConfig(StrictConfig):
         hidden: width of the two layers before the 128-d code.
         weights: a local safetensors file of VGGish, its tensors named ``features.*`` and ``embeddings.*``; empty
             starts from scratch.
+        norm: whether a batch-norm follows each convolution. VGGish has none, and from scratch hardly learns without.
         frozen: whether the network stays as it is, up to its code.
     """
 
@@ -85,6 +86,7 @@ class VGGishEncoderConfig(StrictConfig):
     channels: tuple[_Width, _Width, _Width, _Width] = (64, 128, 256, 512)
     hidden: int = Field(4096, ge=1)
     weights: str = ""
+    norm: bool = False
     frozen: bool = False
 
 
@@ -105,7 +107,8 @@ class VGGishEncoder(nn.Module):
         layers: list[nn.Module] = []
         for before, *widths in ((1, one), (one, two), (two, three, three), (three, four, four)):
             for width in widths:
-                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+                norm = [nn.BatchNorm2d(width)] if config.norm else []
+                layers += [nn.Conv2d(before, width, 3, padding=1), *norm, nn.ReLU()]
                 before = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
