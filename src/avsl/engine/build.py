@@ -34,9 +34,8 @@ def make_branch(config: Config, k: int) -> Branch:
         build, _ = OBJECTIVES[config.objective.name]
         objective = build(config.objective.settings)
         described = config.model.student(k)
-        model: Any = Localizer(
-            described.model_copy(update={"heads": objective.needs.heads})
-        )  # torch leaves memory_format out of to()'s type
+        described = described.model_copy(update={"heads": objective.needs.heads})
+        model: Any = Localizer(described)  # torch leaves memory_format out of to()'s type
         if config.trainer.channels_last:
             model = model.to(memory_format=torch.channels_last)
         return Branch(model, objective)
