@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+GROUPS = ("choices", "curve", "objectives", "ablations", "scenes")
 RATIOS = (0.01, 0.03, 0.1, 0.3, 1.0)
 SEEDS = (0, 1, 2)
 REPEATED = (0.03, 0.1)  # ratios with all seeds; the others have the first
@@ -43,7 +44,17 @@ class Cell:
 
 def cells() -> list[Cell]:
     """Every cell, the ones that most tables need first."""
-    return [*_curve(), *_objectives(), *_ablations(), *_scenes()]
+    return [*_choices(), *_curve(), *_objectives(), *_ablations(), *_scenes()]
+
+
+def _choices() -> Iterator[Cell]:
+    """The same few settings tried for every framework with pseudo-labels, to be chosen among on validation."""
+    tried = {"warm-up 300": "warmup_steps=300", "weight 0.3": "unlabelled_weight=0.3"}
+    for ratio in REPEATED:
+        for framework in FRAMEWORKS[1:]:
+            for name, setting in tried.items():
+                overrides = (f"framework={framework}", f"framework.{framework}.{setting}")
+                yield Cell("choices", f"{framework} {name}", ratio, SEEDS[0], overrides)
 
 
 def _curve() -> Iterator[Cell]:

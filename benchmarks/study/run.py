@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.plan import Cell, cells
+from benchmarks.study.plan import GROUPS, Cell, cells
 from benchmarks.study.tables import write_tables
 
 HERE = Path(__file__).parent
@@ -231,7 +231,7 @@ def main() -> None:
     """Run what is missing and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of DATA/VARIANT/RATIO/SEED")
-    parser.add_argument("--group", nargs="+", default=["curve", "objectives", "ablations", "scenes"])
+    parser.add_argument("--group", nargs="+", default=GROUPS, choices=GROUPS)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--scenes", default="", help="folder of real scenes in VGG-SS's layout; left out without it")
     parser.add_argument("--work", type=Path, default=Path("outputs/study"), help="trainings (default: %(default)s)")

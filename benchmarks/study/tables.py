@@ -30,6 +30,7 @@ _SUBSETS = ("test_small", "test_duet", "test_swap", "test_unheard")
 def write_tables(results: Results, folder: Path) -> None:
     """Write every table that has a row, and the figures."""
     tables = {
+        "choices": _choices(results),
         "curve": _curve(results),
         "objectives": _objectives(results),
         "ablations": _ablations(results),
@@ -139,6 +140,17 @@ def _objectives(results: Results) -> list[str]:
                 columns.append(_spread(_values(results, variant, 0.03, "test", key)[:1]))
         if any(column != "-" for column in columns):
             lines.append(_row(objective, *columns))
+    return lines
+
+
+def _choices(results: Results) -> list[str]:
+    """Validation alone: what is chosen here is never looked at on test."""
+    lines = _head("labels", "setting", "validation CIoU", "as in params.yaml")
+    for cell in cells():
+        whole = f"synthetic/{cell.variant.split()[0]}/{cell.ratio:g}/{cell.seed}"
+        if cell.group == "choices" and cell.name in results and whole in results:
+            scores = [f"{results[name]['figures']['validation']['ciou']:.1f}" for name in (cell.name, whole)]
+            lines.append(_row(f"{100 * cell.ratio:g} %", cell.variant, *scores))
     return lines
 
 
