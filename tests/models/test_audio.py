@@ -116,14 +116,18 @@ def test_a_vggish_from_scratch_keeps_its_signal() -> None:
     assert float((cosines - torch.eye(3)).max()) < 0.999
 
 
-def test_vggish_starts_from_a_file_of_weights(tmp_path: Path) -> None:
-    """Features and embeddings are the file's, whatever else is in it; the linear layers are new."""
+@pytest.mark.parametrize("norm", [False, True])
+def test_vggish_starts_from_a_file_of_weights(norm: bool, tmp_path: Path) -> None:
+    """Features, with the norms' statistics, and embeddings are the file's; the linear layers are new."""
     torch.manual_seed(1)
-    stored = VGGishEncoder(SMALL, 5).state_dict()
+    settings = SMALL.model_copy(update={"norm": norm})
+    source = VGGishEncoder(settings, 5).train()
+    source(torch.randn(2, 1, 96, 64))
+    stored = source.state_dict()
     path = tmp_path / "vggish.safetensors"
     save_file(dict(stored), path)
     torch.manual_seed(2)
-    loaded = VGGishEncoder(SMALL.model_copy(update={"weights": str(path), "frozen": True}), 5)
+    loaded = VGGishEncoder(settings.model_copy(update={"weights": str(path), "frozen": True}), 5)
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, stored[name]) != name.startswith("fc."), name
     assert {name for name, p in loaded.named_parameters() if p.requires_grad} == {
@@ -198,11 +202,15 @@ def test_the_level_of_a_waveform_does_not_matter(channels: tuple[int, ...]) -> N
 
 ENCODERS = [
     pytest.param({"kind": "vggish", "channels": [4, 4, 4, 4], "hidden": 8}, id="vggish"),
+    pytest.param({"kind": "vggish", "channels": [4, 4, 4, 4], "hidden": 8, "norm": True}, id="vggish-norm"),
     pytest.param({"kind": "waveform", "channels": [4, 4, 4]}, id="waveform"),
 ]
 FROZEN = [
     pytest.param({"frozen": True}, id="spectrogram"),
     pytest.param({"kind": "vggish", "channels": [4, 4, 4, 4], "hidden": 8, "frozen": True}, id="vggish"),
+    pytest.param(
+        {"kind": "vggish", "channels": [4, 4, 4, 4], "hidden": 8, "norm": True, "frozen": True}, id="vggish-norm"
+    ),
 ]
 
 

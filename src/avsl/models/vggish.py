@@ -102,6 +102,7 @@ class VGGishEncoder(nn.Module):
 
     def __init__(self, config: VGGishEncoderConfig, dim: int) -> None:
         super().__init__()
+        self.config = config
         self.front_end: FrontEnd = VGGishExamples()
         one, two, three, four = config.channels
         layers: list[nn.Module] = []
@@ -123,7 +124,7 @@ class VGGishEncoder(nn.Module):
         if config.weights:
             self._load(config.weights)
         else:
-            # Nine layers without a norm between them: from PyTorch's own start their signal vanishes.
+            # From PyTorch's own start the signal of nine layers vanishes where no norm is between them.
             for layer in (*self.features, *self.embeddings):
                 if isinstance(layer, nn.Conv2d | nn.Linear):
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -136,14 +137,21 @@ class VGGishEncoder(nn.Module):
         key = "model.audio.weights"
         with open_weights(key, path) as file, torch.no_grad():
             stored = set(file.keys())
-            for name, parameter in self.named_parameters():
+            for name, own in self.state_dict().items():
                 if name not in stored:
                     raise ConfigError(f"{key}: {path} lacks '{name}' of VGGish")
                 tensor = file.get_tensor(name)
-                if tensor.shape != parameter.shape:
-                    given, wanted = list(tensor.shape), list(parameter.shape)
+                if tensor.shape != own.shape:
+                    given, wanted = list(tensor.shape), list(own.shape)
                     raise ConfigError(f"{key}: '{name}' of {path} has the shape {given}, not {wanted}")
-                parameter.copy_(tensor)
+                own.copy_(tensor)
+
+    def train(self, mode: bool = True) -> VGGishEncoder:
+        """A frozen network keeps its statistics."""
+        super().train(mode)
+        if self.config.frozen:
+            self.features.eval()
+        return self
 
     def forward(self, features: Tensor) -> AudioEncoding:
         """The front end's examples, (B, 1, n · 96, 64)."""
