@@ -171,3 +171,16 @@ def test_one_geometry_serves_every_resolution(size: tuple[int, int]) -> None:
     assert view.shape == size
     torch.testing.assert_close(view[:, size[1] // 2 + 1 :], torch.ones(size[0], size[1] // 2 - 1))
     assert view[:, : size[1] // 2 - 1].max() == 0
+
+
+def test_autocast_moves_nothing() -> None:
+    """Half precision is for networks: where a view lies, and what is carried between two, stays exact under it."""
+    generator = torch.Generator().manual_seed(0)
+    source, target = _geometry(0.7, 0.31, -0.47, flip=False), _geometry(0.83, -0.6, 0.11, flip=True)
+    labels = torch.rand(1, 16, 16, generator=generator)
+    exact = carry(labels, source, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = carry(labels, source, target)
+    for one, other in zip(exact, halved, strict=True):
+        assert other.dtype == torch.float32
+        assert torch.equal(one, other)

@@ -18,8 +18,10 @@ def identity(batch: int, device: torch.device | None = None) -> Tensor:
 
 def relative(source: Tensor, target: Tensor) -> Tensor:
     """The map from the target view's coordinates to the source view's, (B, 2, 3)."""
-    inverse = torch.linalg.inv(source[..., :2])
-    return torch.cat([inverse @ target[..., :2], inverse @ (target[..., 2:] - source[..., 2:])], dim=-1)
+    # In bf16, which autocast would choose, a coordinate is off by a quarter of a pixel of a 128 px frame.
+    with torch.autocast(source.device.type, enabled=False):
+        inverse = torch.linalg.inv(source[..., :2])
+        return torch.cat([inverse @ target[..., :2], inverse @ (target[..., 2:] - source[..., 2:])], dim=-1)
 
 
 def warp(images: Tensor, geometry: Tensor, size: tuple[int, int] | None = None, mode: str = "bilinear") -> Tensor:
@@ -35,8 +37,9 @@ def warp(images: Tensor, geometry: Tensor, size: tuple[int, int] | None = None, 
         (B, C, *size); what lies outside the image is 0.
     """
     height, width = size or images.shape[-2:]
-    grid = F.affine_grid(geometry.to(images.dtype), [len(images), 1, height, width], align_corners=False)
-    return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    with torch.autocast(images.device.type, enabled=False):
+        grid = F.affine_grid(geometry.to(images.dtype), [len(images), 1, height, width], align_corners=False)
+        return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 def carry(labels: Tensor, source: Tensor, target: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
