@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -93,11 +94,18 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return config
 
 
+def _stated(path: str, value: Any) -> list[str]:
+    """A section as overrides, one for each value."""
+    if isinstance(value, dict):
+        return [override for key, inner in value.items() for override in _stated(f"{path}.{key}", inner)]
+    return [f"{path}={value}"]
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_stage_and_a_person_get_the_same_configuration(framework: str, printed: Callable[..., object]) -> None:
     """What dvc.yaml's command line composes to is what a person gets who states the defaults in full."""
     params = yaml.safe_load((_PROJECT / "params.yaml").read_text())
     stage = [f"framework={framework}", "split.label_ratio=0.1"]
     stated = [f"{group}={params[group]['name']}" for group in ("data", "model", "objective", "trainer")]
-    stated += [f"framework.{framework}.{key}={value}" for key, value in params["framework"].get(framework, {}).items()]
+    stated += _stated(f"framework.{framework}", params["framework"].get(framework, {}))
     assert printed(*stage) == printed(*reversed(stated), *reversed(stage))
