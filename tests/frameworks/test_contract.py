@@ -45,7 +45,12 @@ def framework_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=sorted(OBJECTIVES))
+@pytest.fixture(
+    params=[
+        name if name == "ezvsl" else pytest.param(name, marks=pytest.mark.slow)  # one objective in `make test-fast`
+        for name in sorted(OBJECTIVES)
+    ]
+)
 def objective_name(request: pytest.FixtureRequest) -> str:
     """Every registered objective."""
     return str(request.param)
