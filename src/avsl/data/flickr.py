@@ -13,14 +13,11 @@ import numpy as np
 
 from avsl.data.errors import DataError
 from avsl.data.index import (
-    CutConfig,
     Entry,
     Index,
-    LeakRule,
+    ListedConfig,
     Media,
-    add_pool,
-    add_silent,
-    add_training_list,
+    add_unannotated,
     as_boxes,
     assign_parts,
     read_list,
@@ -33,18 +30,15 @@ FRAME = 256
 """Boxes are drawn in pixels of a frame of this side."""
 
 
-class FlickrConfig(CutConfig):
+class FlickrConfig(ListedConfig):
     """A folder with ``frames/<id>.jpg``, ``audio/<id>.wav`` and ``Annotations/<id>.xml``, and the published lists.
 
     Attributes:
         annotations: folder of the XML files, from the root.
         test_list: file with the test ids.
         labelled_list: file with the ids of the labelled pool, which is cut into train and validation.
-        train_list: file with the ids of the unlabelled rows (``flickr_10k.txt``); empty: whatever else is in the folder
-            and not held out.
-        silent_list: extended set: CSV of video, audio and ``non-sounding`` (``flickr_test_plus_silent.csv``), the rows
-            of ``test_offscreen``; empty: none. A row whose frame is learned from is left out.
-        leak: ``stop`` where the training list holds held-out rows, or ``drop`` those.
+        train_list: published as ``flickr_10k.txt`` and ``flickr_144k.txt``.
+        silent_list: published as ``flickr_test_plus_silent.csv``.
         test_share: not used, as the test rows are listed.
     """
 
@@ -52,8 +46,6 @@ class FlickrConfig(CutConfig):
     test_list: str = "flickr_test.csv"
     labelled_list: str = "flickr_sup_train.txt"
     train_list: str = "flickr_144k.txt"
-    silent_list: str = ""
-    leak: LeakRule = "stop"
 
 
 def read_index(config: FlickrConfig) -> Index:
@@ -71,14 +63,8 @@ def read_index(config: FlickrConfig) -> Index:
         raise DataError(f"{root / config.labelled_list}: {len(both)} of its ids are test ids too, as '{min(both)}'")
     annotations = root / config.annotations
     rows = [_annotated(media.entry(name, str), annotations / f"{name}.xml") for name in [*tests, *labelled]]
-    entries, left_out = assign_parts(rows, config, set(tests)), 0
-    if config.silent_list:
-        entries, left_out = add_silent(entries, root / config.silent_list, media, str)
-    if config.train_list:
-        path = root / config.train_list
-        pool = [media.entry(name, str, part="train") for name in read_list(path, "training list")]
-        return add_training_list(entries, pool, config.leak, path, "data.flickr.leak", left_out)
-    return add_pool(entries, media.pool({*tests, *labelled}, str), left_out)
+    entries = assign_parts(rows, config, set(tests))
+    return add_unannotated(entries, config, media, {*tests, *labelled}, "flickr", str)
 
 
 def _annotated(entry: Entry, path: Path) -> Entry:

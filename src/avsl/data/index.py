@@ -142,6 +142,21 @@ LeakRule = Literal["stop", "drop"]
 """What becomes of a training list that shares rows or sources with held-out parts."""
 
 
+class ListedConfig(CutConfig):
+    """A data set with published lists of silent and of unlabelled rows.
+
+    Attributes:
+        silent_list: extended set: CSV of video, audio and ``non-sounding``, the rows of ``test_offscreen``; empty:
+            none. A row whose frame is learned from is left out.
+        train_list: file with the ids of the unlabelled rows; empty: whatever else is in the folder and not held out.
+        leak: ``stop`` where the training list holds rows or sources of the held-out parts, or ``drop`` those rows.
+    """
+
+    silent_list: str = ""
+    train_list: str = ""
+    leak: LeakRule = "stop"
+
+
 # --- Which part a row belongs to -----------------------------------------------------------------------------
 
 
@@ -483,6 +498,37 @@ def add_silent(
     learned = {entry.source_id for entry in entries if not entry.part.startswith("test")}
     kept = [entry for entry in silent if entry.source_id not in learned]
     return [*entries, *kept], len(silent) - len(kept)
+
+
+def add_unannotated(
+    entries: Sequence[Entry],
+    config: ListedConfig,
+    media: Media,
+    known: Container[str],
+    data: str,
+    source: Callable[[str], str] = source_of,
+) -> Index:
+    """Add the extended set's silent rows and the unlabelled rows: a published list, or whatever else is in the folder.
+
+    Args:
+        entries: the annotated rows, with their parts.
+        config: names the lists.
+        media: where frames and sounds lie.
+        known: names of the annotated rows.
+        data: name of the data set, for the error.
+        source: the source of an id.
+
+    Raises:
+        DataError: a list is missing or wrong, or the training list leaks.
+    """
+    root, left_out = Path(config.root), 0
+    if config.silent_list:
+        entries, left_out = add_silent(entries, root / config.silent_list, media, source)
+    if config.train_list:
+        path = root / config.train_list
+        pool = [media.entry(name, source, part="train") for name in read_list(path, "training list")]
+        return add_training_list(entries, pool, config.leak, path, f"data.{data}.leak", left_out)
+    return add_pool(entries, media.pool(known, source), left_out)
 
 
 def mixed_rows(first: Entry, second: Entry) -> list[Entry]:

@@ -9,21 +9,18 @@ from pydantic import Field
 
 from avsl.data.errors import DataError
 from avsl.data.index import (
-    CutConfig,
     Entry,
     Index,
-    LeakRule,
+    ListedConfig,
     Media,
-    add_pool,
-    add_silent,
-    add_training_list,
+    add_unannotated,
     assign_parts,
     read_annotations,
     read_list,
 )
 
 
-class VGGSSConfig(CutConfig):
+class VGGSSConfig(ListedConfig):
     """A folder in VGG-SS's layout: an annotation file and ``frames/`` with ``audio/``, or clips ``<id>.mp4``.
 
     All published boxes lie in the 5,158 test clips, so labelled, validation and test rows are cut from these.
@@ -35,11 +32,8 @@ class VGGSSConfig(CutConfig):
         heard_list: open set: file with the ids that are cut into train, validation and ``test``
             (``vggss_heard_test.csv``); empty: all that the unheard list does not name.
         unheard_list: open set: file with the ids of ``test_unheard`` (``vggss_unheard_test.csv``); empty: none.
-        silent_list: extended set: CSV of video, audio and ``non-sounding`` (``vggss_test_plus_silent.csv``), the rows
-            of ``test_offscreen``; empty: none. A row whose frame is learned from is left out.
-        train_list: file with the ids of the unlabelled rows (``vggss_144k.txt``); empty: whatever else is in the
-            folder and not held out.
-        leak: ``stop`` where the training list holds rows or videos of the held-out parts, or ``drop`` those rows.
+        silent_list: published as ``vggss_test_plus_silent.csv``.
+        train_list: published as ``vggss_10k.txt`` and ``vggss_144k.txt``.
     """
 
     annotations: str = "vggss.json"
@@ -47,9 +41,6 @@ class VGGSSConfig(CutConfig):
     test_share: float = Field(0.2, ge=0, le=1)
     heard_list: str = ""
     unheard_list: str = ""
-    silent_list: str = ""
-    train_list: str = ""
-    leak: LeakRule = "stop"
 
 
 def read_index(config: VGGSSConfig) -> Index:
@@ -62,14 +53,7 @@ def read_index(config: VGGSSConfig) -> Index:
     media = Media.read(root)
     known = read_annotations(root / config.annotations)
     rows = [media.entry(name, label=label, boxes=boxes) for name, (label, boxes) in known.items()]
-    entries, left_out = _cut(config, rows, media), 0
-    if config.silent_list:
-        entries, left_out = add_silent(entries, root / config.silent_list, media)
-    if config.train_list:
-        path = root / config.train_list
-        pool = [media.entry(name, part="train") for name in read_list(path, "training list")]
-        return add_training_list(entries, pool, config.leak, path, "data.vggss.leak", left_out)
-    return add_pool(entries, media.pool(known), left_out)
+    return add_unannotated(_cut(config, rows, media), config, media, known, "vggss")
 
 
 def _cut(config: VGGSSConfig, rows: list[Entry], media: Media) -> list[Entry]:
