@@ -85,8 +85,8 @@ def test_every_experiment_composes(project: Path) -> None:
     assert files
     for path in files:
         text = path.read_text()
-        needed = ["data.vggss.root=somewhere"] if "/data: vggss" in text else []
-        if "/model: vgg16_vggish" in text:
+        needed = [f"data.{name}.root=somewhere" for name in ("vggss", "flickr") if f"/data: {name}" in text]
+        if path.stem.startswith("sspl_"):
             needed += ["model.image.weights=a", "model.audio.weights=b"]
         compose([f"experiment={path.stem}", *needed], project)
 

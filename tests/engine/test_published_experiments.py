@@ -18,21 +18,24 @@ ROOT = Path(__file__).parents[2]
 
 
 def _compose(experiment: str) -> Config:
-    return compose([f"experiment={experiment}", "data.vggss.root=somewhere"], ROOT)
+    data = experiment.split("_")[1]
+    return compose([f"experiment={experiment}", f"data.{data}.root=somewhere"], ROOT)
 
 
+@pytest.mark.parametrize("data", ["vggss", "flickr"])
 @pytest.mark.parametrize(
-    ("experiment", "published"),
+    ("objective", "published"),
     [
-        ("ezvsl_vggss", EZVSLConfig()),
-        ("lvs_vggss", LVSConfig()),
-        ("slavc_vggss", SLAVCConfig(momentum_inference=True)),
-        ("fnac_vggss", FNACConfig()),
+        ("ezvsl", EZVSLConfig()),
+        ("lvs", LVSConfig()),
+        ("slavc", SLAVCConfig(momentum_inference=True)),
+        ("fnac", FNACConfig()),
     ],
 )
-def test_objectives_have_their_published_settings(experiment: str, published: StrictConfig) -> None:
+def test_objectives_have_their_published_settings(objective: str, published: StrictConfig, data: str) -> None:
     """params.yaml's own, made for the embedded data set, do not reach them."""
-    config = _compose(experiment)
+    config = _compose(f"{objective}_{data}")
+    assert config.data.name == data
     assert config.objective.settings == published
     assert config.framework.name == "self_supervised"
     assert (config.model.dim, config.trainer.learning_rate) == (512, 1e-4)
