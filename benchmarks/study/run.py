@@ -69,8 +69,11 @@ def settings_hash(overrides: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def train_and_evaluate(overrides: Sequence[str]) -> None:
-    """Split, train and evaluate in this process; what is there is kept."""
+def train_and_evaluate(overrides: Sequence[str], group: str) -> None:
+    """Split, train and evaluate in this process; what is there is kept.
+
+    A trial of settings is not evaluated: it is chosen among by its validation score, which training leaves.
+    """
     from avsl.config import compose
     from avsl.engine.entry import call
     from avsl.engine.evaluate import evaluate
@@ -84,18 +87,21 @@ def train_and_evaluate(overrides: Sequence[str]) -> None:
         if not (layout.train / "run.json").is_file():
             split(overrides)
             train(overrides)
-        evaluate(overrides)
+        if group != "choices":
+            evaluate(overrides)
 
     if code := call(steps):
         raise SystemExit(code)
 
 
-def figures_of(overrides: Sequence[str]) -> dict[str, Any]:
+def figures_of(overrides: Sequence[str], group: str) -> dict[str, Any]:
     """What is kept of a cell: scores in per cent, seconds, and how steady validation was."""
     from avsl.config import compose
     from avsl.engine.layout import Layout
 
     layout = Layout.of(compose(overrides))
+    if group == "choices":
+        return {"figures": {"validation": _numbers(json.loads((layout.train / "run.json").read_text())["validation"])}}
     metrics = json.loads((layout.evaluation / "metrics.json").read_text())
     parts = {key: metrics[key] for key in metrics if key.startswith(("test", "validation"))}
     parts |= {key: metrics[key]["test"] for key in metrics if key.startswith("member_")}
@@ -202,14 +208,15 @@ class Study:
         log = _folder(cell, self.work) / f"{cell.ratio:g}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         # One thread each: two trainings side by side do more than one with two threads.
-        command = [sys.executable, "-m", "benchmarks.study.run", "--worker", *overrides]
+        command = [sys.executable, "-m", "benchmarks.study.run", "--worker", cell.group, *overrides]
         with log.open("a") as stream:
             code = subprocess.run(
                 command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=stream, stderr=stream
             ).returncode
         if code:
             raise SystemExit(f"{cell.name} failed, see {log}")
-        record(cell.name, figures_of(overrides) | {"settings": settings_hash(overrides), "commit": self.commit})
+        entry = figures_of(overrides, cell.group)
+        record(cell.name, entry | {"settings": settings_hash(overrides), "commit": self.commit})
         print(f"done: {cell.name}", flush=True)
 
     def run_pairs(self, chosen: Sequence[Cell]) -> None:
@@ -241,7 +248,8 @@ def main() -> None:
     parser.add_argument("--worker", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker is not None:
-        train_and_evaluate(options.worker)
+        group, *overrides = options.worker
+        train_and_evaluate(overrides, group)
         return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout
     study = Study(options.work, options.scenes, commit.strip())

@@ -145,12 +145,10 @@ def _objectives(results: Results) -> list[str]:
 
 def _choices(results: Results) -> list[str]:
     """Validation alone: what is chosen here is never looked at on test."""
-    lines = _head("labels", "setting", "validation CIoU", "as in params.yaml")
+    lines = _head("setting", "validation CIoU")
     for cell in cells():
-        whole = f"synthetic/{cell.variant.split()[0]}/{cell.ratio:g}/{cell.seed}"
-        if cell.group == "choices" and cell.name in results and whole in results:
-            scores = [f"{results[name]['figures']['validation']['ciou']:.1f}" for name in (cell.name, whole)]
-            lines.append(_row(f"{100 * cell.ratio:g} %", cell.variant, *scores))
+        if cell.group == "choices" and cell.name in results:
+            lines.append(_row(cell.variant, f"{results[cell.name]['figures']['validation']['ciou']:.1f}"))
     return lines
 
 
