@@ -51,23 +51,23 @@ def cells() -> list[Cell]:
 def _choices() -> Iterator[Cell]:
     """The same effort for every framework with pseudo-labels: four settings each, chosen among on validation.
 
-    XPL has no δ: the sharpening of its labels is tried in its place. Its curriculum ends at the same step in all.
+    Start and weight of the pseudo-labels, and the one parameter that is the framework's own. XPL's curriculum ends at
+    the same step in all.
     """
-    for framework in FRAMEWORKS[1:]:
-        soft = framework == "xpl"
-        usual, other = (0.5, 0.75) if soft else (0.4, 0.25)
-        for warmup, weight, certainty in ((150, 1, usual), (300, 1, usual), (150, 1, other), (300, 0.3, usual)):
-            section = f"framework.{framework}"
-            overrides = [
-                f"framework={framework}",
-                f"{section}.warmup_steps={warmup}",
-                f"{section}.unlabelled_weight={weight}",
-                f"{section}.{'temperature' if soft else 'delta'}={certainty}",
-            ]
-            if soft:
-                overrides.append(f"{section}.pacing.length={500 - warmup}")
-            name = f"{framework} from step {warmup}, weight {weight}, {'temperature' if soft else 'delta'} {certainty}"
-            yield Cell("choices", name, CHOSEN_AT, SEEDS[0], tuple(overrides))
+    own = {
+        "pseudo_label": ("delta", 0.4, 0.25),
+        "mean_teacher": ("ema_decay", 0.99, 0.95),
+        "xpl": ("temperature", 0.5, 0.75),
+        "dmt": ("ema_decay", 0.99, 0.95),
+    }
+    for framework, (key, usual, other) in own.items():
+        for warmup, weight, value in ((150, 1, usual), (300, 1, usual), (150, 1, other), (300, 0.3, usual)):
+            settings = {"warmup_steps": warmup, "unlabelled_weight": weight, key: value}
+            if framework == "xpl":
+                settings["pacing.length"] = 500 - warmup
+            overrides = [f"framework.{framework}.{name}={setting}" for name, setting in settings.items()]
+            name = f"{framework} from step {warmup}, weight {weight}, {key} {value}"
+            yield Cell("choices", name, CHOSEN_AT, SEEDS[0], (f"framework={framework}", *overrides))
 
 
 def _curve() -> Iterator[Cell]:
