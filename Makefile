@@ -1,5 +1,6 @@
 # On a fresh machine `make repro` and `make test` do everything, set-up included.
 PYTHON ?= python3.11
+PORT ?= 5000
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -21,8 +22,10 @@ check: setup  ## ruff, mypy strict, import-linter
 	mypy
 	lint-imports
 
-ui: setup  ## MLflow's pages on the local store
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port 5000 \
+ui: setup  ## MLflow's pages on the local store; PORT=5001 for another port
+	mkdir -p outputs/mlflow
+	@echo "MLflow: http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true mlflow server --workers 1 --port $(PORT) \
 		--backend-store-uri sqlite:///outputs/mlflow/mlflow.db
 
 setup: .venv/.installed

@@ -1,9 +1,10 @@
-"""A localiser small enough that a training step takes a moment, views for it, and an S3 server."""
+"""A localiser small enough that a training step takes a moment, views for it, a browser and an S3 server."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import boto3
 import numpy as np
 import pytest
 import torch
+from playwright.sync_api import Browser, sync_playwright
 
 from avsl.functional.geometry import identity
 from avsl.models import LocalizerConfig, make_front_end
@@ -76,6 +78,20 @@ def published_metrics() -> dict[str, torch.Tensor]:
         pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
     with np.load(path) as arrays:
         return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium with a profile of its own. Not for the whole session: its event loop is in others' way."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    names = "no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update"
+    flags = [f"--{name}" for name in (*names.split(), "disable-sync")]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

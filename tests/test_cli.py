@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ def test_help_names_every_command_and_gives_examples(capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     for command in COMMANDS:
         assert re.search(rf"^    {command}\s", text, re.MULTILINE)
-    examples = [line.split("  ")[1].split() for line in text.splitlines() if line.startswith("  avsl ")]
+    examples = [shlex.split(line.strip().split("  ")[0]) for line in text.splitlines() if line.startswith("  avsl ")]
     assert len(examples) >= 6
     for words in examples:
         build_parser().parse_args(words[1:])
@@ -37,6 +38,15 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         main([command, "--help"])
     assert caught.value.code == 0
     assert "positional arguments" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", ["list", "diff", "promote", "rollback", "restore"])
+def test_every_action_on_the_registry_explains_itself(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each has a help page."""
+    with pytest.raises(SystemExit) as caught:
+        main(["models", action, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: avsl models {action}" in capsys.readouterr().out
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from avsl.config import Config, compose, project_root
+from avsl.config import Config, as_override, compose, compose_group, project_root, ratio_key
 from avsl.frameworks import DMTConfig, MeanTeacherConfig, SupervisedConfig
 from avsl.schema import ConfigError
 
@@ -248,3 +248,51 @@ def test_the_project_is_found_from_within(project: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir("/")
     with pytest.raises(ConfigError, match=r"no params\.yaml"):
         project_root()
+
+
+TUNED = {"dmt": {"r10": {"trainer": {"learning_rate": 0.002}, "framework": {"dmt": {"delta": 0.33}}}}, "xpl": {}}
+
+
+def test_what_a_sweep_found_lies_over_params_where_it_was_found(write: Write) -> None:
+    """For that framework at that ratio alone, under the command line; its other values stay."""
+    project = write({"tuned": TUNED})
+    here = compose(["framework=dmt", "split.label_ratio=0.1"], project)
+    assert here.framework.settings == DMTConfig(delta=0.33, tau=0.25)
+    assert here.trainer.learning_rate == 0.002
+    for elsewhere in (["framework=dmt"], ["split.label_ratio=0.1"], ["framework=xpl", "split.label_ratio=0.1"]):
+        assert compose(elsewhere, project) == compose(elsewhere, write({"tuned": {}}))
+        write({"tuned": TUNED})
+    asked = compose(["framework=dmt", "split.label_ratio=0.1", "framework.dmt.delta=0.5"], project)
+    assert asked.framework.settings == DMTConfig(delta=0.5, tau=0.25)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "message"),
+    [
+        ({"dtm": {}}, r"tuned.*'dtm': allowed are .*dmt"),
+        ({"dmt": {"r3": {}}}, r"unknown key 'tuned\.dmt\.r3': allowed are label ratios, as r03"),
+        ({"dmt": {"r20": {"framework": {"dmt": {"dleta": 1}}}}}, r"unknown key 'framework\.dmt\.dleta'"),
+    ],
+)
+def test_a_mistake_in_what_a_sweep_found_is_named(write: Write, tuned: dict[str, Any], message: str) -> None:
+    """Edited by hand, it is as strict as the rest."""
+    with pytest.raises(ConfigError, match=message):
+        compose(["framework=dmt"], write({"tuned": tuned}))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "key"), [(0.03, "r03"), (0.1, "r10"), (1.0, "r100"), (0.01, "r01"), (0.005, "r00_5"), (0.125, "r12_5")]
+)
+def test_a_ratio_as_a_key_has_no_dot(ratio: float, key: str) -> None:
+    """Whole per cent in two digits or more, the rest behind an underscore."""
+    assert ratio_key(ratio) == key
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "with space", "it's", "back\\slash", "end\\", "\\'", "a,b", "3", "true", 3, 0.1, 1e-5, True]
+)
+def test_a_value_written_as_an_override_comes_out_again(project: Path, value: str | float) -> None:
+    """Whatever Hydra's grammar makes of its characters."""
+    section = compose_group("tune", "demo", [as_override("tune.storage", value)], project)
+    assert section["storage"] == value
+    assert type(section["storage"]) is type(value)

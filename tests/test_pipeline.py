@@ -11,10 +11,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import soundfile
 import yaml
+from PIL import Image
 
 from avsl.cli import main
 from avsl.config import compose
+from avsl.data.shards import PreparedData
 from avsl.engine.layout import Layout
 from avsl.frameworks import FRAMEWORKS
 
@@ -80,6 +83,47 @@ def test_from_nothing_to_boxes_in_a_video(
     assert capsys.readouterr().out.splitlines() == [str(target / "tone.json"), str(target / "tone.png")]
     assert json.loads((target / "tone.json").read_text())
     assert (target / "tone.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_folder_in_the_layout_of_vggss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures and sounds on disk, a test list, unlabelled clips, JPEG shards: from the folder to scores, n of N told.
+
+    With so few clips that none is left for validation, it is one sentence.
+    """
+    monkeypatch.chdir(_PROJECT)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tmp_path / "set"
+    (root / "frames").mkdir(parents=True)
+    (root / "audio").mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(24):
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(root / "frames" / f"c{k:02d}.jpg")
+        tone = 0.5 * np.sin(2 * np.pi * (300 + 100 * k) * np.arange(8000) / 16000)
+        soundfile.write(root / "audio" / f"c{k:02d}.ogg", tone, 16000)
+    rows = [{"file": f"c{k:02d}", "class": f"k{k % 2}", "bbox": [[0.2, 0.2, 0.7, 0.8]]} for k in range(16)]
+    (root / "vggss.json").write_text(json.dumps(rows))
+    (root / "test.csv").write_text("".join(f"c{k:02d}\n" for k in range(6)))
+    (root / "frames" / "c05.jpg").unlink()
+    model = [override for override in _TINY if "model." in override or "trainer." in override]
+    asked = ["data=vggss", f"data.vggss.root={root}", "data.vggss.test_list=test.csv", "data.vggss.image_size=32"]
+    asked += ["data.vggss.duration_s=0.25", "data.vggss.frames=jpeg", "data.vggss.validation_share=0.3"]
+    asked += ["framework=dmt", "split.label_ratio=0.25", "evaluate.gallery=2", "tracking.system_metrics=false", *model]
+    assert main(["run", *asked, f"root={tmp_path / 'outputs'}"]) == 0
+    layout = Layout.of(compose([*asked, f"root={tmp_path / 'outputs'}"]))
+    prepared = PreparedData.open(layout.prepared)
+    assert prepared.manifest.counts["test"] == 5
+    assert prepared.manifest.expected["test"] == 6
+    assert prepared.manifest.counts["train"] + prepared.manifest.counts["validation"] == 18
+    figures = json.loads((layout.evaluation / "metrics.json").read_text())
+    assert figures["test"]["n"] == 5
+    capsys.readouterr()
+    assert main(["run", *asked, "data.vggss.validation_share=0", f"root={tmp_path / 'bare'}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "none of its rows is for validation" in error
+    assert "data.vggss" in error
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # Everything else is imported by the command that needs it: torch, Lightning and MLflow take seconds.
@@ -35,15 +35,18 @@ _WHERE = {
 
 _EPILOG = """\
 examples:
-  avsl localize street.mp4                              the champion of 3 % labels, sheet and boxes into ./localized
+  avsl localize street.mp4                              the champion of 3 % labels; overlay and boxes into ./localized
   avsl localize street.mp4 --ratio 0.1 --out /tmp/seen
   avsl localize street.mp4 --checkpoint exported/model  a model from a folder, no MLflow
   avsl localize street.mp4 --model models:/avsl-synthetic-ratio-1.0@champion
+  avsl localize clips/ --ratio 0.1                      every video of a folder
   avsl run framework=dmt split.label_ratio=0.1          one experiment from nothing to its scores
   avsl run experiment=scenes data.vggss.root=FOLDER     the same on a folder in VGG-SS's layout, 5 % labels
   avsl import-checkpoint --from fnac best.pth data=vggss    a published model, scored and registered like ours
   avsl config framework=dmt framework.dmt.delta=0.7         what would be run
   avsl data check vggss FOLDER                          what of a data set is there, missing or broken
+  avsl models list                                      every registered version, with scores and why it is where it is
+  avsl models rollback avsl-synthetic-ratio-0.1 --reason "misses small objects"
   avsl models restore                                   the registry, rebuilt from what `dvc pull` brought
 
 The whole comparison, with everything that depends on a change and nothing else, is `dvc repro` (or `make repro`).
@@ -63,11 +66,16 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     localize = commands.add_parser(
         "localize",
-        help="find the sounding objects in a video",
-        description="Find the sounding objects in a video, every second: OUT/<name>.json (boxes) and "
-        "OUT/<name>.png (overlays).",
+        help="find the sounding objects in a video, or in every video of a folder",
+        description="Find the sounding objects in a video, or in every video of a folder, every second: "
+        "OUT/<name>.mp4 (the video and its sound with the maps over it), OUT/<name>.png (a sheet of overlays) and "
+        "OUT/<name>.json (boxes, confidences, and where no visible source sounds). In a folder, what is there already "
+        "by the same model with the same settings is kept, and a video that cannot be used is left out and reported; "
+        "exit code 2 where one was.",
     )
-    localize.add_argument("video", type=Path, metavar="VIDEO", help="any file FFmpeg reads, with sound")
+    localize.add_argument(
+        "video", type=Path, metavar="VIDEO|FOLDER", help="any file FFmpeg reads, with sound, or a folder of them"
+    )
     source = localize.add_mutually_exclusive_group()
     source.add_argument("--model", metavar="URI", help="a registered model, models:/NAME@ALIAS or models:/NAME/VERSION")
     source.add_argument(
@@ -78,6 +86,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--data", default="synthetic", help="the data set that --ratio's champion learned from (default: %(default)s)"
     )
     localize.add_argument("--fps", type=float, default=1.0, help="frames looked at per second (default: %(default)s)")
+    localize.add_argument(
+        "--smoothing",
+        type=float,
+        default=0.5,
+        metavar="SECONDS",
+        help="time constant of the maps' exponential average over time, 0 for none (default: %(default)s)",
+    )
     localize.add_argument("--out", type=Path, default=Path("localized"), metavar="DIR", help="default: %(default)s")
     published = commands.add_parser(
         "import-checkpoint",
@@ -104,16 +119,9 @@ def build_parser() -> argparse.ArgumentParser:
         "prepared. Exit code 1 where something is, or where a training list holds rows of a test set.",
     )
     check.add_argument("name", metavar="NAME", help="the data set, as in data=NAME")
-    check.add_argument("root", type=Path, metavar="ROOT", help="its folder")
+    check.add_argument("root", metavar="ROOT", help="its folder, or s3://bucket/prefix")
     check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as data.vggss.test_list=test.csv")
-    models = commands.add_parser("models", help="look after the registry", description="Look after the registry.")
-    restore = models.add_subparsers(dest="action", required=True, metavar="ACTION").add_parser(
-        "restore",
-        help="rebuild it from the outputs of the DAG",
-        description="Rebuild the registry from the outputs of the DAG, as `dvc pull` brings them: every label ratio "
-        "that has been registered gets its champion, by the rules of `register`. Running it again adds nothing.",
-    )
-    restore.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to params.yaml, as data=vggss")
+    _add_models(commands.add_parser("models", help="look after the registry", description="Look after the registry."))
     for name, text in _STEPS.items():
         step = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         step.add_argument(
@@ -123,6 +131,46 @@ def build_parser() -> argparse.ArgumentParser:
             help="changes to params.yaml, as framework=dmt or framework.dmt.delta=0.7",
         )
     return parser
+
+
+def _add_models(models: argparse.ArgumentParser) -> None:
+    actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser(
+        "list",
+        help="every version with its scores, its aliases and why it is or is no longer champion",
+        description="List every registered version with its scores, its aliases and why it is or is no longer "
+        "champion.",
+    )
+    diff = actions.add_parser(
+        "diff",
+        help="settings and scores in which two versions differ",
+        description="Show the settings and scores in which two versions differ.",
+    )
+    promote = actions.add_parser(
+        "promote",
+        help="make a version champion by hand",
+        description="Make a version champion by hand. It stays champion until `register` meets a model that is better "
+        "on validation than all that are registered now.",
+    )
+    rollback = actions.add_parser(
+        "rollback",
+        help="give the alias back to the champion before, by hand",
+        description="Make the version with the alias 'previous' champion by hand, as `promote` does.",
+    )
+    restore = actions.add_parser(
+        "restore",
+        help="rebuild it from the outputs of the DAG",
+        description="Rebuild the registry from the outputs of the DAG, as `dvc pull` brings them: every label ratio "
+        "that has been registered gets its champion, by the rules of `register`. Running it again adds nothing.",
+    )
+    for action in (diff, promote, rollback):
+        action.add_argument("name", metavar="NAME", help="the registered model, as avsl-synthetic-ratio-0.03")
+    diff.add_argument("first", metavar="VERSION", help="a version's number or alias")
+    diff.add_argument("second", metavar="VERSION", help="another's")
+    promote.add_argument("version", metavar="VERSION", help="its number or alias")
+    for action in (promote, rollback):
+        action.add_argument("--reason", required=True, metavar="TEXT", help="kept as a tag of both versions")
+    restore.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to params.yaml, as data=vggss")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,19 +186,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complete: list[bool] = []
         return call(lambda: complete.append(_check_data(options))) or int(not all(complete))
     if options.command == "models":
-        return call(lambda: _restore(options.overrides))
+        return call(lambda: _models(options))
     return call(lambda: _step(options.command, options.overrides))
 
 
 def _localize(options: argparse.Namespace) -> None:
+    from avsl.serving.batch import localize_folder
     from avsl.serving.localize import load_predictor, localize_video
 
     predictor, model = load_predictor(
         checkpoint=options.checkpoint, uri=options.model, data=options.data, ratio=options.ratio
     )
-    target = localize_video(options.video, predictor, options.out, model=model, frames_per_second=options.fps)
-    print(target)
-    print(target.with_suffix(".png"))
+    how = {"model": model, "frames_per_second": options.fps, "smoothing_s": options.smoothing}
+    if options.video.is_dir():
+        targets = localize_folder(options.video, predictor, options.out, **how)
+    else:
+        targets = iter([localize_video(options.video, predictor, options.out, **how)])
+    for target in targets:
+        print(target)
+        print(target.with_suffix(".png"))
+        print(target.with_suffix(".mp4"))
 
 
 def _import_checkpoint(options: argparse.Namespace) -> None:
@@ -167,10 +222,37 @@ def _check_data(options: argparse.Namespace) -> bool:
     return check(options.name, options.root, options.overrides)
 
 
-def _restore(overrides: list[str]) -> None:
-    from avsl.serving.restore import restore
+def _models(options: argparse.Namespace) -> None:
+    if options.action == "restore":
+        from avsl.serving.restore import restore
 
-    restore(overrides)
+        restore(options.overrides)
+        return
+    from avsl.config import compose
+    from avsl.tracking import catalogue, registry
+    from avsl.tracking.runs import open_store
+
+    config = compose()
+    store = open_store(config.tracking, config.root)
+    if options.action == "list":
+        _print_table(catalogue.list_versions(store))
+    elif options.action == "diff":
+        found = catalogue.diff_versions(store, options.name, options.first, options.second)
+        _print_table([{"": key, options.first: left, options.second: right} for key, (left, right) in found.items()])
+    else:
+        if options.action == "promote":
+            decision = registry.promote_by_hand(store, options.name, options.version, options.reason)
+        else:
+            decision = registry.roll_back(store, options.name, options.reason)
+        print(f"{decision.model}: {decision.reason}; previous is version {decision.previous}")
+
+
+def _print_table(rows: Sequence[Mapping[str, str]]) -> None:
+    """Columns in line, for eyes; nothing where there are no rows."""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _step(command: str, overrides: list[str]) -> None:

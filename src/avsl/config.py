@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from hydra import compose as hydra_compose
@@ -84,7 +85,7 @@ class TrainerConfig(StrictConfig):
         accelerator: ``cpu`` or ``gpu``.
         devices: how many of them.
         channels_last: memory layout of images and kernels.
-        cache_features: compute spectrograms once and keep them in memory.
+        cache_features: compute spectrograms once and keep them in a file beside the prepared set.
         checkpoint_every: steps between checkpoints.
     """
 
@@ -205,7 +206,8 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
     """The configuration that a stage, a person and a sweep get when they ask for the same thing.
 
     Hydra composes pipelines/conf; params.yaml chooses the groups and sets values; ``overrides`` come last. Values that
-    params.yaml gives for a choice (``framework.dmt``) apply only where that choice is made.
+    params.yaml gives for a choice (``framework.dmt``) apply only where that choice is made; its section ``tuned`` holds
+    what sweeps have found, ``tuned.dmt.r03`` for DMT at a ratio of 0.03, and is laid over its other sections there.
 
     Args:
         overrides: Hydra overrides (``framework=dmt``, ``split.label_ratio=0.1``).
@@ -220,13 +222,84 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
         # First which choices are made, by params.yaml, an experiment or the command line; then with their values.
         chosen = _hydra(project, params, {}, overrides)
         selected = {group: str(chosen[group]["name"]) for group in GROUPS}
-        tree = _hydra(project, params, _applicable(params, selected), overrides)
-        plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+        values = _applicable(params, selected)
+        tree = _hydra(project, params, values, overrides)
+        if tuned := _tuned(params, selected["framework"], tree.split.label_ratio):
+            laid_over = OmegaConf.to_container(OmegaConf.merge(values, tuned))
+            tree = _hydra(project, params, cast("dict[str, Any]", laid_over), overrides)
+        return Config.read(_plain(tree), "")
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(" ".join(str(error).split())) from None
+
+
+def compose_group(group: str, name: str, overrides: Sequence[str], project: Path) -> dict[str, Any]:
+    """One Hydra group by itself, for what is no part of a run's configuration.
+
+    Args:
+        group: its folder in pipelines/conf, the section that it fills, and the prefix of its keys in ``overrides``.
+        name: the choice.
+        overrides: applied over it.
+        project: the folder with params.yaml and pipelines/conf.
+
+    Returns:
+        The section, plain and not validated.
+
+    Raises:
+        ConfigError: there is no such choice, or an override cannot be read.
+    """
+    conf = project / "pipelines" / "conf"
+    pick(name, {path.stem: path for path in (conf / group).glob("*.yaml")}, group)
+    ConfigStore.instance().store(name="run", node={"defaults": [{group: name}, "_self_"]})
+    forced = [text if text.startswith(("+", "~")) else f"++{text}" for text in overrides]
+    try:
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            section = _plain(hydra_compose("run", forced))[group]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    if not isinstance(section, dict):
+        raise ConfigError(f"key '{group}' is not a section")
+    return section
+
+
+def as_override(key: str, value: Any) -> str:
+    """``key=value`` as Hydra reads it, so that the very value comes out again."""
+    if not isinstance(value, str):
+        return f"{key}={json.dumps(value)}"
+    if re.fullmatch(r"[A-Za-z_][\w./:+-]*", value) and value.lower() not in ("true", "false", "null", "inf", "nan"):
+        return f"{key}={value}"
+    # Within quotes a backslash is itself, but before a quote.
+    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)
+    escaped = doubled.replace("'", r"\'")
+    return f"{key}='{escaped}'"
+
+
+def ratio_key(label_ratio: float) -> str:
+    """A label ratio as a key of ``tuned``, in per cent: r03 is 0.03, r10 is 0.1, r00_5 is 0.005, r100 is 1.
+
+    DVC takes a dot in a key for a step into a section.
+    """
+    whole, _, rest = f"{100 * label_ratio:.6g}".partition(".")
+    return f"r{whole.zfill(2)}{f'_{rest}' if rest else ''}"
+
+
+def _plain(tree: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     if not isinstance(plain, dict):
         raise ConfigError("the configuration is not a mapping")
-    return Config.read({str(key): value for key, value in plain.items()}, "")
+    return {str(key): value for key, value in plain.items()}
+
+
+def _tuned(params: Mapping[str, Any], framework: str, label_ratio: float) -> Mapping[str, Any]:
+    """What a sweep has found for this framework at this ratio, as sections of params.yaml."""
+    tuned = params.get("tuned") or {}
+    for name, ratios in tuned.items():
+        pick(name, FRAMEWORKS, "framework in params.yaml's section 'tuned':")
+        for key in ratios or {}:
+            number = str(key).removeprefix("r").replace("_", ".")
+            if not re.fullmatch(r"\d+(\.\d+)?", number) or ratio_key(float(number) / 100) != key:
+                raise ConfigError(f"unknown key 'tuned.{name}.{key}': allowed are label ratios, as r03 for 0.03")
+    found: Mapping[str, Any] = (tuned.get(framework) or {}).get(ratio_key(float(label_ratio))) or {}
+    return found
 
 
 def _hydra(project: Path, params: Mapping[str, Any], values: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
@@ -277,7 +350,7 @@ def _applicable(params: Mapping[str, Any], selected: Mapping[str, str]) -> dict[
     """What params.yaml sets, less the values it gives for choices that are not made."""
     values: dict[str, Any] = {}
     for section, value in params.items():
-        if section == "matrix":  # the DAG's own: which stages there are
+        if section in ("matrix", "tuned"):  # which stages the DAG has; what is laid over the rest, see compose
             continue
         if section in ("model", "trainer"):
             values[section] = value if selected[section] == value["name"] else {}

@@ -21,7 +21,7 @@ class AVBatch:
         features: cached front-end outputs, (B, ...) by the front end's key.
         index: (B,) int64, the rows' positions in the prepared data set.
         geometry: (B, 2, 3), maps this view's coordinates to the frame's, both in [-1, 1] (x, y).
-        mask: (B, H, W) in [0, 1], the box mask in this view; None on rows without labels.
+        mask: (B, H, W) in [0, 1], the annotation in this view; None on rows without labels.
     """
 
     frame: Tensor

@@ -58,7 +58,8 @@ def test_s4(tmp_path: Path, prepare: Prepare, tones: Tones) -> None:
         expected = np.zeros((24, 24), bool)
         expected[:, : 4 * k] = True
         np.testing.assert_array_equal(data.object_masks(np.array([row]))[0], expected)
-        np.testing.assert_array_equal(data.box_masks(np.array([row]))[0], expected)
+        np.testing.assert_array_equal(data.truth_masks(np.array([row]))[0], expected)
+        np.testing.assert_array_equal(data.boxes(row), np.array([[0, 0, 4 * k / 24, 1]], np.float32))
 
 
 def test_ms3_with_the_list_of_boxes(tmp_path: Path, prepare: Prepare) -> None:
@@ -83,6 +84,12 @@ def test_ms3_with_the_list_of_boxes(tmp_path: Path, prepare: Prepare) -> None:
     first, second, third = data.indices("test").tolist()
     np.testing.assert_array_equal(data.boxes(first), np.array([[0, 0.5, 0.25, 1]], np.float32))
     assert data.object_masks(np.array([first])).sum() == 24 * 4
+    # The published list is of boxes, so these are scored.
+    np.testing.assert_array_equal(
+        data.truth_masks(np.array([first, second])), data.box_masks(np.array([first, second]))
+    )
+    assert data.truth_masks(np.array([first])).sum() == 12 * 6
+    assert data.exact.tolist() == [True] * 5 + [False] * 3
     assert data.boxes(second).shape == (0, 4)  # type: ignore[union-attr]  # annotated
     np.testing.assert_array_equal(data.boxes(third), data.boxes(first))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import resource
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avsl.data.errors import DataError
 from avsl.data.loading import RowLoader, RowReader, StepLoader, TrainingRows, endless
 from avsl.data.shards import PreparedData, Sample, ShardRows, prepare_shards, write_manifest
 from avsl.models.front_ends import LogMel, LogMelConfig
@@ -20,11 +23,18 @@ LABELLED, UNLABELLED = np.arange(0, 6), np.arange(6, 17)
 
 @dataclass(frozen=True)
 class Make:
-    """Ten samples a shard."""
+    """Ten samples a shard, without boxes from number ``bare`` on."""
+
+    bare: int = COUNT
 
     def __call__(self, k: int) -> ShardRows:
         """The rows of shard k."""
-        return ShardRows([_sample(i) for i in range(10 * k, 10 * k + 10)])
+        samples = [_sample(i) for i in range(10 * k, 10 * k + 10)]
+        return ShardRows([*samples[: max(0, self.bare - 10 * k)], *map(_bare, samples[max(0, self.bare - 10 * k) :])])
+
+
+def _bare(sample: Sample) -> Sample:
+    return replace(sample, boxes=None)
 
 
 def _sample(i: int) -> Sample:
@@ -44,10 +54,13 @@ def _sample(i: int) -> Sample:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     """Twenty rows in two shards; row i's box covers its first 1 + i mod 8 columns."""
-    root = tmp_path_factory.mktemp("rows")
+    return _prepared(tmp_path_factory.mktemp("rows"), Make())
+
+
+def _prepared(root: Path, make: Make) -> PreparedData:
     manifest, _ = prepare_shards(
         root,
-        Make(),
+        make,
         COUNT // 10,
         name="rows",
         image_size=SIDE,
@@ -139,6 +152,15 @@ def test_a_step_has_the_sizes_asked_for(reader: RowReader) -> None:
     assert whole.hidden is None
 
 
+def test_unlabelled_rows_that_nobody_annotated_have_no_hidden_truth(tmp_path: Path) -> None:
+    """A pool of clips without boxes is drawn like any other."""
+    bare = RowReader(_prepared(tmp_path / "rows", Make(bare=16)), [], np.arange(COUNT))
+    for rows in _loader(bare):
+        assert rows.unlabelled is not None
+        assert rows.hidden is None
+    assert _loader(bare, UNLABELLED[:-1]).rows(0).hidden is not None
+
+
 def test_masks_are_read_where_labels_are_used(reader: RowReader) -> None:
     """Without, the same rows come bare, beside unlabelled ones and alone."""
     for unlabelled in (UNLABELLED, UNLABELLED[:0]):
@@ -192,6 +214,7 @@ def test_rows_are_read_as_they_are(reader: RowReader, front_end: LogMel) -> None
     """Frames normalised, masks of the boxes, and cached spectrograms equal to the front end's own, in any order."""
     index = np.array([13, 2, 2, 19])
     rows = reader(index, masks=True)
+    assert rows.pixels.dtype == torch.uint8
     samples = [_sample(int(i)) for i in index]
     for k, sample in enumerate(samples):
         expected = (sample.frame / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
@@ -202,6 +225,31 @@ def test_rows_are_read_as_they_are(reader: RowReader, front_end: LogMel) -> None
     assert rows.mask is not None
     assert rows.mask.sum((1, 2)).tolist() == [SIDE * (1 + int(i) % 8) for i in index]
     assert reader(index, masks=False).mask is None
+
+
+def test_cached_features_stay_out_of_memory_and_leave_no_file(data: PreparedData, front_end: LogMel) -> None:
+    """The cache is a mapped file without a name beside the prepared set; a row that is not in it is no other row."""
+    before = sorted(data.root.parent.rglob("*"))
+    read = RowReader(data, [front_end, front_end], np.array([4, 9]))
+    assert sorted(data.root.parent.rglob("*")) == before
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if f"{data.root.parent}/" in line]
+    assert any("(deleted)" in line for line in mapped)
+    rows = read(np.array([9]), masks=False)
+    heard = front_end(torch.from_numpy(data.waveforms(np.array([9]))))
+    assert torch.equal(rows.features[front_end.key], heard)
+    with pytest.raises(IndexError, match="row 5 is not among those"):
+        read(np.array([4, 5]), masks=False)
+
+
+def test_a_full_disk_is_one_sentence(data: PreparedData, front_end: LogMel) -> None:
+    """It names the folder and the way out."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(DataError, match=r"cannot keep the features of 20 sounds.*trainer\.cache_features=false"):
+            RowReader(data, [front_end], np.arange(COUNT))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_without_a_front_end_the_sound_itself_comes(data: PreparedData) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from itertools import tee
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avsl.data.errors import DataError
-from avsl.data.media import iter_audio, iter_video, media_duration, read_audio, read_frame, resize_frame
+from avsl.data.media import iter_audio, iter_shots, media_duration, read_audio, read_frame, resize_frame
 
 SHARED = Path(os.environ.get("AVSL_SHARED_DIR", Path(__file__).parents[3] / "shared"))
 
@@ -116,22 +116,61 @@ def test_frames_are_those_on_screen(video: Path) -> None:
         read_frame(video, 9.0)
 
 
-def test_iterating_gives_the_middle_frame_and_the_sound_of_every_second(video: Path) -> None:
-    """Frames and sound windows are centred on each second."""
-    clips, clock = tee(iter_video(video, 1.0))
-    windows = iter_audio(video, (time for time, _ in clock), 0.6)
-    seen = list(zip(clips, windows, strict=True))
-    assert [time for (time, _), _ in seen] == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
-    for (time, frame), window in seen:
-        assert frame[:, 8:40].mean() == pytest.approx(grey(int(time)), abs=4)
+def test_passing_over_frames_that_no_other_needs_changes_nothing(tmp_path: Path) -> None:
+    """B-frames, late key frames and uneven times: each frame is the one that decoding from the start finds."""
+    path = tmp_path / "uneven.mp4"
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "20", "bf": "3", "b-pyramid": "normal"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        picture = rng.integers(0, 256, (48, 128, 3), dtype=np.uint8)
+        due = 0
+        for k in range(60):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:, k : k + 64]), format="rgb24")
+            frame.pts = due
+            due += int(rng.choice([1, 1, 1, 2, 40]))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        decoded = [(float(frame.time or 0), frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+        origin = (container.start_time or 0) / av.time_base
+    starts = [time - origin for time, _ in decoded]
+    for time in [0.0, *rng.uniform(0, starts[-1], 40).tolist(), *starts[5:50:9]]:
+        expected = max((k for k, start in enumerate(starts) if start <= time + 1e-9), default=0)
+        np.testing.assert_array_equal(read_frame(path, time + 1e-9), decoded[expected][1], err_msg=f"at {time}")
+
+
+def test_shots_are_all_frames_each_until_the_next(video: Path) -> None:
+    """Every frame comes once, in order, without a gap, with the picture of its time."""
+    damage: list[str] = []
+    shots = list(iter_shots(video, damage))
+    assert damage == []
+    np.testing.assert_allclose([shot.start_s for shot in shots], np.arange(60) / 10, atol=1e-3)
+    np.testing.assert_allclose([shot.end_s for shot in shots], np.arange(1, 61) / 10, atol=1e-3)
+    for shot in shots[5::10]:
+        assert shot.pixels()[:, 8:40].mean() == pytest.approx(grey(int(shot.start_s)), abs=4)
+    assert media_duration(video) == pytest.approx(6, abs=0.06)
+
+
+def test_iterated_sound_is_that_of_its_time(video: Path) -> None:
+    """Windows are centred on their times, which are asked for one by one."""
+    asked: list[int] = []
+
+    def times() -> Iterator[float]:
+        for second in range(6):
+            asked.append(second)
+            yield second + 0.5
+
+    for second, window in enumerate(iter_audio(video, times(), 0.6, 16000, [])):
+        assert asked[-1] == second
         assert window is not None
-        assert pitch(window) == pytest.approx(300 + 200 * int(time), abs=3)
+        assert pitch(window) == pytest.approx(300 + 200 * second, abs=3)
 
 
 def test_iterated_sound_equals_the_windows_read_one_by_one(video: Path) -> None:
     """One pass over the sound gives the windows that separate reads give."""
     times = [0.1, 0.5, 2.75, 3.0, 4.9]
-    for time, window in zip(times, iter_audio(video, times, 1.5), strict=True):
+    for time, window in zip(times, iter_audio(video, times, 1.5, 16000, []), strict=True):
         assert window is not None
         alone = read_audio(video, time - 0.75, 1.5)
         # The two may start a sample apart, by rounding at the sound track's own rate.
@@ -139,21 +178,47 @@ def test_iterated_sound_equals_the_windows_read_one_by_one(video: Path) -> None:
         assert min(distances) < 0.02
 
 
-def test_silence_and_the_sound_tracks_end_are_no_window(tmp_path: Path) -> None:
-    """Silence and times after the sound's end give None, not zeros."""
+def test_silence_and_times_without_a_sound_track_are_no_window(tmp_path: Path) -> None:
+    """Silence and times before and after the sound give None, not zeros and not the sound of another time."""
     sound = np.concatenate([tone(1, 44100), np.zeros(88200, np.float32)])
     path = write_video(tmp_path / "short_sound.mp4", 6, sound)
-    windows = list(iter_audio(path, [0.5, 2.5, 5.5], 0.5))
+    windows = list(iter_audio(path, [0.5, 2.5, 5.5], 0.5, 16000, []))
     assert [window is None for window in windows] == [False, True, True]
+    late = write_track(tmp_path / "late.mkv", [(4.0, 440.0)])
+    windows = list(iter_audio(late, [0.5, 4.5], 0.5, 16000, []))
+    assert [window is None for window in windows] == [True, False]
 
 
-def test_frame_rate_and_a_video_shorter_than_one_interval(video: Path) -> None:
-    """The rate sets how many frames come, and at least one does."""
-    assert len(list(iter_video(video, 2.5))) == 15
-    ((time, frame),) = iter_video(video, 0.05)
-    assert time == pytest.approx(3, abs=0.06)
-    assert frame[:, 8:40].mean() == pytest.approx(grey(5), abs=4)
-    assert media_duration(video) == pytest.approx(6, abs=0.06)
+@pytest.mark.parametrize("hole", [1.0, 30.0])
+def test_a_hole_in_the_sound_is_silence_and_moves_nothing(tmp_path: Path, hole: float) -> None:
+    """After missing packets the sound keeps its time; in the hole there is none."""
+    path = write_track(tmp_path / "hole.mkv", [(0.0, 440.0), (1.0 + hole, 880.0)])
+    times = [0.5, 1 + hole / 2, 1.5 + hole]
+    first, between, last = iter_audio(path, times, 0.5, 16000, [])
+    assert first is not None
+    assert last is not None
+    assert between is None
+    assert pitch(first) == pytest.approx(440, abs=3)
+    assert pitch(last) == pytest.approx(880, abs=3)
+
+
+def write_track(path: Path, seconds: list[tuple[float, float]]) -> Path:
+    """A second of sound of a pitch in Hz at each given time, nothing between them, and a picture from 0 s."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("mpeg4", rate=1)
+        picture.width, picture.height, picture.pix_fmt = 16, 16, "yuv420p"
+        track = container.add_stream("flac", rate=16000)
+        track.format, track.layout = "s16", "mono"
+        container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), "rgb24")))
+        for start, frequency in seconds:
+            wave = (tone(1, 16000, frequency) * 32767).astype(np.int16)
+            for part in range(10):
+                frame = av.AudioFrame.from_ndarray(wave[None, part * 1600 : part * 1600 + 1600], "s16", "mono")
+                frame.sample_rate, frame.pts = 16000, round(start * 16000) + part * 1600
+                container.mux(track.encode(frame))
+        container.mux(picture.encode())
+        container.mux(track.encode())
+    return path
 
 
 def test_sideways_video_is_turned_upright(video: Path, tmp_path: Path) -> None:
@@ -223,15 +288,46 @@ def test_truncated_sound_is_refused(tmp_path: Path, suffix: str) -> None:
 
 
 def test_truncated_video_is_refused(video: Path, tmp_path: Path) -> None:
-    """A video cut in half is an error for frames, sound and iteration alike."""
+    """A video cut in half is an error for a frame and a sound that are not there."""
     path = tmp_path / "cut.mp4"
     path.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
-    with pytest.raises(DataError, match=r"cut\.mp4: (truncated|cannot be decoded)"):
-        list(iter_video(path, 1.0))
     with pytest.raises(DataError, match=r"cut\.mp4: (truncated|cannot be decoded|has no sound at 4)"):
         read_audio(path, 4.0, 2.0)
     with pytest.raises(DataError, match=r"cut\.mp4: "):
         read_frame(path, 5.5)
+
+
+def test_iterating_a_truncated_video_gives_what_is_there_and_says_what_is_not(video: Path, tmp_path: Path) -> None:
+    """Half of the frames and of the sound come, and a sentence for each of the two."""
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    damage: list[str] = []
+    shots = list(iter_shots(path, damage))
+    assert 15 < len(shots) < 45
+    assert any("truncated, the picture ends at" in sentence for sentence in damage)
+    damage.clear()
+    windows = list(iter_audio(path, [0.5, 5.5], 0.6, 16000, damage))
+    assert [window is None for window in windows] == [False, True]
+    assert any("truncated, the sound ends at" in sentence for sentence in damage)
+
+
+def test_damage_in_the_middle_is_passed_over_and_told(video: Path, tmp_path: Path) -> None:
+    """Frames before and after broken bytes come at their times."""
+    content = bytearray(video.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 1500] = np.random.default_rng(0).bytes(1500)
+    path = tmp_path / "scratched.mp4"
+    path.write_bytes(content)
+    damage: list[str] = []
+    shots = list(iter_shots(path, damage))
+    windows = list(iter_audio(path, [0.5, 5.5], 0.6, 16000, damage))
+    assert any("damaged, the first at" in sentence for sentence in damage)
+    for shot in (shots[0], shots[-1]):
+        assert shot.pixels()[:, 8:40].mean() == pytest.approx(grey(int(shot.start_s)), abs=8)
+    assert shots[-1].end_s == pytest.approx(6, abs=0.06)
+    for second, window in zip((0, 5), windows, strict=True):
+        assert window is not None
+        assert pitch(window) == pytest.approx(300 + 200 * second, abs=3)
 
 
 def test_missing_streams_are_named(tmp_path: Path) -> None:
@@ -240,11 +336,11 @@ def test_missing_streams_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mute\.mp4: has no audio stream"):
         read_audio(mute, None, 1.0)
     with pytest.raises(DataError, match=r"mute\.mp4: has no audio stream"):
-        list(iter_audio(mute, [0.5], 1.0))
+        list(iter_audio(mute, [0.5], 1.0, 16000, []))
     blind = tmp_path / "blind.wav"
     soundfile.write(blind, tone(1, 16000), 16000)
     with pytest.raises(DataError, match=r"blind\.wav: has no video stream"):
-        list(iter_video(blind, 1.0))
+        list(iter_shots(blind, []))
 
 
 @pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN"), (np.inf, "NaN"), (0.0, "silent")])

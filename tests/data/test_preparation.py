@@ -80,6 +80,82 @@ def test_changed_media_are_decoded_again(folder: Path, prepare: Prepare) -> None
     assert data.frames(np.array([3]))[0, 0, 0, 0] == 200
 
 
+def _annotate(folder: Path, names: list[str], boxes: dict[str, list[list[float]]]) -> None:
+    rows = [{"file": name, "class": "c", "bbox": boxes.get(name, [[0.25, 0.5, 0.75, 1.0]])} for name in names]
+    (folder / "vggss.json").write_text(json.dumps(rows))
+
+
+@pytest.mark.parametrize("change", ["picture", "sound", "box", "added", "deleted", "broken", "found"])
+def test_a_change_makes_few_shards_again_and_the_past_does_not_show(
+    change: str, tmp_path: Path, add_row: Callable[[Path, str, int], None], prepare: Prepare
+) -> None:
+    """Shards without the changed row are neither made again nor renamed; all files are those of a fresh preparation."""
+    source, names = tmp_path / "source", [f"s{k:02d}" for k in range(40)]
+    boxes: dict[str, list[list[float]]] = {}
+    for k, name in enumerate(names):
+        add_row(source, name, k % 25)
+    if change == "found":
+        (source / "audio" / "s17.flac").unlink()
+    _annotate(source, names, boxes)
+    before = prepare("vggss", source).manifest
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.arrow")}
+    assert max(shard.rows for shard in before.shards) <= 5
+
+    match change:
+        case "picture":
+            Image.fromarray(np.full((40, 60, 3), 255, np.uint8)).save(source / "frames" / "s17.png")
+        case "sound" | "found":
+            wave = 0.5 * np.sin(2 * np.pi * 3000 * np.arange(16000) / 16000)
+            soundfile.write(source / "audio" / "s17.flac", wave, 16000)
+        case "box":
+            boxes["s17"] = [[0.0, 0.0, 0.5, 0.5]]
+        case "added":
+            names.insert(17, "new")
+            add_row(source, "new", 7)
+        case "deleted":
+            names.remove("s17")
+        case "broken":
+            (source / "audio" / "s17.flac").write_bytes(b"not a sound")
+    _annotate(source, names, boxes)
+    after = prepare("vggss", source).manifest
+    kept = {(s.file, s.sha256) for s in before.shards} & {(s.file, s.sha256) for s in after.shards}
+    # A row that comes or goes may also move the ends of the shards beside its own.
+    assert 1 <= len(before.shards) - len(kept) <= (3 if change in ("added", "deleted") else 1)
+    assert all((tmp_path / "out" / name).stat().st_mtime_ns == times[name] for name, _ in kept)
+
+    prepare("vggss", source, out="fresh")
+    files = [{path.name: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("out", "fresh")]
+    assert files[0] == files[1]
+
+
+def test_where_the_folder_lies_does_not_show(folder: Path, tmp_path: Path, prepare: Prepare) -> None:
+    """Not even in what is said about a broken file, which is kept with its shard."""
+    (folder / "audio" / "s04.flac").write_bytes(b"")
+    prepare("vggss", folder, **LISTED)
+    said = (tmp_path / "out" / "quarantine.csv").read_text()
+    assert "s04,audio/s04.flac: the file is empty" in said
+    prepare("vggss", folder.rename(tmp_path / "moved"), **LISTED)
+    assert (tmp_path / "out" / "quarantine.csv").read_text() == said
+
+
+def test_settings_that_only_choose_rows_keep_the_shards_they_do_not_touch(
+    folder: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    """Another ``max_broken`` makes nothing again, other frames make everything again."""
+
+    def times() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.arrow")}
+
+    prepare("vggss", folder, **LISTED)
+    before = times()
+    data = prepare("vggss", folder, max_broken=0.5, **LISTED)
+    assert times() == before
+    assert data.manifest.settings["max_broken"] == 0.5
+    prepare("vggss", folder, image_size=16, **LISTED)
+    assert times().keys() == before.keys()
+    assert not times().items() & before.items()
+
+
 def test_changed_boxes_reach_the_prepared_set(folder: Path, prepare: Prepare) -> None:
     """What an annotation file says anew is not kept from the last preparation."""
     prepare("vggss", folder, **LISTED)

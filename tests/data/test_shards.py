@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from avsl.data.errors import DataError
 from avsl.data.shards import (
     MANIFEST,
+    FrameFormat,
     PreparedData,
     Sample,
     ShardRows,
@@ -61,7 +64,7 @@ class MakeShards:
 SAMPLES = [make_sample(i) for i in (0, 1, 2, 3, 8, 9, 10, 11)]
 
 
-def prepare(root: Path) -> list[tuple[str, str]]:
+def prepare(root: Path, frames: FrameFormat = "raw") -> list[tuple[str, str]]:
     """Make the three shards and their manifest; what was rejected."""
     manifest, rejected = prepare_shards(
         root,
@@ -74,6 +77,7 @@ def prepare(root: Path) -> list[tuple[str, str]]:
         classes=["b", "größe"],
         settings={"k": 1},
         workers=1,
+        frames=frames,
     )
     write_manifest(root, manifest)
     return rejected
@@ -110,13 +114,39 @@ def test_round_trip_in_any_order(data: PreparedData) -> None:
     assert data.group_ids.tolist() == [sample.group_id for sample in SAMPLES]
     assert data.labels.tolist() == [sample.label for sample in SAMPLES]
     assert data.meta == [sample.meta for sample in SAMPLES]
-    assert data.annotated.tolist() == [sample.boxes is not None for sample in SAMPLES]
+    assert data.annotated.tolist() == [not (sample.boxes is None and sample.mask is None) for sample in SAMPLES]
     for part in ("train", "test_swap", "validation"):
         expected = [i for i, sample in enumerate(SAMPLES) if sample.part == part]
         assert data.indices(part).tolist() == expected
         assert data.manifest.counts.get(part, 0) == len(expected)
     assert frames.flags.writeable
     assert len(data.frames(np.zeros(0, dtype=np.int64))) == 0
+
+
+def test_encoded_frames_are_the_pictures_of_raw_ones(data: PreparedData, tmp_path: Path) -> None:
+    """JPEG frames come back as Pillow decodes them, in any order, and all else as with raw frames.
+
+    A folder's raw shards are not kept when JPEG is asked for.
+    """
+    raw = data.frame_bytes
+    assert raw == len(SAMPLES) * SIDE * SIDE * 3
+    index = np.array([7, 0, 3, 3, 4, 1], dtype=np.int64)
+    waveforms = data.waveforms(index)
+    prepare(tmp_path, "jpeg")
+    encoded = PreparedData.open(tmp_path)
+    encoded.verify()
+    expected, size = [], 0
+    for sample in SAMPLES:
+        stream = io.BytesIO()
+        Image.fromarray(sample.frame).save(stream, "JPEG", quality=95)
+        size += len(stream.getvalue())
+        expected.append(np.asarray(Image.open(stream)))
+    np.testing.assert_array_equal(encoded.frames(index), np.stack(expected)[index])
+    assert encoded.frame_bytes == size
+    assert encoded.frames(np.zeros(0, dtype=np.int64)).shape == (0, SIDE, SIDE, 3)
+    np.testing.assert_array_equal(encoded.waveforms(index), waveforms)
+    assert encoded.sample_ids == data.sample_ids
+    assert encoded.manifest.content_hash != data.manifest.content_hash
 
 
 def test_box_masks_are_the_union_of_truncated_half_open_boxes(data: PreparedData) -> None:
@@ -129,6 +159,23 @@ def test_box_masks_are_the_union_of_truncated_half_open_boxes(data: PreparedData
             for x in range(SIDE):
                 expected[k, y, x] = any(x0 <= x < x1 and y0 <= y < y1 for x0, y0, x1, y1 in corners[i % 4])
     np.testing.assert_array_equal(data.box_masks(index), expected)
+
+
+def test_the_truth_is_what_was_drawn(data: PreparedData) -> None:
+    """Boxes where there are boxes, whatever the mask; the mask where there is nothing else; never nothing."""
+    exact = [sample.boxes is None and sample.mask is not None for sample in SAMPLES]
+    assert data.exact.tolist() == exact
+    assert any(exact)
+    known = np.flatnonzero(data.annotated)[::-1]
+    for row, found in zip(known.tolist(), data.truth_masks(known), strict=True):
+        one = np.array([row])
+        np.testing.assert_array_equal(found, (data.object_masks if exact[row] else data.box_masks)(one)[0])
+        if exact[row]:
+            boxes = data.boxes(row)
+            assert boxes is not None
+            ((x0, y0, x1, y1),) = (boxes * SIDE).round().astype(int)
+            rows, columns = np.nonzero(found)
+            assert (x0, y0, x1, y1) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
 
 
 @pytest.mark.parametrize("side", [49, 64, 224])

@@ -12,14 +12,17 @@ from torch import Tensor
 from avsl.data.loading import Rows
 from avsl.data.transforms import (
     AugmentConfig,
-    jitter_colour,
     make_views,
     mask_spectrogram,
     plain_view,
+    random_colour,
     random_geometry,
+    recolour,
     strong_view,
     weak_view,
 )
+from avsl.functional.geometry import warp
+from avsl.functional.image import MEAN, STD
 from avsl.schema import ConfigError
 from avsl.types import AVBatch
 
@@ -32,15 +35,22 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 
 def _rows(count: int = 6, seed: int = 0, side: int = 32) -> Rows:
-    """Random frames in which the mask's box is drawn bright, with spectrograms and sound."""
+    """Dark random frames in which the mask's box is drawn bright, with spectrograms and sound."""
     rng = np.random.default_rng(seed)
     mask = torch.zeros(count, side, side)
     for row in range(count):
         x, y = rng.integers(0, side // 2, 2)
         mask[row, y : y + side // 3, x : x + side // 4] = 1
-    frame = torch.from_numpy(rng.uniform(-1, 1, (count, 3, side, side))).float() + 10 * mask[:, None]
+    pixels = torch.from_numpy(rng.integers(0, 40, (count, side, side, 3))) + 200 * mask[..., None]
     features = {"mel": torch.from_numpy(rng.normal(size=(count, 1, 20, 40))).float() + 5}
-    return Rows(frame, torch.from_numpy(rng.normal(size=(count, 50))).float(), features, torch.arange(count), mask)
+    sound = torch.from_numpy(rng.normal(size=(count, 50))).float()
+    return Rows(pixels.to(torch.uint8), sound, features, torch.arange(count), mask)
+
+
+def _levels(frames: Tensor) -> Tensor:
+    """Normalised frames back in 0 to 255."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return 255 * (frames * std + mean)
 
 
 def _same(first: AVBatch, second: AVBatch) -> bool:
@@ -61,24 +71,33 @@ def test_image_and_mask_move_together(seed: int) -> None:
     for view in (weak_view(rows, config, _generator(seed)), strong_view(rows, config, _generator(seed))):
         assert view.mask is not None
         assert view.frame.shape == rows.frame.shape
-        brightness = view.frame.mean(1)
-        # The frame without its box is within ±1, so the box's share of a cell shows to a tenth.
-        torch.testing.assert_close(brightness / 10, view.mask, atol=0.11, rtol=0)
+        brightness = (_levels(view.frame).mean(1) - 20) / 200
+        inside = slice(1, -1)  # at a crop's border, what lies outside it plays no part
+        # The frame without its box is within 20 ± 20, so the box's share of a cell shows to a tenth.
+        torch.testing.assert_close(brightness[:, inside, inside], view.mask[:, inside, inside], atol=0.11, rtol=0)
         assert not torch.allclose(view.frame, rows.frame)
+        # Resized as bytes, row by row, it is to one level what a device that samples floats would see.
+        sampled = _levels(warp(rows.frame, view.geometry))[:, :, inside, inside]
+        torch.testing.assert_close(_levels(view.frame)[:, :, inside, inside], sampled, atol=1.01, rtol=0)
+        assert rows.mask is not None
+        sampled = warp(rows.mask[:, None], view.geometry)[:, 0, inside, inside]
+        torch.testing.assert_close(view.mask[:, inside, inside], sampled, atol=1e-4, rtol=0)
 
 
 def test_geometry_says_where_the_view_lies() -> None:
     """Sampling the frame at the geometry's coordinates, by hand, finds the view's pixels."""
     rows = _rows(side=16)
-    ramp = torch.linspace(-1 + 1 / 16, 1 - 1 / 16, 16)
-    frame = torch.stack([ramp.expand(16, 16), ramp[:, None].expand(16, 16), torch.zeros(16, 16)]).expand(6, 3, 16, 16)
+    steps = torch.arange(0, 256, 16, dtype=torch.uint8)
+    ramps = [steps.expand(16, 16), steps[:, None].expand(16, 16), torch.zeros(16, 16, dtype=torch.uint8)]
     config = replace_scale(0.5)
-    view = weak_view(replace(rows, frame=frame), config, _generator(3))
-    grid_y, grid_x = torch.meshgrid(ramp, ramp, indexing="ij")
+    view = weak_view(replace(rows, pixels=torch.stack(ramps, dim=-1).expand(6, 16, 16, 3)), config, _generator(3))
+    centres = torch.linspace(-1 + 1 / 16, 1 - 1 / 16, 16)
+    grid_y, grid_x = torch.meshgrid(centres, centres, indexing="ij")
     points = torch.stack([grid_x, grid_y, torch.ones_like(grid_x)])
-    expected = torch.einsum("bij,jhw->bihw", view.geometry, points)
-    inside = slice(2, -2)  # the frame's outermost half pixel fades to what lies outside
-    torch.testing.assert_close(view.frame[:, :2, inside, inside], expected[:, :, inside, inside], atol=1e-4, rtol=0)
+    expected = 128 * (torch.einsum("bij,jhw->bihw", view.geometry, points) + 1) - 8
+    inside = slice(2, -2)  # at a crop's border, what lies outside it plays no part
+    seen = _levels(view.frame)[:, :2]
+    torch.testing.assert_close(seen[:, :, inside, inside], expected[:, :, inside, inside], atol=1.01, rtol=0)
 
 
 def replace_scale(scale: float) -> AugmentConfig:
@@ -88,17 +107,22 @@ def replace_scale(scale: float) -> AugmentConfig:
 
 @pytest.mark.parametrize("scale", [0.3, 0.9, 1.0])
 def test_crops_keep_to_their_range(scale: float) -> None:
-    """Sides lie in [scale, 1] and use the range, crops lie inside the frame, half of them are mirrored."""
-    geometry = random_geometry(4000, scale, 0.5, _generator())
+    """Sides lie in [scale, 1] and use the range, crops lie inside the frame on whole pixels, half are mirrored."""
+    geometry = random_geometry(4000, 40, scale, 0.5, _generator())
     side = geometry[:, 1, 1]
-    assert scale - 1e-6 <= float(side.min()) <= float(side.max()) <= 1 + 1e-6
-    assert float(side.max() - side.min()) >= 0.98 * (1 - scale) - 1e-6
+    length = 40 * side
+    torch.testing.assert_close(length, length.round(), atol=1e-4, rtol=0)
+    assert sorted({round(n) for n in length.tolist()}) == list(range(round(40 * scale), 41))
     torch.testing.assert_close(geometry[:, 0, 0].abs(), side)
-    assert (geometry[:, :, 2].abs() + side[:, None] <= 1 + 1e-5).all()
+    corners = 20 * (torch.cat([geometry[:, :, 2] - side[:, None], geometry[:, :, 2] + side[:, None]], dim=1) + 1)
+    torch.testing.assert_close(corners, corners.round(), atol=1e-4, rtol=0)
+    assert int(corners.min().round()) == 0
+    assert int(corners.max().round()) == 40
     assert geometry[:, 0, 1].abs().max() == geometry[:, 1, 0].abs().max() == 0
+    torch.testing.assert_close(geometry[:, :, 2].mean(0), torch.zeros(2), atol=0.02, rtol=0)
     assert float((geometry[:, 0, 0] < 0).float().mean()) == pytest.approx(0.5, abs=0.04)
-    assert (random_geometry(50, scale, 0.0, _generator())[:, 0, 0] > 0).all()
-    assert (random_geometry(50, scale, 1.0, _generator())[:, 0, 0] < 0).all()
+    assert (random_geometry(50, 40, scale, 0.0, _generator())[:, 0, 0] > 0).all()
+    assert (random_geometry(50, 40, scale, 1.0, _generator())[:, 0, 0] < 0).all()
 
 
 def test_the_weak_view_leaves_the_sound_alone() -> None:
@@ -143,18 +167,28 @@ def test_a_spectrogram_loses_at_most_its_share(share: float) -> None:
 
 
 def test_colour_changes_what_it_says() -> None:
-    """Brightness, contrast and saturation, written out for each row; noise has its standard deviation."""
+    """Contrast, brightness and saturation, written out for each row; noise has its standard deviation."""
     frames = torch.rand(4, 3, 8, 8, generator=_generator(2))
-    changed = jitter_colour(frames, 0.4, 0.0, _generator(5))
-    draws = 1 + 0.4 * (2 * torch.stack([torch.rand(4, generator=g) for g in [_generator(5)] for _ in range(3)]) - 1)
-    for row, (contrast, brightness, saturation) in enumerate(draws.T.tolist()):
+    colour = random_colour(4, 0.4, _generator(5))
+    changed = recolour(frames, colour, 0.0, _generator())
+    for row, (contrast, brightness, saturation) in enumerate(colour.T.tolist()):
         x = frames[row].double().numpy()
         y = (x - x.mean()) * contrast + x.mean() + brightness - 1
         grey = y.mean(0, keepdims=True)
         np.testing.assert_allclose(changed[row].numpy(), grey + (y - grey) * saturation, atol=1e-5)
-    noisy = jitter_colour(torch.zeros(4, 3, 32, 32), 0.0, 0.3, _generator())
+    noisy = recolour(torch.zeros(4, 3, 32, 32), torch.ones(3, 4), 0.3, _generator())
     assert float(noisy.std()) == pytest.approx(0.3, rel=0.05)
     assert float(noisy.mean()) == pytest.approx(0, abs=0.02)
+
+
+def test_colours_use_their_range() -> None:
+    """Each factor is uniform in 1 ± strength, on its own."""
+    colour = random_colour(4000, 0.4, _generator())
+    assert colour.shape == (3, 4000)
+    assert 0.6 <= float(colour.min()) < 0.61
+    assert 1.39 < float(colour.max()) <= 1.4
+    torch.testing.assert_close(colour.mean(1), torch.ones(3), atol=0.02, rtol=0)
+    assert torch.corrcoef(colour).fill_diagonal_(0).abs().max() < 0.06
 
 
 def test_the_generators_state_decides_every_view() -> None:

@@ -125,8 +125,8 @@ def test_wrong_settings_are_named(folder: Path, prepare: Prepare) -> None:
     """Out of range, unknown, or no rule."""
     with pytest.raises(ConfigError, match=r"data\.vggss\.validation_share"):
         prepare("vggss", folder, validation_share=1.5)
-    with pytest.raises(ConfigError, match=r"unknown key 'data\.vggss\.frames'"):
-        prepare("vggss", folder, frames="x")
+    with pytest.raises(ConfigError, match=r"unknown key 'data\.vggss\.frame'"):
+        prepare("vggss", folder, frame="x")
     with pytest.raises(ConfigError, match=r"'data\.vggss\.leak' = 'keep'"):
         prepare("vggss", folder, leak="keep")
 

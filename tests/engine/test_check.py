@@ -11,6 +11,7 @@ import soundfile
 from PIL import Image
 
 from avsl.cli import main
+from avsl.storage import upload
 
 ROWS = 4
 
@@ -36,6 +37,23 @@ def test_everything_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["data", "check", "vggss", str(folder), "data.vggss.test_share=1.0"]) == 0
     assert f"{ROWS} of {ROWS}" in capsys.readouterr().out
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_folder_on_s3(folder: Path, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is mirrored, only what changed travels again, and looked at like a folder here; an empty one is an error."""
+    root = f"s3://{bucket}/sets/vggss"
+    words = ["data", "check", "vggss", root, "data.vggss.test_share=1.0", f"root={tmp_path / 'o'}"]
+    assert main(words) == 2
+    assert f"{root} holds no files" in capsys.readouterr().err
+    upload(folder, root)
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert f"{ROWS} of {ROWS}" in shown
+    assert root in shown.replace("\n", "")
+    (folder / "frames" / "s1.png").write_bytes(b"no picture")
+    upload(folder, root)
+    assert main(words) == 1
+    assert f"{ROWS - 1} of {ROWS}" in capsys.readouterr().out
 
 
 def test_missing_and_broken_and_leaking(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

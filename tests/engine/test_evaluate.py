@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
 from avsl.config import compose
+from avsl.data.splits import Split
 from avsl.engine.evaluate import evaluate
 from avsl.engine.layout import Layout, read_run
 from avsl.engine.train import train
@@ -38,6 +40,7 @@ def test_an_object_prior_stands_beside_the_model(layout: Callable[..., Layout], 
         figures = json.loads((here.evaluation / "metrics.json").read_text())
         recorded = client.get_run(run_id).data
         assert recorded.tags["ogl"] == ("true" if more else "false")
+        assert recorded.tags["n_of_N"] == "test 6 of 6, test_offscreen 3 of 3, test_swap 5 of 5"
         assert recorded.metrics["test/ciou"] == figures["test"]["ciou"]
         found.append(figures)
     alone, both, again = found
@@ -49,6 +52,11 @@ def test_an_object_prior_stands_beside_the_model(layout: Callable[..., Layout], 
     recorded = client.get_run(run_id).data
     for key in ("ciou", "ciou_median", "auc"):
         assert recorded.metrics[f"ogl/test/{key}"] == both["ogl"]["test"][key]
+    with np.load(here.evaluation / "validation.npz", allow_pickle=False) as stored:  # what the report draws
+        assert stored["sample_id"].tolist() == Split.load(here.split).validation
+        assert stored["confidence"].shape[0] == len(stored["ciou"])
+        assert 0 <= stored["confidence"].min() <= stored["confidence"].max() <= 1
+        assert (stored["ciou"] >= 0.5).mean() == alone["validation"]["ciou"]
     with pytest.raises(ConfigError, match=r"^evaluate\.ogl\.weights: cannot read none\.safetensors$"):
         evaluate([*asked, "evaluate.ogl.weights=none.safetensors"])
     with pytest.raises(ConfigError, match=r"^unknown key 'evaluate\.ogl\.beta': allowed are alpha, backbone, weights$"):

@@ -319,7 +319,8 @@ def test_a_loss_that_is_not_finite_ends_the_training(
         drawn = rows(self, number)
         if number < 3 * (epoch - 1):
             return drawn
-        return replace(drawn, labelled=replace(drawn.labelled, frame=drawn.labelled.frame * float("nan")))
+        spoilt = {key: f * float("nan") for key, f in drawn.labelled.features.items()}
+        return replace(drawn, labelled=replace(drawn.labelled, features=spoilt))
 
     monkeypatch.setattr(StepLoader, "rows", broken)
     with pytest.raises(TrainingError, match=f"^the loss is nan in the epoch that ended with step {3 * epoch - 1}$"):

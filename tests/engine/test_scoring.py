@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
-from avsl.data.loading import RowReader, Rows
-from avsl.data.shards import PreparedData
-from avsl.engine.scoring import break_down, compute_maps, score_detection, score_model
+from avsl.data.loading import RowReader
+from avsl.data.registry import DATASETS
+from avsl.data.shards import Manifest, PreparedData, Sample, ShardEntry, write_manifest, write_shard
+from avsl.engine.scoring import break_down, choose_presence, compute_maps, score_detection, score_model, score_part
+from avsl.files import file_hash
 from avsl.functional import localization as F
-from avsl.metrics import ExtendedScore
+from avsl.metrics import ExtendedScore, MultiSourceScore, SegmentationScore
 from avsl.models import ObjectPrior, ObjectPriorConfig
 from avsl.types import AVBatch, AVOutput
 
@@ -148,7 +153,48 @@ def test_maps_do_not_depend_on_the_batch_size(noise: _Fake, reader: RowReader, p
     assert one.shuffled is not None
     assert many.shuffled is not None
     assert torch.equal(one.shuffled[0], many.shuffled[0])
-    assert torch.equal(one.truth, many.truth)
+
+
+def _flat(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested figures under their keys joined by ``/``."""
+    flat: dict[str, Any] = {}
+    for key, value in figures.items():
+        inner = _flat(value) if isinstance(value, Mapping) else None
+        flat |= {key: value} if inner is None else {f"{key}/{name}": number for name, number in inner.items()}
+    return flat
+
+
+def test_figures_do_not_depend_on_the_rows_scored_at_a_time(
+    noise: _Fake, softened: _Fake, reader: RowReader, parts: dict[str, _Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one or all in one pass: the same figures and table, members and object prior included."""
+    rows = parts | {"test": np.concatenate([parts["test"], parts["test_offscreen"]]), "test_duet": parts["test"]}
+    found = []
+    for size in (1, 2, 1000):
+        monkeypatch.setattr("avsl.engine.scoring._CHUNK", size)
+        found.append(score_model([softened, noise], reader, rows, 4, _Sight(0.5)))
+    one, two, once = (_flat(evaluation.figures) for evaluation in found)
+    for figures in (one, two):
+        assert list(figures) == list(once)
+        numbers = [key for key, value in once.items() if not isinstance(value, str)]
+        assert [figures[key] for key in numbers] == pytest.approx([once[key] for key in numbers], rel=0, abs=1e-9)
+    assert found[0].table == found[1].table == found[2].table
+
+
+def test_few_rows_are_ever_enlarged_together(noise: _Fake, data: PreparedData, parts: dict[str, _Rows]) -> None:
+    """Whatever the number of rows, their truth is read a few rows at a time: memory does not grow with it."""
+
+    class Counting(RowReader):
+        most = 0
+
+        def truth(self, index: _Rows) -> Tensor:
+            self.most = max(self.most, len(index))
+            return super().truth(index)
+
+    reader = Counting(data, [], np.arange(len(data), dtype=np.int64))
+    rows = {part: np.tile(found, 8) for part, found in parts.items()}
+    score_model([noise], reader, rows, 100, _Sight(0.5))
+    assert 0 < reader.most <= 16 < len(rows["test_offscreen"])
 
 
 class _Inverted(RowReader):
@@ -158,14 +204,10 @@ class _Inverted(RowReader):
         super().__init__(data, [], np.arange(len(data), dtype=np.int64))
         self.wrong = set(wrong.tolist())
 
-    def __call__(self, index: _Rows, *, masks: bool) -> Rows:
-        """Rows with their masks inverted where wrong."""
-        rows = super().__call__(index, masks=masks)
-        if rows.mask is not None:
-            for k, row in enumerate(index.tolist()):
-                if row in self.wrong:
-                    rows.mask[k] = 1 - rows.mask[k]
-        return rows
+    def truth(self, index: _Rows) -> Tensor:
+        """Masks, inverted where wrong."""
+        masks = super().truth(index)
+        return masks ^ torch.tensor([row in self.wrong for row in index.tolist()])[:, None, None]
 
 
 def test_the_threshold_comes_from_validation(
@@ -198,6 +240,9 @@ def test_silent_rows_count_as_false_positives_alone(noise: _Fake, reader: RowRea
     assert together["test"]["mean_ciou_oracle"] == pytest.approx(apart["test"]["mean_ciou_oracle"])
     assert together["test"]["false_positive_rate"] == apart["test_offscreen"]["false_positive_rate"]
     assert together["baselines"]["centred_disc"] == pytest.approx(apart["baselines"]["centred_disc"])
+    detected = {name: apart["test_offscreen"][name] for name in ("ap", "max_f1")}
+    assert {name: together["test"][name] for name in detected} == detected
+    assert "ap" not in apart["test"]
 
 
 def test_silent_rows_are_negatives_of_the_test_rows(
@@ -214,7 +259,7 @@ def test_silent_rows_are_negatives_of_the_test_rows(
     computed = [compute_maps([noise], reader, parts[part], 4) for part in ("test", "test_offscreen")]
     metric = ExtendedScore("fixed", 0.5)
     for maps in computed:
-        metric.update(maps.confidence, maps.truth)
+        metric.update(maps.confidence, reader.truth(maps.rows))
     expected = metric.compute()
     found = score_detection(computed, 0.5)
     assert found == {"ap": expected["ap"], "max_f1": expected["max_f1"]}
@@ -229,12 +274,13 @@ def test_breakdowns_are_the_rates_of_their_rows(noise: _Fake, data: PreparedData
     maps = compute_maps([noise], reader, rows, 4)
     labels = [str(data.labels[row]) for row in rows]
     threshold = 0.3
-    found = break_down(maps, threshold, labels)
-    scores = F.ciou(F.predict_mask(maps.confidence, maps.truth, "fixed", threshold), maps.truth).tolist()
+    found = break_down(score_part("test", maps, threshold), labels)
+    truth = torch.from_numpy(data.box_masks(rows)).float()
+    scores = F.ciou(F.predict_mask(maps.confidence, truth, "fixed", threshold), truth).tolist()
     bounds = {"small": 32**2, "medium": 96**2, "large": 144**2, "huge": 224**2 + 1}
     by_size: dict[str, list[bool]] = {}
     by_class: dict[str, list[bool]] = {}
-    for score, mask, label in zip(scores, maps.truth, labels, strict=True):
+    for score, mask, label in zip(scores, truth, labels, strict=True):
         if mask.any():
             area = float(mask.mean()) * 224**2
             by_size.setdefault(next(name for name, bound in bounds.items() if area < bound), []).append(score >= 0.5)
@@ -244,6 +290,8 @@ def test_breakdowns_are_the_rates_of_their_rows(noise: _Fake, data: PreparedData
         assert rates == {name: {"n": len(rows), "ciou": sum(rows) / len(rows)} for name, rows in kinds.items()}
     assert list(found["by_size"]) == [name for name in F.AREA_BUCKETS if name in by_size]
     assert list(found["by_class"]) == sorted(by_class)
+    unknown = break_down(score_part("test", maps, threshold), [""] * len(rows))
+    assert unknown == {"by_size": found["by_size"]}
 
 
 def test_a_deaf_model_fails_where_one_frame_has_several_sounds(
@@ -262,6 +310,138 @@ def test_a_deaf_model_fails_where_one_frame_has_several_sounds(
     assert len(first) == 2
     assert 2 / 5 <= figures["ciou"] < 1
     assert figures["iiou"] == 0
+
+
+def test_mixtures_have_the_multi_source_figures(
+    noise: _Fake, softened: _Fake, reader: RowReader, data: PreparedData, parts: dict[str, _Rows]
+) -> None:
+    """On `test_duet` alone, at the fixed threshold and as published; there is no worst of several sounds there."""
+    swap = parts["test_swap"]
+    figures = score_model([softened], reader, parts | {"test_duet": swap}, batch_size=4).figures
+    names = {"p10", "p30", "p50", "pixel_ap"}
+    assert {figures["test_duet"][name] for name in names} == {1}
+    assert "iiou" in figures["test_swap"]
+    assert "iiou" not in figures["test_duet"]
+    for part in ("validation", "test", "test_swap"):
+        assert names.isdisjoint(figures[part])
+    maps = compute_maps([noise], reader, swap, 4)
+    truth = torch.from_numpy(data.box_masks(swap)).float()
+    found = score_part("test_duet", maps, 0.4).figures
+    for metric, suffix in ((MultiSourceScore("fixed", 0.4), ""), (MultiSourceScore("median_aligned"), "_aligned")):
+        metric.update(maps.confidence, truth)
+        expected = metric.compute()
+        for name in names:
+            assert found[name + suffix] == pytest.approx(expected[name].item(), abs=1e-9)
+    assert found["piap_as_published"] == pytest.approx(expected["piap_as_published"].item(), abs=1e-9)
+    assert found["p10"] > found["p50"]
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> PreparedData:
+    """Six frames of 32 px whose annotation is an exact mask, a diagonal half of a box, the last of them silent.
+
+    The published list names ten of them; a seventh row, for validation, has a box.
+    """
+    rng = np.random.default_rng(0)
+    half = np.tri(16, dtype=bool)
+    samples = []
+    for k in range(7):
+        mask = np.zeros((32, 32), bool)
+        mask[k : k + 16, 2 * k : 2 * k + 16] = half & (k != 5)
+        frame, sound = rng.integers(0, 255, (32, 32, 3), np.uint8), rng.integers(-9, 9, 400, np.int16)
+        boxes = np.array([[0, 0, 0.5, 0.5]], np.float32) if k == 6 else None
+        part = "validation" if k == 6 else "test"
+        samples.append(Sample(f"s{k}", f"s{k}", f"s{k}", part, "dog", frame, sound, boxes, None if k == 6 else mask))
+    write_shard(tmp_path / "shard-00000.arrow", samples)
+    path = tmp_path / "shard-00000.arrow"
+    entry = ShardEntry(file=path.name, rows=7, bytes=path.stat().st_size, sha256=file_hash(path))
+    sizes = {"image_size": 32, "sample_rate": 16000, "n_samples_audio": 400}
+    described = {"name": "masked", "counts": {"validation": 1, "test": 6}, "expected": {"validation": 1, "test": 10}}
+    write_manifest(
+        tmp_path,
+        Manifest(**sizes, **described, classes=["dog"], settings={}, shards=[entry], content_hash=entry.sha256),
+    )
+    return PreparedData.open(tmp_path)
+
+
+def test_exact_masks_are_the_truth(masked: PreparedData) -> None:
+    """Where the set has masks alone, they are scored: a box around one is no match; silent frames count too."""
+    reader = RowReader(masked, [], np.arange(7))
+    test = np.arange(6)
+    exact = np.concatenate([masked.object_masks(test), masked.box_masks(np.array([6]))])
+
+    def boxed(row: int) -> NDArray[np.bool_]:
+        mask = exact[row]
+        return np.outer(mask.any(1), mask.any(0))
+
+    def scored(say: Callable[[int], NDArray[np.bool_]]) -> dict[str, Any]:
+        model = _Fake(lambda rows: torch.from_numpy(np.stack([say(row) for row in rows.tolist()])).float())
+        figures = score_model([model], reader, {"validation": np.array([6]), "test": test}, 4).figures
+        assert set(figures["validation"]).isdisjoint({"n_exact", "miou", "fscore", "pixel_ap"})
+        tested: dict[str, Any] = figures["test"]
+        return tested | {"whole": figures["baselines"]["whole_image"]}
+
+    right, around = scored(lambda row: exact[row]), scored(boxed)
+    assert (right["n"], right["n_silent"], right["n_listed"], right["n_exact"]) == (5, 1, 10, 6)
+    assert [right[name] for name in ("ciou", "mean_ciou", "pixel_ap", "max_f1")] == [1, 1, 1, 1]
+    assert [right["miou"], right["fscore"]] == pytest.approx([1, 1])
+    share = exact[0].sum() / 256
+    assert around["mean_ciou"] == pytest.approx(share)
+    assert right["whole"]["mean_ciou"] == pytest.approx(exact[0].mean())
+    metric = SegmentationScore()
+    metric.update(torch.from_numpy(np.stack([boxed(row) for row in range(6)])).float(), torch.from_numpy(exact[:6]))
+    expected = {name: value.item() for name, value in metric.compute().items()}
+    assert {name: around[name] for name in expected} == pytest.approx(expected)
+    assert around["miou"] == pytest.approx((5 * share + 1) / 6)
+
+
+def test_a_real_layout_has_every_breakdown(tmp_path: Path) -> None:
+    """VGG-SS with heard and unheard classes, silent pairs and a missing clip: by size and class, n of N, AP and F1."""
+    root = tmp_path / "vggss"
+    for folder in ("frames", "audio"):
+        (root / folder).mkdir(parents=True)
+    sides = {f"c{k}": side for k, side in enumerate((0.1, 0.3, 0.5, 0.9, 0.3, 0.5, 0.6))}
+    rows = [
+        {"file": name, "class": "dog" if k % 2 else "cat", "bbox": [[0, 0, side, side]]}
+        for k, (name, side) in enumerate(sides.items())
+    ]
+    (root / "vggss.json").write_text(json.dumps(rows))
+    for k, name in enumerate(sides):
+        if name != "c4":
+            Image.fromarray(np.full((48, 48, 3), 30 * k, np.uint8)).save(root / "frames" / f"{name}.png")
+            soundfile.write(root / "audio" / f"{name}.flac", np.full(8000, 0.01 * k + 0.01), 16000)
+    (root / "test.csv").write_text("\n".join(["c0", "c1", "c2", "c3", "c4"]))
+    (root / "unheard.csv").write_text("c6\n")
+    (root / "silent.csv").write_text("video,audio,label\nc1,c3,non-sounding\nc0,c0,dog\n")
+    generate, settings = DATASETS["vggss"]
+    lists = {"test_list": "test.csv", "unheard_list": "unheard.csv", "silent_list": "silent.csv"}
+    sizes = {"image_size": 32, "duration_s": 0.25, "max_broken": 0.2, "validation_share": 0.99}
+    generate(settings.read({"root": str(root)} | lists | sizes, "data.vggss"), tmp_path / "out", 1)
+    data = PreparedData.open(tmp_path / "out")
+    names = ("validation", "test", "test_unheard", "test_offscreen")
+    truth = _Fake(lambda index: torch.from_numpy(data.truth_masks(index)).float())
+    reader = RowReader(data, [], np.arange(len(data)))
+    figures = score_model([truth], reader, {part: data.indices(part) for part in names}, batch_size=3).figures
+    assert [(figures[part]["n"], figures[part]["n_listed"]) for part in names] == [(1, 1), (4, 5), (1, 1), (0, 1)]
+    test = figures["test"]
+    assert {name: kind["n"] for name, kind in test["by_size"].items()} == {
+        "small": 1,
+        "medium": 1,
+        "large": 1,
+        "huge": 1,
+    }
+    assert test["by_class"] == {"cat": {"n": 2, "ciou": 1}, "dog": {"n": 2, "ciou": 1}}
+    assert figures["test_unheard"]["ciou"] == 1
+    assert figures["test_offscreen"]["max_f1"] == 1
+    assert {"iiou", "p50", "miou", "pixel_ap", "n_exact"}.isdisjoint(test)
+
+
+def test_a_set_that_nobody_listed_is_whole(perfect: _Fake, reader: RowReader, parts: dict[str, _Rows]) -> None:
+    """Generated rows are all there; each test part but `test_offscreen` has its baselines."""
+    figures = score_model([perfect], reader, parts, batch_size=4).figures
+    assert {part: figures[part]["n_listed"] for part in parts} == {part: len(rows) for part, rows in parts.items()}
+    assert set(figures["test_swap"]["baselines"]) == set(figures["baselines"])
+    assert "baselines" not in figures["test_offscreen"]
 
 
 def test_each_member_is_scored_alone(perfect: _Fake, whole: _Fake, reader: RowReader, parts: dict[str, _Rows]) -> None:
@@ -342,3 +522,21 @@ def test_a_guided_threshold_comes_from_validation(
     assert wrong_test["test"] != usual["test"]
     assert (wrong_test["threshold"], wrong_test["validation"]) == (usual["threshold"], usual["validation"])
     assert wrong_validation["threshold"] < usual["threshold"]
+
+
+def test_presence_keeps_all_but_a_twentieth_of_the_sounding_rows(reader: RowReader, parts: dict[str, _Rows]) -> None:
+    """The peaks of 95 % of the sounding rows reach it, of no more than must; silent rows have no say."""
+    silent, generator = parts["test_offscreen"], np.random.default_rng(0)
+
+    def choose(rows: _Rows, peaks: list[float]) -> float:
+        coming = iter(peaks)
+        model = _Fake(lambda asked: torch.tensor([next(coming) for _ in asked])[:, None, None].expand(-1, 8, 8))
+        return choose_presence(compute_maps([model], reader, rows, 8))
+
+    for n, kept in ((40, 38), (30, 29), (10, 10)):
+        rows, peaks = np.resize(parts["test"], n), generator.permutation(np.linspace(0.1, 0.9, n))
+        presence = choose(rows, peaks.tolist())
+        assert (peaks >= presence - 1e-6).sum() == kept
+        assert choose(np.concatenate([rows, silent]), [*peaks.tolist(), *(0.01 for _ in silent)]) == presence
+    with pytest.raises(ValueError, match="no row has a source in view"):
+        choose(silent, [0.5] * len(silent))

@@ -145,6 +145,27 @@ def test_resize_agrees_with_torch(cells: int, size: tuple[int, int]) -> None:
         assert torch.equal(loc.resize_maps(maps, size, mode), expected)
 
 
+@pytest.mark.parametrize(("cells", "size"), [((7, 7), (224, 224)), ((14, 14), (224, 224)), ((4, 8), (32, 128))])
+@pytest.mark.parametrize("count", [1, 2, 5, 33])
+def test_products_have_torchs_bits_in_any_batch(cells: tuple[int, int], size: tuple[int, int], count: int) -> None:
+    """Bicubic on maps of both signs, at borders and on ties: not one bit differs, however many rows there are."""
+    maps = torch.randn(count, *cells, generator=_rng(count))
+    maps[0] = (maps[0] * 2).round() / 2
+    expected = F.interpolate(maps[:, None], size, mode="bicubic", align_corners=False)[:, 0]
+    assert torch.equal(loc.resize_maps(maps, size, "bicubic"), expected)
+
+
+def test_bilinear_is_rounded_once_a_side() -> None:
+    """As OpenCV fuses a + (b - a) · w: NumPy's products in float64, rounded to float32 after each side."""
+    maps = torch.randn(9, 7, 7, generator=_rng(1)).numpy()
+    position = np.clip((np.arange(224) + 0.5) / 32 - 0.5, 0, 6)
+    left = position.astype(int)
+    right, step = np.minimum(left + 1, 6), position - left
+    rows = (maps[:, :, left] + (maps[:, :, right] - maps[:, :, left]) * step).astype(np.float32)
+    expected = (rows[:, left] + (rows[:, right] - rows[:, left]) * step[:, None]).astype(np.float32)
+    np.testing.assert_array_equal(loc.resize_maps(torch.from_numpy(maps), (224, 224), "opencv_bilinear"), expected)
+
+
 def test_bilinear_stays_between_the_cells_and_keeps_the_border() -> None:
     """Interpolation never overshoots; the corners hold the corner cells."""
     maps = _maps(4, 7, seed=3)
@@ -256,6 +277,25 @@ def test_only_the_absolute_convention_feels_the_scale(convention: loc.Convention
     assert convention != "fixed" or not bool(after.any())
 
 
+def test_conventions_together_equal_each_alone() -> None:
+    """Sharing the resizing changes no pixel."""
+    maps, truth = _maps(6, 7, seed=5), _box_truth(6, 56, seed=5)
+    thresholds = {c: 0.4 if c.startswith("fixed") else None for c in loc.CONVENTIONS}
+    together = loc.predict_masks(maps, truth, thresholds)
+    assert list(together) == list(loc.CONVENTIONS)
+    for convention, threshold in thresholds.items():
+        assert torch.equal(together[convention], loc.predict_mask(maps, truth, convention, threshold))
+
+
+def test_autocast_leaves_resizing_alone() -> None:
+    """In bf16, which autocast would choose, a pixel would keep two digits."""
+    maps = _maps(3, 7)
+    for mode in get_args(loc.ResizeMode):
+        expected = loc.resize_maps(maps, (224, 224), mode)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(loc.resize_maps(maps, (224, 224), mode), expected)
+
+
 def test_half_precision_maps_are_scored_in_float32() -> None:
     """bf16 maps give what their float32 values give."""
     maps, truth = _maps(4, 7).bfloat16(), _box_truth(4, 56)
@@ -271,6 +311,15 @@ def test_ciou_limits() -> None:
     assert loc.ciou(truth.bool(), truth).tolist() == [1.0, 1.0, 1.0]
     assert loc.ciou(truth == 0, truth).tolist() == [0.0, 0.0, 0.0]
     assert bool(loc.ciou(truth.bool(), torch.zeros_like(truth)).isnan().all())
+
+
+def test_ciou_of_a_bool_truth_is_that_of_zeros_and_ones() -> None:
+    """Counting and adding up agree, on a view of other memory order too; an empty truth has no score."""
+    truth, pred = _box_truth(5, 20).bool(), _maps(5, 20) > 0.4
+    truth[2] = False
+    for t, p in ((truth, pred), (truth.mT, pred.mT)):
+        torch.testing.assert_close(loc.ciou(p, t), loc.ciou(p, t.float()), rtol=0, atol=0, equal_nan=True)
+    assert loc.count(truth).tolist() == [int(mask.sum()) for mask in truth.numpy()]
 
 
 def test_binarize_says_what_is_missing() -> None:

@@ -41,6 +41,15 @@ def exported(tiny: LocalizerConfig, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+def test_an_export_from_before_there_was_a_presence_leaves_all_to_the_threshold(exported: Path) -> None:
+    """The description is read without it, and no peak is too low."""
+    path = exported / "model.json"
+    section = json.loads(path.read_text())
+    assert section.pop("presence") == 0
+    path.write_text(json.dumps(section))
+    assert read_description(exported).presence == 0
+
+
 @pytest.mark.parametrize("members", [1, 2])
 def test_round_trip_gives_identical_maps(tiny: LocalizerConfig, tmp_path: Path, members: int) -> None:
     """Loaded again, in evaluation mode, every value of every map is the same, and so is the description."""

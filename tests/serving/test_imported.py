@@ -114,7 +114,8 @@ def test_a_published_model_is_scored_and_registered_beside_ours(
     assert run.data.tags["ogl"] == "false"
     assert {key: run.data.tags[key] for key in ("source", "method", "sha256")} == dict(list(expected.items())[:3])
     artifacts = {file.path for file in store.client.list_artifacts(run.info.run_id, "evaluation")}
-    assert artifacts == {f"evaluation/{name}" for name in ("metrics.json", "per_sample.csv", "gallery.png")}
+    names = ("metrics.json", "per_sample.csv", "validation.npz", "gallery.png")
+    assert artifacts == {f"evaluation/{name}" for name in names}
 
     weights = tmp_path / "imagenet.safetensors"
     save_file(dict(resnet18().state_dict()), weights)

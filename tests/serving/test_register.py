@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from avsl.data.shards import PreparedData
@@ -54,12 +56,24 @@ class _Project:
         save_exported(trained / "model", LocalizerEnsemble([Localizer(config)]), description)
         how = {"framework": framework, "split_hash": self.split_hash, "run_id": run_id} | changes
         how["model_hash"] = hash_model(trained / "model")
-        (trained / "run.json").write_text(json.dumps(how))
+        (trained / "run.json").write_text(json.dumps({"seed": 3} | how))
+        params = {"objective": {"name": "lvs"}, "data": {"name": "synthetic"}}
+        (trained / "config.yaml").write_text(yaml.safe_dump(params))
         evaluation = self.base / "evaluate" / "0.5" / framework
         evaluation.mkdir(parents=True, exist_ok=True)
-        figures = {"validation": {"n": 2, "ciou": validation}, "test": {"n": 2, "ciou": test, "auc": 0.3}}
+        scores = {"ciou_median": 0.21, "auc_median": 0.31}
+        trivial = {"ciou": 0.05, "auc": 0.18} | scores
+        figures = {
+            "validation": {"n": 2, "ciou": validation, "auc": 0.4},
+            "test": {"n": 2, "n_silent": 0, "n_listed": 5, "ciou": test, "auc": 0.3, "ciou_shuffled": 0.11} | scores,
+            "test_offscreen": {"n": 0, "n_silent": 3, "false_positive_rate": 0.25},
+            "baselines": {"whole_image": trivial, "centred_disc": trivial, "perfect_ranking": scores},
+        }
         metric = {"metric": changes.get("metric", METRIC)}
         (evaluation / "metrics.json").write_text(json.dumps(metric | figures))
+        rows = ["a,test,x,0.1,0.7000,0.9", "b,test,x,0.1,0.2000,0.9", "c,test_offscreen,x,0.0,,0.9"]
+        head = "sample_id,part,label,area,ciou,max_confidence"
+        (evaluation / "per_sample.csv").write_text("\n".join([head, *rows]) + "\n")
         return run_id
 
     def register(self) -> dict[str, Any]:
@@ -100,6 +114,19 @@ def test_the_best_on_validation_is_champion_until_a_better_one_comes(project: _P
     assert champion.tags["run_id"] == better != worse
     assert float(champion.tags["validation_score"]) == 0.6
     assert (float(champion.tags["test.ciou"]), float(champion.tags["test.auc"])) == (0.2, 0.3)
+    card = champion.description
+    assert card == project.client.get_registered_model(_NAME).description
+    assert card.startswith("# dmt with lvs on synthetic, 50 % labels")
+    assert f"`{project.split_hash[:12]}`" in card
+    assert "2 of 4 training clips, and 2 validation clips" in card
+    assert "| validation | 60.0 | 40.0 | 2 |" in card
+    assert "| test, sounds shuffled | 11.0 |  | 2 |" in card
+    assert "| whole image, no model | 5.0 | 18.0 | 2 |" in card
+    assert "offscreen: no source in view, yet 25.0 % of 3 clips get a region." in card
+    # Two clips, one found: draws with replacement find none, one or both.
+    assert re.search(r"^\| test \| 20\.0 \[0\.0, 100\.0\] \| 30\.0 \[\d", card, re.MULTILINE)
+    assert f'load_model("models:/{_NAME}@champion")' in card
+    assert len(card) <= 5000  # as long as MLflow's databases take
 
     again = project.register()
     assert (again["action"], again["version"]) == ("kept", "1")

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
 from avsl.tracking.registry import (
+    ByHand,
     Candidate,
-    Champion,
     ModelCode,
+    Version,
     choose,
     hash_model,
+    lead,
     model_folder,
     model_name,
     promote,
+    promote_by_hand,
+    roll_back,
 )
 from avsl.tracking.runs import RunTags, Store, TrackingConfig, TrackingError, open_store, start_or_resume_run
 
@@ -89,7 +97,7 @@ def _versions(store: Store, name: str) -> set[str]:
 
 
 _ANY = Candidate("r", "dmt", 0.5, "ciou50", "s1", "synthetic", 0.03, Path(), "h")
-_CHAMPION = Champion("1", "old", "h0", 0.5, "ciou50", "s1")
+_CHAMPION = Version(1, "old", "h0", 0.5, "ciou50", "s1")
 
 
 def test_model_names() -> None:
@@ -115,10 +123,10 @@ def test_model_names() -> None:
     ],
 )
 def test_champion_gives_way_to_strictly_better_or_incomparable(
-    score: float, champion: Champion | None, wins: bool
+    score: float, champion: Version | None, wins: bool
 ) -> None:
     """Equal or worse never takes the alias; another split or metric is no competitor."""
-    choice = choose([replace(_ANY, score=score)], champion, "s1", "ciou50")
+    choice = choose([replace(_ANY, score=score)], [champion] if champion else [], "s1", "ciou50")
     assert (choice.winner is not None) == wins
 
 
@@ -127,16 +135,48 @@ def test_best_validation_score_wins_whatever_the_test_says() -> None:
     first = replace(_ANY, run_id="first", score=0.6, test_metrics={"ciou50": 0.1})
     tied = replace(_ANY, run_id="tied", score=0.6, test_metrics={"ciou50": 0.9})
     worse = replace(_ANY, run_id="worse", score=0.5, test_metrics={"ciou50": 0.99})
-    assert choose([worse, first, tied], None, "s1", "ciou50").winner is first
+    assert choose([worse, first, tied], [], "s1", "ciou50").winner is first
 
 
 def test_other_splits_and_metrics_do_not_compete() -> None:
     """They are left out, with the reason."""
     split = replace(_ANY, run_id="split", score=0.9, split_hash="s2")
     metric = replace(_ANY, run_id="metric", score=0.9, metric="auc")
-    choice = choose([split, metric, _ANY], None, "s1", "ciou50")
+    choice = choose([split, metric, _ANY], [], "s1", "ciou50")
     assert choice.winner is _ANY
     assert choice.skipped == {"split": "split s2 is not the current s1", "metric": "metric auc is not ciou50"}
+
+
+def test_the_best_registered_version_leads() -> None:
+    """By score on this split and metric, the first of equals; a candidate must exceed it."""
+    second, third = (replace(_CHAMPION, number=n, score=0.7) for n in (2, 3))
+    elsewhere = [replace(_CHAMPION, number=4, score=0.9, split_hash="s2"), replace(_CHAMPION, number=5, metric="auc")]
+    for versions in ([_CHAMPION, second, third, *elsewhere], [*elsewhere, third, second, _CHAMPION]):
+        assert lead(versions, "s1", "ciou50") == (second, 0.7)
+    assert lead(elsewhere, "s1", "ciou50") == (None, float("-inf"))
+    assert choose([replace(_ANY, score=0.7)], [second], "s1", "ciou50").winner is None
+
+
+def test_a_choice_by_hand_stands_until_something_new_beats_all_that_was_there() -> None:
+    """Known versions and candidates no better than the best of them change nothing, a later and better one does."""
+    chosen = replace(_CHAMPION, by_hand=ByHand("smaller", after=2))
+    best = replace(_CHAMPION, number=2, score=0.7)
+    assert lead([chosen, best], "s1", "ciou50") == (chosen, 0.7)
+    choice = choose([replace(_ANY, score=0.7)], [chosen, best], "s1", "ciou50")
+    assert choice.winner is None
+    assert "version 1 was chosen by hand (smaller)" in choice.reason
+    assert choose([replace(_ANY, score=0.71)], [chosen, best], "s1", "ciou50").winner is not None
+    level, later = (replace(_CHAMPION, number=n, score=score) for n, score in ((3, 0.7), (4, 0.71)))
+    assert lead([chosen, best, level], "s1", "ciou50") == (chosen, 0.7)
+    assert lead([chosen, best, level, later], "s1", "ciou50") == (later, 0.71)
+    # Of another split nothing is known to be beaten, but what was registered before the choice does not return.
+    other = replace(_CHAMPION, number=2, split_hash="s2", score=0.9)
+    assert lead([chosen, other], "s2", "ciou50") == (chosen, 0.9)
+    newer = replace(other, number=3, score=0.95)
+    assert lead([chosen, other, newer], "s2", "ciou50") == (newer, 0.95)
+    # The latest choice counts.
+    again = replace(best, by_hand=ByHand("no, the best", after=3))
+    assert lead([chosen, again, level], "s1", "ciou50") == (again, 0.7)
 
 
 def test_model_hash_follows_weights_and_description(exported: Path) -> None:
@@ -187,6 +227,83 @@ def test_promotion_through_a_models_life(store: Store, code: ModelCode, candidat
     assert (back.action, back.version, back.previous) == ("promoted", "2", "3")
     assert _versions(store, name) == {"1", "2", "3"}
     assert "superseded_because" not in store.client.get_model_version(name, "2").tags
+
+
+def test_a_persons_choice_outlives_registration_until_a_better_model_comes(
+    store: Store, code: ModelCode, candidate: Candidate
+) -> None:
+    """By hand and back, each with its reason in the tags; what was known then does not undo it."""
+    name = model_name(candidate.data, 0.03)
+    better, best = (replace(candidate, model_hash=str(score), score=score) for score in (0.6, 0.8))
+    for known in (candidate, better, best):
+        _promote(store, code, known)
+
+    def tags(version: str) -> dict[str, str]:
+        return dict(store.client.get_model_version(name, version).tags)
+
+    chosen = promote_by_hand(store, name, "1", " smaller ")
+    assert (chosen.action, chosen.version, chosen.previous) == ("promoted", "1", "3")
+    assert chosen.reason == "version 1 was chosen by hand: smaller"
+    assert tags("1")["by_hand"] == "smaller"
+    assert tags("1")["promoted_because"] == tags("3")["superseded_because"] == chosen.reason
+    assert "superseded_because" not in tags("1")
+
+    # Neither what was registered then nor an unregistered one that is not better than it takes over.
+    for known in (best, better, replace(candidate, model_hash="0.7", score=0.7)):
+        kept = _promote(store, code, known)
+        assert (kept.action, kept.version) == ("kept", "1")
+        assert "chosen by hand (smaller)" in kept.reason
+    assert _versions(store, name) == {"1", "2", "3"}
+
+    back = roll_back(store, name, "it fails on cars")
+    assert (back.version, back.previous) == ("3", "1")
+    assert tags("1")["superseded_because"] == "version 3 was chosen by hand: it fails on cars"
+    assert _promote(store, code, candidate, better, best).action == "kept"
+    assert promote_by_hand(store, name, "2", "a try").version == "2"
+
+    newer = _promote(store, code, best, replace(candidate, model_hash="0.9", score=0.9))
+    assert (newer.action, newer.version, newer.previous) == ("promoted", "4", "2")
+    assert "0.9 is above 0.6" in tags("2")["superseded_because"]
+    # Reasons of the past are still told.
+    assert [tags(version)["by_hand"] for version in ("1", "2", "3")] == ["smaller", "a try", "it fails on cars"]
+
+
+def test_choices_that_make_no_sense(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """Each is one sentence and changes nothing."""
+    name = model_name(candidate.data, 0.03)
+    with pytest.raises(TrackingError, match=f"^no model '{name}' is registered in sqlite"):
+        promote_by_hand(store, name, "1", "why not")
+    _promote(store, code, candidate)
+    foreign = str(store.client.create_model_version(name, "s3://elsewhere/model").version)
+    for which, reason, message in (
+        ("1", "why not", f"version 1 of '{name}' is its champion already"),
+        ("champion", "why not", f"version 1 of '{name}' is its champion already"),
+        ("7", "why not", f"'{name}' has no version '7': there are 1, 2, champion"),
+        ("best", "why not", f"'{name}' has no version 'best': there are 1, 2, champion"),
+        (foreign, "why not", "was not trained by avsl at a label ratio"),
+        (foreign, " ", "needs a reason"),
+    ):
+        with pytest.raises(TrackingError, match=message):
+            promote_by_hand(store, name, which, reason)
+    with pytest.raises(TrackingError, match="has no version 'previous'"):
+        roll_back(store, name, "why not")
+    assert store.client.get_registered_model(name).aliases == {"champion": 1}
+
+
+def test_cards_are_the_versions_and_the_champions_is_the_models(
+    store: Store, code: ModelCode, candidate: Candidate
+) -> None:
+    """The page of the registered model describes its champion; what is found by tag is tagged."""
+    name = model_name(candidate.data, 0.03)
+    for score in (0.5, 0.6):
+        _promote(store, code, replace(candidate, model_hash=str(score), score=score, card=f"# {score}"))
+    described = [store.client.get_model_version(name, version).description for version in ("1", "2")]
+    assert described == ["# 0.5", "# 0.6"]
+    model = store.client.get_registered_model(name)
+    assert model.description == "# 0.6"
+    assert model.tags == {"data": candidate.data, "label_ratio": "0.03"}
+    roll_back(store, name, "why not")
+    assert store.client.get_registered_model(name).description == "# 0.5"
 
 
 def test_promotion_killed_before_the_alias_is_completed_without_a_second_version(
@@ -245,6 +362,47 @@ def test_what_cannot_be_promoted(store: Store, code: ModelCode, candidate: Candi
     store.client.set_registered_model_alias(name, "champion", source)
     with pytest.raises(TrackingError, match="was not registered by avsl"):
         _promote(store, code, candidate)
+
+
+def test_a_second_version_of_one_model_never_leads(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """As a process leaves it that is killed while two register the same: the first goes on being the one."""
+    name = model_name(candidate.data, 0.03)
+    _promote(store, code, candidate)
+    tags = store.client.get_model_version(name, "1").tags
+    store.client.create_model_version(name, "s3://elsewhere/model", tags=tags | {"validation_score": "0.9"})
+    assert _promote(store, code, candidate).action == "kept"
+    better = _promote(store, code, replace(candidate, model_hash="better", score=0.6))
+    assert (better.version, better.previous) == ("3", "1")
+
+
+class _Late(MlflowClient):
+    """A client whose first move of the alias comes after all that another process does."""
+
+    def __init__(self, uri: str, meanwhile: Callable[[], object]) -> None:
+        super().__init__(uri, uri)
+        self._meanwhile: Callable[[], object] | None = meanwhile
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        """As MLflow's."""
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile:
+            meanwhile()
+        super().set_registered_model_alias(name, alias, version)
+
+
+def test_an_alias_written_too_late_is_put_right(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """Another process promotes a better model between the look and the write: it stays champion, with all reasons."""
+    name = model_name(candidate.data, 0.03)
+    _promote(store, code, candidate)
+    worse, better = (replace(candidate, model_hash=str(score), score=score) for score in (0.6, 0.7))
+    late = replace(store, client=_Late(store.uri, lambda: _promote(store, code, better)))
+    decision = _promote(late, code, worse)
+    assert (decision.version, decision.previous) == ("3", "2")
+    versions = {str(found.version): found for found in store.client.search_model_versions(f"name = '{name}'")}
+    assert versions["3"].tags["model_hash"] == "0.7"
+    assert "superseded_because" not in versions["3"].tags
+    assert "0.7 is above 0.6" in versions["2"].tags["superseded_because"]
+    assert "is above 0.5" in versions["1"].tags["superseded_because"]
 
 
 def _foreign_version(store: Store, name: str) -> str:
@@ -312,3 +470,52 @@ def test_runs_and_champions_on_a_server(
     with pytest.raises(TrackingError, match="'nowhere' is not in http"):
         start_or_resume_run(store, data, "", tags, {}, "nowhere")
     assert mlflow.get_tracking_uri() != server  # nothing process-wide was changed
+
+
+def _take_part(uri: str, root: Path, candidate: Candidate, code: ModelCode, start: Barrier) -> None:
+    """A process that registers a candidate at the same moment as others."""
+    store = open_store(TrackingConfig(uri=uri, artifact_root=str(root), system_metrics=False), root)
+    start.wait(60)
+    _promote(store, code, candidate)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["database", "server"])
+def test_twenty_processes_promote_at_once(
+    where: str, request: pytest.FixtureRequest, tags: RunTags, exported: Path, code: ModelCode, tmp_path: Path
+) -> None:
+    """After the dust settles the best is the one champion, nothing is there twice, and every other has its reason."""
+    uri = request.getfixturevalue("server") if where == "server" else request.getfixturevalue("store").uri
+    store = open_store(TrackingConfig(uri=uri, artifact_root=str(tmp_path), system_metrics=False), tmp_path)
+    data = f"at-once-{where}"
+    first = _candidate(store, data, tags, exported)
+    _promote(store, code, first)
+    # Each of ten models comes from two processes.
+    runs = [_candidate(store, data, tags, exported).run_id for _ in range(10)]
+    candidates = [replace(first, run_id=run, score=0.5 + 0.01 * k) for k, run in enumerate(runs)]
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", __name__])
+    start = processes.Barrier(20)
+    # Daemons end with this process, whatever happens.
+    work = [
+        processes.Process(target=_take_part, args=(uri, tmp_path, candidate, code, start), daemon=True)
+        for candidate in candidates * 2
+    ]
+    for process in work:
+        process.start()
+    for process in work:
+        process.join(240)
+    assert [process.exitcode for process in work] == [0] * 20
+
+    name = model_name(data, 0.03)
+    aliases = store.client.get_registered_model(name).aliases
+    versions = {str(found.version): found for found in store.client.search_model_versions(f"name = '{name}'")}
+    champion = versions[str(aliases["champion"])]
+    assert champion.tags["run_id"] == runs[-1]
+    assert "superseded_because" not in champion.tags
+    assert str(aliases["previous"]) in versions.keys() - {str(champion.version)}
+    registered = [found.tags["run_id"] for found in versions.values()]
+    assert len(registered) == len(set(registered)) >= 2
+    for number in versions.keys() - {str(champion.version)}:
+        assert re.search(r"is above 0\.5|first champion", versions[number].tags["superseded_because"])
+    assert first.run_id in registered

@@ -89,6 +89,20 @@ def test_epochs_are_steps_and_tags_are_found(store: Store, data: str, tags: RunT
     assert [found.info.run_id for found in store.client.search_runs([experiment.experiment_id], query)] == [run.run_id]
 
 
+def test_lists_of_runs_say_what_each_is(store: Store, data: str, tags: RunTags) -> None:
+    """What MLflow shows without being asked: source, commit, data set; the framework is a parameter of its own."""
+    with start_or_resume_run(store, data, "", tags, {"framework": {"name": "dmt"}}) as run:
+        pass
+    found = store.client.get_run(run.run_id)
+    assert found.data.tags["mlflow.source.name"] == tags.dvc_stage
+    assert found.data.tags["mlflow.source.git.commit"] == tags.git_commit
+    assert found.data.params == {"framework": "dmt", "framework.name": "dmt"}
+    assert found.inputs is not None
+    (used,) = found.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == (data, tags.data_hash)
+    assert tags.data_hash in used.dataset.source
+
+
 def test_run_left_running_is_resumed_without_a_second_point(store: Store, data: str, tags: RunTags) -> None:
     """A killed run goes on by id; the epoch it repeats is not recorded twice."""
     killed = _start(store, data, tags)

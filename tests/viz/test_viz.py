@@ -61,6 +61,21 @@ def test_overlay_refuses_what_is_not_a_confidence(
         pictures.overlay(GREY, confidence)
 
 
+@pytest.mark.parametrize("size", [(48, 64), (1080, 1920)])
+def test_a_caption_is_legible_on_any_ground_and_leaves_the_rest(size: tuple[int, int]) -> None:
+    """Light on dark in the lower left corner, larger in a larger frame, never wider than it."""
+    for ground in (0, 255):
+        frame = np.full((*size, 3), ground, dtype=np.uint8)
+        written = pictures.captioned(frame, "no visible source")
+        ys, xs = np.nonzero((written != frame).any(axis=2))
+        assert np.ptp(written[ys.min() : ys.max(), xs.min() : xs.max()].astype(int)) > 150
+        assert ys.min() > size[0] / 2
+        assert ys.max() - ys.min() > size[0] / 40
+        assert xs.max() < size[1]
+    with pytest.raises(ValueError, match="a frame must be"):
+        pictures.captioned(np.zeros((4, 4), np.uint8), "x")
+
+
 def test_gallery_has_a_column_for_everything_given() -> None:
     """A sound adds a column, a sample a row."""
     silent = pictures.gallery([_row(), _row(truth=np.zeros((0, 4)))], cell=60)
@@ -129,7 +144,9 @@ def test_curves_hold_the_points_they_were_given(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(figure.axes[0].lines[0].get_xydata()), points)
     for name in ("curves.png", "curves.svg"):
         curves.save_figure(figure, tmp_path / name)
-        assert (tmp_path / name).stat().st_size > 1000
+        written = (tmp_path / name).read_bytes()
+        assert len(written) > 1000
+        assert curves.encode_figure(figure, name.rpartition(".")[2]) == written
     with pytest.raises(ValueError, match="at least one panel"):
         curves.plot_curves({})
 
@@ -149,14 +166,20 @@ def test_comparison_bars_are_means_over_seeds() -> None:
 
 
 def test_label_curves_rise_with_the_ratio_on_a_logarithmic_axis() -> None:
-    """Points are means over seeds, bars their spread; a method may lack a ratio."""
+    """Points are means over seeds, bars their spread or the interval given; a method may lack a ratio."""
     scores = {"supervised": {1.0: [80.0], 0.03: [10.0, 14.0]}, "dmt": {0.03: [20.0]}}
-    figure = curves.plot_label_curve(scores, "CIoU@0.5 (%)", {"centred disc": 34.0})
+    intervals = {"supervised": {1.0: (75.0, 82.0)}}
+    figure = curves.plot_label_curve(scores, "CIoU@0.5 (%)", {"centred disc": 34.0}, intervals)
     axes = figure.axes[0]
     assert axes.get_xscale() == "log"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["3 %", "100 %"]
-    drawn = [np.asarray(container[0].get_xydata()).tolist() for container in axes.containers]
-    assert drawn == [[[0.03, 12.0], [1.0, 80.0]], [[0.03, 20.0]]]
+    supervised, dmt = (np.asarray(container[0].get_xydata()) for container in axes.containers)
+    np.testing.assert_allclose(supervised, [[0.03, 12.0], [1.0, 80.0]], rtol=0.02)
+    np.testing.assert_allclose(dmt, [[0.03, 20.0]], rtol=0.02)
+    assert supervised[0, 0] < dmt[0, 0]  # side by side
+    bars = [bar.get_segments() for container in axes.containers for bar in container[2]]
+    ends = [[segment[:, 1].tolist() for segment in segments] for segments in bars]
+    assert ends == [[pytest.approx([12 - 8**0.5, 12 + 8**0.5]), [75.0, 82.0]], [[20.0, 20.0]]]
     assert set(axes.get_legend_handles_labels()[1]) == {*scores, "centred disc"}
     with pytest.raises(ValueError, match="at least one score"):
         curves.plot_label_curve({}, "CIoU")

@@ -26,7 +26,7 @@ class AVSBenchConfig(IndexedConfig):
         subset: ``s4`` (one source: ``<split>/<class>/<video>/<video>_<k>.png``) or ``ms3`` (several: frames
             ``<video>/<video>.mp4_<k>.png``, masks ``<split>/<video>/<video>_<k>.png``).
         boxes: JSON file with the test frames as boxes (``s4_box.json``, ``ms3_box.json``), which then are the test
-            part; empty: the masks' bounding boxes. A frame whose box is all zeros is one where nothing sounds.
+            part and its truth; empty: the masks are. A frame whose box is all zeros is one where nothing sounds.
     """
 
     subset: Literal["s4", "ms3"] = "s4"

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from avsl.data.errors import DataError
 from avsl.data.media import PICTURE_SUFFIXES, SOUND_SUFFIXES
+from avsl.data.shards import FrameFormat
 from avsl.schema import StrictConfig
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _CLIP_NAME = re.compile(r"(?P<video>.{11})_\d{6}")
 _Row = TypeVar("_Row", bound=BaseModel)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be two hundred thousand
 class Entry:
     """One row to prepare: a frame with a sound, and what is known of where the sound comes from.
 
@@ -114,7 +115,8 @@ class IndexedConfig(StrictConfig):
         image_size: side of the prepared frames, pixels.
         duration_s: of the prepared sound, at 16 kHz.
         max_broken: highest share of the listed rows that may be missing or unusable.
-        shard_rows: rows in one shard.
+        shard_rows: most rows in one shard; on average there are some 43 % of it.
+        frames: ``raw`` pixels, which load fastest, or ``jpeg`` (quality 95), a fraction of their size.
     """
 
     root: str
@@ -122,6 +124,7 @@ class IndexedConfig(StrictConfig):
     duration_s: float = Field(3.0, gt=0, le=60)
     max_broken: float = Field(0.1, ge=0, lt=1)
     shard_rows: int = Field(128, ge=1, le=4096)
+    frames: FrameFormat = "raw"
 
 
 class CutConfig(IndexedConfig):
@@ -176,17 +179,17 @@ def assign_parts(
 
     def part(source: str) -> str:
         if test_sources is None:
-            if _draw(f"{config.seed}:test:{source}") < config.test_share:
+            if draw(f"{config.seed}:test:{source}") < config.test_share:
                 return test
         elif source in test_sources:
             return test
-        return "validation" if _draw(f"{config.seed}:validation:{source}") < config.validation_share else "train"
+        return "validation" if draw(f"{config.seed}:validation:{source}") < config.validation_share else "train"
 
     return [replace(entry, part=part(entry.source_id)) for entry in entries]
 
 
-def _draw(text: str) -> float:
-    """A uniform number in [0, 1) that hangs on ``text`` alone."""
+def draw(text: str) -> float:
+    """A uniform number in [0, 1) that depends on ``text`` alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avsl.data.errors import DataError
 from avsl.data.shards import PreparedData
 from avsl.functional.image import normalise
 from avsl.types import FrontEnd
@@ -20,27 +22,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as they lie in the shards, normalised but not augmented.
+    """Rows as they lie in the shards.
 
     Attributes:
-        frame: (B, 3, H, W) float, normalised.
+        pixels: (B, H, W, 3) uint8 RGB: a quarter of what floats take on the way to a device.
         waveform: (B, T) in [-1, 1]; None where every front end's output is cached.
         features: cached front-end outputs by key.
         index: (B,) row numbers.
-        mask: (B, H, W) box masks in {0, 1}; None where not asked for.
+        mask: (B, H, W) what is annotated, in {0, 1}; None where not asked for.
     """
 
-    frame: Tensor
+    pixels: Tensor
     waveform: Tensor | None
     features: Mapping[str, Tensor]
     index: Tensor
     mask: Tensor | None = None
 
+    @property
+    def frame(self) -> Tensor:
+        """(B, 3, H, W) float, normalised."""
+        return normalise(self.pixels)
+
     def to(self, device: torch.device) -> Rows:
         """The same rows on ``device``."""
         return replace(
             self,
-            frame=self.frame.to(device, non_blocking=True),
+            pixels=self.pixels.to(device, non_blocking=True),
             waveform=None if self.waveform is None else self.waveform.to(device, non_blocking=True),
             features={key: f.to(device, non_blocking=True) for key, f in self.features.items()},
             mask=None if self.mask is None else self.mask.to(device, non_blocking=True),
@@ -54,7 +61,7 @@ class TrainingRows:
     Attributes:
         labelled: rows with masks; all rows, without masks, where the framework uses no labels.
         unlabelled: rows without; None at 100 % labels or where the framework uses none.
-        hidden: (B_u, H, W) true masks of the unlabelled rows where the data set knows them, for measuring
+        hidden: (B_u, H, W) true masks of the unlabelled rows where the data set knows all of them, for measuring
             pseudo-labels; no framework sees them.
         step: the step's number.
     """
@@ -68,6 +75,9 @@ class TrainingRows:
 class RowReader:
     """Reads rows by number, with front-end outputs cached.
 
+    The cache is memory-mapped from a file without a name on the prepared set's disk, which vanishes with the reader:
+    the memory a reader holds does not grow with its rows, and what fits stays in the system's page cache.
+
     Args:
         data: the prepared set.
         front_ends: audio front ends whose outputs replace the waveform; the waveform is kept where there are none, or
@@ -79,27 +89,54 @@ class RowReader:
         self.data = data
         self._position = np.full(len(data), -1, np.int64)
         self._position[rows] = np.arange(len(rows))
-        self._features: dict[str, Tensor] = {}
+        cached = {front_end.key: front_end for front_end in front_ends if front_end.cacheable}
+        self._features = {key: _cache(data, front_end, rows) for key, front_end in cached.items()}
         self._keeps_waveform = not front_ends or not all(front_end.cacheable for front_end in front_ends)
-        for front_end in front_ends:
-            key = front_end.key
-            if not front_end.cacheable or key in self._features:
-                continue
-            # Per clip: batched on a CPU, a mel spectrogram gets slower with every clip in the batch.
-            chunks = [front_end(torch.from_numpy(data.waveforms(rows[i : i + 1]))) for i in range(len(rows))]
-            self._features[key] = torch.cat(chunks)
 
     def __call__(self, index: NDArray[np.int64], *, masks: bool) -> Rows:
-        """The rows ``index``; with their box masks where asked."""
-        position = torch.from_numpy(self._position[index])
-        features = {key: cached[position] for key, cached in self._features.items()}
+        """The rows ``index``; with what is annotated where asked.
+
+        Raises:
+            IndexError: the features of a row are not cached.
+        """
+        position = self._position[index]
+        if self._features and (position < 0).any():
+            raise IndexError(f"row {index[position < 0][0]} is not among those whose features are cached")
         return Rows(
-            frame=normalise(torch.from_numpy(self.data.frames(index))),
+            pixels=torch.from_numpy(self.data.frames(index)),
             waveform=torch.from_numpy(self.data.waveforms(index)) if self._keeps_waveform else None,
-            features=features,
+            features={key: torch.from_numpy(cached[position]) for key, cached in self._features.items()},
             index=torch.from_numpy(index),
-            mask=torch.from_numpy(self.data.box_masks(index)).float() if masks else None,
+            mask=self.truth(index).float() if masks else None,
         )
+
+    def truth(self, index: NDArray[np.int64]) -> Tensor:
+        """(B, H, W) bool, what is annotated of the rows ``index``: `PreparedData.truth_masks`."""
+        return torch.from_numpy(self.data.truth_masks(index))
+
+
+def _cache(data: PreparedData, front_end: FrontEnd, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(rows, ...) outputs of a front end, memory-mapped.
+
+    Raises:
+        DataError: the disk has no room for them.
+    """
+    shape: tuple[int, ...] = ()
+    try:
+        # Beside the prepared set and not in it, as DVC hashes what is there; no system-wide folder: it may be memory.
+        with tempfile.TemporaryFile(dir=data.root.parent) as file:
+            # Per clip: batched on a CPU, a mel spectrogram gets slower with every clip in the batch.
+            for k in range(len(rows)):
+                output = front_end(torch.from_numpy(data.waveforms(rows[k : k + 1]))).numpy()
+                shape = output.shape[1:]
+                file.write(output.astype(np.float32, copy=False).tobytes())
+            file.flush()
+            return np.memmap(file, np.float32, "r", shape=(len(rows), *shape))
+    except OSError as error:
+        raise DataError(
+            f"{data.root.parent}: cannot keep the features of {len(rows)} sounds there ({error.strerror}); "
+            "trainer.cache_features=false computes them anew in every step"
+        ) from error
 
 
 def endless(pool: NDArray[np.int64], seed: int, start: int, count: int) -> NDArray[np.int64]:
@@ -128,7 +165,7 @@ class StepLoader:
         steps_per_epoch: steps before validation.
         seed: of the shuffles.
         masks: whether the labelled rows' masks are read.
-        hidden: whether the unlabelled rows' true masks are read for measuring pseudo-labels.
+        hidden: whether the unlabelled rows' true masks are read for measuring pseudo-labels, where all are annotated.
     """
 
     def __init__(
@@ -150,7 +187,7 @@ class StepLoader:
         self._steps_per_epoch = steps_per_epoch
         self._seed = seed
         self._masks = masks
-        self._hidden = hidden
+        self._hidden = hidden and bool(reader.data.annotated[unlabelled].all())
         self._next = 0
 
     def __len__(self) -> int:
@@ -172,7 +209,7 @@ class StepLoader:
         return TrainingRows(
             labelled=self._reader(drawn, masks=self._masks),
             unlabelled=self._reader(others, masks=False),
-            hidden=torch.from_numpy(self._reader.data.box_masks(others)).float() if self._hidden else None,
+            hidden=self._reader.truth(others).float() if self._hidden else None,
             step=step,
         )
 

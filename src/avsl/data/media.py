@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import av
 import numpy as np
@@ -24,6 +26,8 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 # How much earlier than its header says a stream may end before the file counts as cut off.
 _CUT_OFF_S = 0.5
+# Time stamps of adjoining frames of sound are rounded, by a millisecond in Matroska; a larger step is a hole.
+JITTER_S = 0.05
 
 
 def read_audio(path: Path, start_s: float | None, duration_s: float, sample_rate: int = 16000) -> NDArray[np.float32]:
@@ -77,14 +81,13 @@ def read_frame(path: Path, time_s: float | None) -> NDArray[np.uint8]:
                 return np.array(picture.convert("RGB"))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: cannot read the picture: {error}") from error
-    with _opened(path) as container:
+    with open_media(path) as container:
         stream = _video_stream(container, path)
         if time_s is None:
             time_s = _duration(container, path) / 2
-        origin = _origin(container)
-        container.seek(math.floor((time_s + origin) * av.time_base))
+        origin = origin_s(container)
         shown: av.VideoFrame | None = None
-        for frame in container.decode(stream):
+        for frame in _frames_around(container, stream, time_s + origin):
             if frame.time is None:
                 continue
             if shown is not None and frame.time - origin > time_s:
@@ -95,80 +98,113 @@ def read_frame(path: Path, time_s: float | None) -> NDArray[np.uint8]:
         return _upright(shown)
 
 
-def iter_video(path: Path, fps: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """Decode a video in constant memory, a frame for the middle of every 1/fps seconds.
+@dataclass(frozen=True)
+class Shot:
+    """A frame of a video and when it is on screen.
 
-    A video shorter than that gives its last frame.
+    Attributes:
+        start_s: from when on, in seconds.
+        end_s: until when.
+        frame: as decoded.
+    """
+
+    start_s: float
+    end_s: float
+    frame: av.VideoFrame
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB, upright."""
+        return _upright(self.frame)
+
+
+def iter_shots(path: Path, damage: list[str]) -> Iterator[Shot]:
+    """Decode every frame of a video, in constant memory and one pass.
+
+    What cannot be decoded is passed over. A frame is on screen until the next one; one that comes too late to be shown
+    is left out.
+
+    Args:
+        path: any container with a video stream.
+        damage: gets a sentence for whatever of the picture is missing or broken.
 
     Yields:
-        The time in seconds and the (H, W, 3) RGB frame on screen then.
+        The frames in order of time.
 
     Raises:
-        DataError: the file is missing, empty, truncated, not media or without a picture.
+        DataError: the file is missing, empty, not media, or without a picture that can be decoded.
     """
     _check_file(path)
-    with _opened(path) as container:
+    with open_media(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
-        origin = _origin(container)
-        count, shown = 0, None
-        for frame in container.decode(stream):
-            if frame.time is None:
+        origin = origin_s(container)
+        shown: av.VideoFrame | None = None
+        for frame in salvage(container, stream, "picture", damage):
+            if frame.time is None or (shown is not None and frame.time <= shown.time):
                 continue
-            while shown is not None and (count + 0.5) / fps < frame.time - origin:
-                yield (count + 0.5) / fps, _upright(shown)
-                count += 1
+            if shown is not None:
+                yield Shot(shown.time - origin, frame.time - origin, shown)
             shown = frame
         if shown is None:
             raise DataError(f"{path}: the video stream holds no frame")
-        end = _end(shown) - origin
-        while (count + 0.5) / fps < end:
-            yield (count + 0.5) / fps, _upright(shown)
-            count += 1
-        if count == 0:
-            yield end / 2, _upright(shown)
-        _check_end(path, "picture", stream, _end(shown))
+        yield Shot(shown.time - origin, _end(shown) - origin, shown)
+        end = _end(shown)
+        damage += _cut_off("picture", stream, end)
+        # Matroska states the length of the whole alone, and that may be the sound's.
+        whole = container.duration / av.time_base if container.duration and stream.duration is None else 0.0
+        if end - origin < whole - _CUT_OFF_S:
+            damage.append(f"the picture ends at {end - origin:.1f} s of {whole:.1f} s")
 
 
 def iter_audio(
-    path: Path, times: Iterable[float], duration_s: float, sample_rate: int = 16000
+    path: Path, times: Iterable[float], duration_s: float, sample_rate: int, damage: list[str]
 ) -> Iterator[NDArray[np.float32] | None]:
     """Decode the sound around each of some times, in constant memory and one pass.
 
-    Windows are moved into the recording at its ends, and tiled where it is shorter, as in :func:`read_audio`.
+    Windows are moved into the recording at its ends, and tiled where it is shorter, as in :func:`read_audio`. What
+    cannot be decoded is passed over and heard as silence.
 
     Args:
         path: any container with an audio stream.
         times: the windows' centres in seconds, ascending.
         duration_s: length of a window in seconds.
         sample_rate: of the result, in Hz.
+        damage: gets a sentence for whatever of the sound is missing or broken.
 
     Yields:
-        (round(duration_s * sample_rate),) samples; None where there is silence or the sound has ended.
+        (round(duration_s * sample_rate),) samples; None in silence, and before and after the sound.
 
     Raises:
-        DataError: as :func:`read_audio`.
+        DataError: the file is missing, empty, not media, or without a sound that can be decoded, or a window holds NaN
+            or infinity.
     """
     _check_file(path)
-    with _opened(path) as container:
-        chunks = _sound_chunks(container, path, 0.0)
+    with open_media(path) as container:
+        chunks = _sound_chunks(container, path, 0.0, damage)
         start, rate, chunk = next(chunks)
         held, first = chunk, round(start * rate)  # `held` starts at sample `first` of the container's time
-        length = round(duration_s * rate)
+        begin, length = first, round(duration_s * rate)
         ended = False
         for time in times:
             wanted = max(round(time * rate) - length // 2, first)
             while not ended and first + len(held) < wanted + length:
-                parts, missing = [held], wanted + length - first - len(held)
-                for _, _, chunk in chunks:
+                parts, end = [held], first + len(held)
+                for start, _, chunk in chunks:
+                    gap = round((start - end / rate) * rate)
+                    if gap > JITTER_S * rate:
+                        # A hole in the sound is silence; all of a long one need not be held.
+                        parts.append(np.zeros(min(gap, length), np.float32))
+                        if gap > length:
+                            parts, first = parts[-1:], end + gap - length
+                        end += gap
                     parts.append(chunk)
-                    missing -= len(chunk)
-                    if missing <= 0:
+                    end += len(chunk)
+                    if end >= wanted + length:
                         break
                 else:
                     ended = True
                 held = np.concatenate(parts)
-            if time * rate > first + len(held):
+            if not begin <= time * rate <= first + len(held):
                 yield None
                 continue
             keep = min(max(wanted - first, 0), max(len(held) - length, 0))
@@ -186,7 +222,7 @@ def media_duration(path: Path) -> float | None:
         DataError: the file is missing, empty or not media.
     """
     _check_file(path)
-    with _opened(path) as container:
+    with open_media(path) as container:
         return container.duration / av.time_base if container.duration else None
 
 
@@ -242,7 +278,12 @@ def _check_file(path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[InputContainer]:
+def open_media(path: Path) -> Iterator[InputContainer]:
+    """Open a container.
+
+    Raises:
+        DataError: in the block, for whatever FFmpeg cannot do.
+    """
     try:
         with av.open(str(path)) as container:
             yield container
@@ -250,7 +291,8 @@ def _opened(path: Path) -> Iterator[InputContainer]:
         raise DataError(f"{path}: cannot be decoded: {error.strerror}") from error
 
 
-def _origin(container: InputContainer) -> float:
+def origin_s(container: InputContainer) -> float:
+    """The time stamp of a container's beginning, s: all times elsewhere count from there."""
     return (container.start_time or 0) / av.time_base
 
 
@@ -266,22 +308,105 @@ def _video_stream(container: InputContainer, path: Path) -> av.VideoStream:
     return container.streams.video[0]
 
 
+def sound_stream(container: InputContainer, path: Path) -> av.AudioStream:
+    """The first sound track of a container.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not container.streams.audio:
+        raise DataError(f"{path}: has no audio stream")
+    return container.streams.audio[0]
+
+
+def _frames_around(container: InputContainer, stream: av.VideoStream, time: float) -> Iterator[av.VideoFrame]:
+    """Decode from the key frame before ``time``, in the container's seconds, to the end.
+
+    Of what comes before the frame on screen then, only frames that others are decoded from are: a quarter less work.
+    """
+    wanted = math.floor(time / stream.time_base) if stream.time_base else None
+    early = 0.0
+    while True:
+        start = max(0.0, time - early)
+        container.seek(math.floor(start * av.time_base))
+        packets = container.demux(stream)
+        ahead: list[av.Packet[av.VideoStream]] = []
+        for packet in packets:
+            ahead.append(packet)
+            # No frame is shown before it is decoded: with this packet all that are shown by then have been seen.
+            if wanted is None or packet.dts is None or packet.dts > wanted:
+                break
+        times = [packet.pts for packet in ahead if packet.pts is not None]
+        shown = max((pts for pts in times if wanted is not None and pts <= wanted), default=None)
+        # A key frame may be decoded before that time and shown after it: then it is the one before.
+        if shown is not None or not times or start == 0:
+            break
+        early = 2 * early + 1
+    for packet in chain(ahead, packets):
+        passed_over = shown is not None and packet.pts is not None and packet.pts < shown
+        stream.codec_context.skip_frame = "NONREF" if passed_over else "DEFAULT"
+        yield from packet.decode()
+
+
 def _end(frame: av.VideoFrame) -> float:
     return (frame.time or 0.0) + (float(frame.duration * frame.time_base) if frame.time_base else 0.0)
 
 
-def _check_end(path: Path, what: str, stream: av.VideoStream | av.AudioStream, end: float) -> None:
-    """A truncated file just ends early; only the header still tells."""
+def _cut_off(what: str, stream: av.VideoStream | av.AudioStream, end: float) -> list[str]:
+    """A truncated file just ends early; only the header still tells. A sentence if so."""
     if stream.duration is None or stream.time_base is None:
-        return
+        return []
     stated = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    if end < stated - _CUT_OFF_S:
-        raise DataError(f"{path}: truncated, the {what} ends at {end:.1f} s of {stated:.1f} s")
+    return [f"truncated, the {what} ends at {end:.1f} s of {stated:.1f} s"] if end < stated - _CUT_OFF_S else []
+
+
+@overload
+def salvage(
+    container: InputContainer, stream: av.VideoStream, what: str, damage: list[str]
+) -> Iterator[av.VideoFrame]: ...
+
+
+@overload
+def salvage(
+    container: InputContainer, stream: av.AudioStream, what: str, damage: list[str]
+) -> Iterator[av.AudioFrame]: ...
+
+
+def salvage(
+    container: InputContainer, stream: av.VideoStream | av.AudioStream, what: str, damage: list[str]
+) -> Iterator[av.VideoFrame | av.AudioFrame]:
+    """Decode a stream, passing over what cannot be decoded; ``damage`` gets a sentence for that at the end."""
+    origin, now = origin_s(container), 0.0
+    first, count = 0.0, 0
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            break
+        except av.error.FFmpegError as error:
+            damage.append(f"cannot be read beyond {now:.1f} s: {error.strerror}")
+            break
+        if packet.pts is not None and stream.time_base is not None:
+            now = float(packet.pts * stream.time_base) - origin
+        try:
+            frames = [frame for frame in packet.decode() if isinstance(frame, (av.VideoFrame, av.AudioFrame))]
+        except av.error.FFmpegError:
+            frames, faulty = [], True
+        else:
+            faulty = packet.is_corrupt or any(frame.is_corrupt for frame in frames)
+        if faulty:
+            first = first if count else now
+            count += 1
+        yield from frames
+    if count:
+        damage.append(f"{count} packets of the {what} are damaged, the first at {first:.1f} s")
 
 
 def _upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
     """RGB, turned as the file's display matrix says (cameras held sideways)."""
-    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    # One thread: there is a process for every core already, and the pool takes longer to start than a frame.
+    pixels: NDArray[np.uint8] = frame.reformat(format="rgb24", threads=1).to_ndarray().astype(np.uint8, copy=False)
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
 
 
@@ -317,7 +442,7 @@ def _ogg_is_cut_off(path: Path) -> bool:
 
 
 def _read_sound_track(path: Path, start_s: float | None, duration_s: float) -> tuple[NDArray[np.float32], int]:
-    with _opened(path) as container:
+    with open_media(path) as container:
         if container.duration or start_s is None:
             latest = max(0.0, _duration(container, path) - duration_s)
             start_s = latest / 2 if start_s is None else min(start_s, latest)
@@ -337,23 +462,23 @@ def _read_sound_track(path: Path, start_s: float | None, duration_s: float) -> t
 
 
 def _sound_chunks(
-    container: InputContainer, path: Path, start_s: float
+    container: InputContainer, path: Path, start_s: float, damage: list[str] | None = None
 ) -> Iterator[tuple[float, int, NDArray[np.float32]]]:
     """Start in seconds, rate in Hz and mono samples of each decoded frame that ends after ``start_s``.
 
     Raises:
-        DataError: there is no audio stream, or it holds nothing, or it ends earlier than its header says.
+        DataError: there is no audio stream, or it holds nothing, or, where there is no list for ``damage``, it ends
+            earlier than its header says.
     """
-    if not container.streams.audio:
-        raise DataError(f"{path}: has no audio stream")
-    stream = container.streams.audio[0]
-    origin = _origin(container)
+    stream = sound_stream(container, path)
+    origin = origin_s(container)
     if start_s > 0:
         # A little early: some decoders need packets before the wanted one to settle.
         container.seek(math.floor((max(0.0, start_s - 0.2) + origin) * av.time_base))
     to_float = av.AudioResampler(format="fltp")  # keeps layout and rate
     end: float | None = None
-    for decoded in container.decode(stream):
+    frames = container.decode(stream) if damage is None else salvage(container, stream, "sound", damage)
+    for decoded in frames:
         for frame in to_float.resample(decoded):
             time = (frame.time if frame.time is not None else (end or 0.0) + origin) - origin
             end = time + frame.samples / frame.sample_rate
@@ -361,7 +486,10 @@ def _sound_chunks(
                 yield time, frame.sample_rate, frame.to_ndarray().mean(axis=0, dtype=np.float32)
     if end is None:
         raise DataError(f"{path}: has no sound at {start_s:.2f} s")
-    _check_end(path, "sound", stream, end + origin)
+    for sentence in _cut_off("sound", stream, end + origin):
+        if damage is None:
+            raise DataError(f"{path}: {sentence}")
+        damage.append(sentence)
 
 
 def _window(samples: NDArray[np.float32], rate: int, duration_s: float, sample_rate: int) -> NDArray[np.float32]:

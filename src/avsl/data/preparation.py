@@ -6,8 +6,9 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from avsl.data.contact import write_contact_sheet
 from avsl.data.errors import DataError
-from avsl.data.index import Entry, Index, IndexedConfig
+from avsl.data.index import Entry, Index, IndexedConfig, draw
 from avsl.data.media import read_audio, read_frame, read_mask, resize_frame
 from avsl.data.shards import (
     PARTS,
@@ -25,12 +26,12 @@ from avsl.data.shards import (
     PreparedData,
     Sample,
     ShardRows,
-    file_hash,
     in_processes,
     prepare_shards,
     write_manifest,
 )
-from avsl.files import write_text
+from avsl.data.sources import HASHES, content_hashes
+from avsl.files import file_hash, write_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,23 +45,33 @@ _Config = TypeVar("_Config", bound=IndexedConfig)
 
 @dataclass(frozen=True)
 class _Decode:
-    """Decodes the rows of a shard."""
+    """Decodes the rows of a shard.
 
+    Attributes:
+        root: the data set's folder.
+        entries: all rows.
+        cuts: where each shard begins, and where the last one ends.
+        image_size: side of the frames, pixels.
+        duration_s: of the sounds.
+    """
+
+    root: str
     entries: Sequence[Entry]
+    cuts: Sequence[int]
     image_size: int
     duration_s: float
-    shard_rows: int
 
     @classmethod
     def of(cls, index: Index, config: IndexedConfig) -> _Decode:
-        return cls(index.entries, config.image_size, config.duration_s, config.shard_rows)
+        cuts = _cuts([entry.sample_id for entry in index.entries], config.shard_rows)
+        return cls(config.root, index.entries, cuts, config.image_size, config.duration_s)
 
     @property
     def n_shards(self) -> int:
-        return -(-len(self.entries) // self.shard_rows)
+        return len(self.cuts) - 1
 
     def shard(self, k: int) -> Sequence[Entry]:
-        return self.entries[k * self.shard_rows : (k + 1) * self.shard_rows]
+        return self.entries[self.cuts[k] : self.cuts[k + 1]]
 
     def __call__(self, k: int) -> ShardRows:
         samples: list[Sample] = []
@@ -69,7 +80,9 @@ class _Decode:
             try:
                 samples.append(self.sample(entry))
             except DataError as error:
-                rejected.append((entry.sample_id, str(error)))
+                # Where the folder lies must not show: the reason is kept with the shard, wherever the folder goes.
+                reason = str(error).replace(f"{Path(self.root)}{os.sep}", "")
+                rejected.append((entry.sample_id, reason))
         return ShardRows(samples, rejected)
 
     def sample(self, entry: Entry) -> Sample:
@@ -84,8 +97,6 @@ class _Decode:
         frame = resize_frame(read_frame(entry.picture, entry.time_s), self.image_size)
         waveform = self._sound(entry)
         mask = None if entry.mask is None else read_mask(entry.mask, self.image_size)
-        if mask is not None and boxes is None:
-            boxes = _bounding_box(mask)
         return Sample(
             sample_id=entry.sample_id,
             source_id=entry.source_id,
@@ -112,6 +123,19 @@ class _Decode:
         return np.clip(np.rint(total * 32768), -32768, 32767).astype(np.int16)
 
 
+def _cuts(names: Sequence[str], most: int) -> list[int]:
+    """Where shards begin, and where the last one ends.
+
+    A shard ends where it has ``most`` rows or where a row's name says so, which two names in ``most`` do: a row that
+    comes or goes changes its own shard and few others, if any, whatever the row's place in the list.
+    """
+    cuts = [0]
+    for end, name in enumerate(names, start=1):
+        if end == len(names) or end - cuts[-1] == most or draw(f"shard:{name}") < 2 / most:
+            cuts.append(end)
+    return cuts
+
+
 def clean_boxes(boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
     """Clamp boxes to [0, 1] and drop those that then cover no pixel of a size × size frame.
 
@@ -127,21 +151,13 @@ def clean_boxes(boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
     return boxes[(pixels[:, :2] < pixels[:, 2:]).all(axis=1)].astype(np.float32)
 
 
-def _bounding_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(1, 4) fractions, the smallest box around the mask; (0, 4) around nothing."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    if not len(rows):
-        return np.zeros((0, 4), dtype=np.float32)
-    box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    return (np.array([box], dtype=np.float64) / len(mask)).astype(np.float32)
-
-
 def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, root: Path, workers: int) -> Manifest:
     """Decode all that a data set lists into the prepared set ``root``.
 
     What cannot be used goes to ``quarantine.csv`` with the reason, dropped leaks to ``leaks.csv``; the manifest states
-    how many rows of each part were listed (``expected``) beside how many there are (``counts``). Interrupted, it goes
-    on where it stopped; the bytes do not depend on ``workers``.
+    how many rows of each part were listed (``expected``) beside how many there are (``counts``). A shard that is there
+    already is kept if its rows and the contents of their files are the same; so an interrupted call goes on where it
+    stopped, and a changed or added clip makes its own shard anew. The files depend neither on that nor on ``workers``.
 
     Args:
         name: of the data set.
@@ -158,6 +174,9 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
     entries = index.entries
     _check_ids(config.root, entries)
     decode = _Decode.of(index, config)
+    files = (path for entry in entries for path in entry.files() if path is not None)
+    hashes = content_hashes(files, root.with_name(HASHES))
+    decoder = file_hash(Path(__file__).with_name("media.py"))
     manifest, rejected = prepare_shards(
         root,
         decode,
@@ -167,16 +186,17 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
         sample_rate=SAMPLE_RATE,
         n_samples_audio=round(config.duration_s * SAMPLE_RATE),
         classes=sorted({entry.label for entry in entries} - {""}),
-        settings=config.model_dump(exclude={"root"})
-        | {
-            "rows_sha256": _listing(entries),
-            "decoder_sha256": file_hash(Path(__file__).with_name("media.py")),
-            "leaks_dropped": len(index.leaks),
-        },
+        settings={"duration_s": config.duration_s, "image_size": config.image_size, "decoder_sha256": decoder},
         workers=workers,
+        frames=config.frames,
+        keys=[_key(decode.shard(k), hashes) for k in range(decode.n_shards)],
     )
     expected = Counter(entry.part for entry in entries)
-    manifest = manifest.model_copy(update={"expected": {part: expected[part] for part in PARTS if expected[part]}})
+    # The other settings decide which rows there are, and that is in the shards' keys.
+    stated = config.model_dump(exclude={"root"}) | {"decoder_sha256": decoder, "leaks_dropped": len(index.leaks)}
+    manifest = manifest.model_copy(
+        update={"expected": {part: expected[part] for part in PARTS if expected[part]}, "settings": stated}
+    )
     _write_table(root / QUARANTINE, ("sample_id", "reason"), rejected)
     leaks = [(leak.sample_id, leak.part, "row" if leak.same else "source") for leak in index.leaks]
     _write_table(root / LEAKS, ("sample_id", "part", "shares"), leaks)
@@ -197,8 +217,20 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
             f"{config.max_broken} allows ({root / QUARANTINE} lists them; the first: {rejected[0][1]})"
         )
     write_manifest(root, manifest)
-    write_contact_sheet(PreparedData.open(root))
+    data = PreparedData.open(root)
+    write_contact_sheet(data)
+    _print_cost(name, config, data)
     return manifest
+
+
+def _print_cost(name: str, config: IndexedConfig, data: PreparedData) -> None:
+    """Say what the set takes on disk, and how much of it is the choice of ``frames``."""
+    total = sum(shard.bytes for shard in data.manifest.shards)
+    said = f"{total / 1e6:,.1f} MB on disk, {total / len(data) / 1e3:,.1f} kB a row, of which its frame as "
+    said += f"{config.frames} {data.frame_bytes / len(data) / 1e3:,.1f} kB"
+    if config.frames != "raw":
+        said += f" (raw {config.image_size**2 * 3 / 1e3:,.1f} kB)"
+    Console(stderr=True).print(f"{name}: {said}", soft_wrap=True)
 
 
 def _check_ids(root: str, entries: Sequence[Entry]) -> None:
@@ -209,15 +241,20 @@ def _check_ids(root: str, entries: Sequence[Entry]) -> None:
         raise DataError(f"{root}: {times} rows are named '{name}'")
 
 
-def _listing(entries: Iterable[Entry]) -> str:
-    """SHA-256 of all that decides the rows besides the settings: shards made from other files are made again."""
-    listing = hashlib.sha256()
+def _key(entries: Iterable[Entry], hashes: Mapping[Path, str]) -> str:
+    """SHA-256 of all that decides a shard besides the settings and the code: its rows and their files' contents."""
+
+    def content(path: Path | None) -> list[str] | None:
+        # The suffix says how a file is read.
+        return [path.suffix, hashes.get(path, "")] if path else None
+
+    key = hashlib.sha256()
     for entry in entries:
-        sizes = [path.stat().st_size if path and path.is_file() else None for path in entry.files()]
         known = [entry.sample_id, entry.source_id, entry.group_id, entry.part, entry.label, entry.time_s, entry.broken]
         boxes = None if entry.boxes is None else entry.boxes.tolist()
-        listing.update(json.dumps([known, boxes, dict(entry.meta), sizes]).encode())
-    return listing.hexdigest()
+        contents = [content(entry.picture), [content(path) for path in entry.sounds], content(entry.mask)]
+        key.update(json.dumps([known, boxes, dict(entry.meta), contents]).encode())
+    return key.hexdigest()
 
 
 def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -254,7 +291,7 @@ class _Look:
 
     def __call__(self, k: int) -> list[tuple[int, bool, str]]:
         problems = []
-        for row, entry in enumerate(self.decode.shard(k), start=k * self.decode.shard_rows):
+        for row, entry in enumerate(self.decode.shard(k), start=self.decode.cuts[k]):
             try:
                 self.decode.sample(entry)
             except DataError as error:

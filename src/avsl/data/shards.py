@@ -1,13 +1,14 @@
 """Prepared data sets: Arrow IPC shards, memory-mapped, under one manifest.
 
-A prepared set is a folder of ``shard-00000.arrow`` files (uncompressed), one small JSON beside each that lets
-an interrupted preparation go on, and ``manifest.json``, written last.
+A prepared set is a folder of ``shard-*.arrow`` files (uncompressed), one small JSON beside each by which a later
+preparation knows what it can keep, and ``manifest.json``, written last.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import io
 import json
 import multiprocessing
 from collections import Counter
@@ -16,10 +17,11 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 from pydantic import Field, ValidationError
 from rich.console import Console
 from rich.progress import (
@@ -32,7 +34,7 @@ from rich.progress import (
 )
 
 from avsl.data.errors import DataError
-from avsl.files import PART, whole_file, write_json
+from avsl.files import PART, file_hash, whole_file, write_json
 from avsl.schema import StrictConfig
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ PARTS = (
     "test_unheard",
 )
 MANIFEST = "manifest.json"
+FrameFormat = Literal["raw", "jpeg"]
+"""How shards hold frames: as pixels, or as JPEG, a fraction of their size, which is decoded at every reading."""
+_JPEG_QUALITY = 95
 _TEXT_COLUMNS = ("sample_id", "source_id", "group_id", "part", "label")
 _Result = TypeVar("_Result")
 # A fraction k/W kept in float32 may come back a hair under pixel k; this much of a pixel is forgiven.
@@ -68,7 +73,7 @@ class Sample:
         frame: (H, W, 3) uint8 RGB, H = W.
         waveform: (T,) int16, mono.
         boxes: (n, 4) float32, x0, y0, x1, y1 as fractions of the frame; n = 0 where nothing in view sounds;
-            None where nobody annotated.
+            None where nobody drew boxes.
         mask: (H, W) bool, the exact pixels that sound, where known.
         meta: small JSON values.
     """
@@ -133,6 +138,12 @@ def _boxes_column(rows: Sequence[NDArray[np.float32] | None]) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), values, mask=missing)
 
 
+def _jpeg(frame: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(frame).save(stream, "JPEG", quality=_JPEG_QUALITY)
+    return stream.getvalue()
+
+
 def _check(sample: Sample, shape: tuple[int, ...], length: int) -> None:
     def refuse(what: str) -> None:
         raise DataError(f"sample '{sample.sample_id}': {what}")
@@ -153,8 +164,13 @@ def _check(sample: Sample, shape: tuple[int, ...], length: int) -> None:
             refuse("a box is not x0 < x1, y0 < y1 within [0, 1]")
 
 
-def write_shard(path: Path, samples: Sequence[Sample]) -> None:
+def write_shard(path: Path, samples: Sequence[Sample], frames: FrameFormat = "raw") -> None:
     """Write ``samples``, all of one frame size and one sound length, as one shard, atomically.
+
+    Args:
+        path: of the shard.
+        samples: its rows.
+        frames: how their frames are held.
 
     Raises:
         DataError: there is no sample, or one does not fit the format; names it.
@@ -166,7 +182,10 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> None:
         _check(sample, shape, length)
     height, width = shape[:2]
     columns = {name: pa.array([getattr(sample, name) for sample in samples], pa.string()) for name in _TEXT_COLUMNS}
-    columns["frame"] = _bytes_column([sample.frame for sample in samples], height * width * 3)
+    if frames == "raw":
+        columns["frame"] = _bytes_column([sample.frame for sample in samples], height * width * 3)
+    else:
+        columns["frame"] = pa.array([_jpeg(sample.frame) for sample in samples], pa.large_binary())
     columns["waveform"] = _bytes_column([sample.waveform.astype("<i2") for sample in samples], 2 * length)
     columns["boxes"] = _boxes_column([sample.boxes for sample in samples])
     masks = [None if sample.mask is None else np.packbits(sample.mask) for sample in samples]
@@ -180,12 +199,6 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> None:
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Write ``manifest`` into the prepared set's folder, atomically."""
     write_json(root / MANIFEST, manifest.model_dump())
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -218,9 +231,9 @@ class _Sidecar(StrictConfig):
     rejected: list[tuple[str, str]]
 
 
-def _finished(root: Path, k: int, fingerprint: str) -> _Sidecar | None:
-    """The k-th shard's record, where the shard was made from the same settings and code and is whole."""
-    record = root / f"shard-{k:05d}.json"
+def _finished(root: Path, stem: str, fingerprint: str) -> _Sidecar | None:
+    """A shard's record, where the shard was made from the same rows, settings and code and is whole."""
+    record = root / f"{stem}.json"
     if not record.is_file():
         return None
     try:
@@ -242,18 +255,20 @@ class _MakeOne:
 
     make: MakeShard
     root: Path
-    fingerprint: str
+    stems: Sequence[str]
+    fingerprints: Sequence[str]
+    frames: FrameFormat
 
     def __call__(self, k: int) -> _Sidecar:
         rows = self.make(k)
-        path = self.root / f"shard-{k:05d}.arrow"
+        path = self.root / f"{self.stems[k]}.arrow"
         entry = None
         if rows.samples:
-            write_shard(path, rows.samples)
+            write_shard(path, rows.samples, self.frames)
             size = path.stat().st_size
             entry = ShardEntry(file=path.name, rows=len(rows.samples), bytes=size, sha256=file_hash(path))
         counts = Counter(sample.part for sample in rows.samples)
-        sidecar = _Sidecar(fingerprint=self.fingerprint, shard=entry, counts=dict(counts), rejected=rows.rejected)
+        sidecar = _Sidecar(fingerprint=self.fingerprints[k], shard=entry, counts=dict(counts), rejected=rows.rejected)
         write_json(path.with_suffix(".json"), sidecar.model_dump())
         return sidecar
 
@@ -322,12 +337,15 @@ def prepare_shards(
     classes: Sequence[str],
     settings: Mapping[str, Any],
     workers: int,
+    frames: FrameFormat = "raw",
+    keys: Sequence[str] | None = None,
 ) -> tuple[Manifest, list[tuple[str, str]]]:
     """Make every shard on ``workers`` processes; a second call makes only what is missing.
 
     The caller looks at what was rejected and then writes the manifest (``write_manifest``): until then the
-    folder is no prepared set. A finished shard is kept when settings, code and its own hash still agree. The
-    bytes do not depend on ``workers``. Call it under ``if __name__ == "__main__"``: workers are spawned.
+    folder is no prepared set. A finished shard is kept when its key, settings, code and its own hash still agree.
+    Neither ``workers`` nor what was in the folder before shows in the files. Call it under
+    ``if __name__ == "__main__"``: workers are spawned.
 
     Args:
         root: folder of the prepared set; made where absent.
@@ -340,6 +358,9 @@ def prepare_shards(
         classes: all class names.
         settings: JSON values that decide the content.
         workers: processes; 1 stays in this one.
+        frames: how the shards hold frames.
+        keys: for each shard, a hash of all that it is made from besides the settings and the code: the shard is named
+            after it, so that it outlives changes of the others. None: its number and ``n_shards`` decide.
 
     Returns:
         The manifest, and what was rejected with why, in shard order.
@@ -351,17 +372,19 @@ def prepare_shards(
     for leftover in [*root.glob(f".*{PART}"), *root.glob(MANIFEST)]:
         leftover.unlink()
     code = inspect.getsource(inspect.getmodule(type(make)) or type(make)) + Path(__file__).read_text()
-    stated = json.dumps([name, dict(settings), n_shards, code], sort_keys=True)
-    fingerprint = hashlib.sha256(stated.encode()).hexdigest()
+    common = json.dumps([name, dict(settings), frames, code], sort_keys=True)
+    own = [str(n_shards)] * n_shards if keys is None else keys
+    fingerprints = [hashlib.sha256(f"{common}{key}".encode()).hexdigest() for key in own]
+    stems = [f"shard-{f'{k:05d}' if keys is None else keys[k][:16]}" for k in range(n_shards)]
 
-    sidecars = {k: sidecar for k in range(n_shards) if (sidecar := _finished(root, k, fingerprint))}
+    sidecars = {k: sidecar for k in range(n_shards) if (sidecar := _finished(root, stems[k], fingerprints[k]))}
     missing = [k for k in range(n_shards) if k not in sidecars]
-    make_one = _MakeOne(make, root, fingerprint)
+    make_one = _MakeOne(make, root, stems, fingerprints, frames)
     sidecars |= in_processes(make_one, missing, workers, title=f"{name}: shards", total=n_shards)
 
     ordered = [sidecars[k] for k in range(n_shards)]
     shards = [sidecar.shard for sidecar in ordered if sidecar.shard is not None]
-    kept = {shard.file for shard in shards} | {f"shard-{k:05d}.json" for k in range(n_shards)}
+    kept = {shard.file for shard in shards} | {f"{stem}.json" for stem in stems}
     for stale in root.glob("shard-*"):
         if stale.name not in kept:
             stale.unlink()
@@ -381,12 +404,37 @@ def prepare_shards(
     return manifest, rejected
 
 
+class _Jpegs:
+    """The frames of a shard that holds them as JPEG, indexed like an array of pixels."""
+
+    def __init__(self, column: pa.Array, side: int) -> None:
+        _, offsets, self._bytes = column.buffers()
+        self._offsets = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
+        self._side = side
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        out = np.empty((len(rows), self._side, self._side, 3), dtype=np.uint8)
+        for target, row in zip(out, rows, strict=True):
+            start, end = self._offsets[row], self._offsets[row + 1]
+            with Image.open(io.BytesIO(self._bytes[start:end])) as picture:
+                target[:] = np.asarray(picture)
+        return out
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        return int(self._offsets[-1] - self._offsets[0])
+
+
 @dataclass(frozen=True)
 class _Shard:
     """One memory-mapped shard; the arrays look into the file."""
 
     table: pa.RecordBatch
-    frames: NDArray[np.uint8]
+    frames: NDArray[np.uint8] | _Jpegs
     waveforms: NDArray[np.int16]
     masks: NDArray[np.uint8]
     has_mask: NDArray[np.bool_]
@@ -418,13 +466,15 @@ def _open_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> _Shard:
     side, n = manifest.image_size, batch.num_rows
     if n != entry.rows:
         raise DataError(f"{path}: the shard has {n} rows, not the {entry.rows} that {MANIFEST} states")
+    frame = batch.column("frame")
+    encoded = frame.type == pa.large_binary()
     for column, width in (("frame", side * side * 3), ("waveform", 2 * manifest.n_samples_audio)):
-        if batch.column(column).type != pa.binary(width):
+        if batch.column(column).type != pa.binary(width) and not (column == "frame" and encoded):
             raise DataError(f"{path}: column '{column}' is {batch.column(column).type}, not {width} bytes a row")
     boxes, mask = batch.column("boxes"), batch.column("mask")
     return _Shard(
         table=batch,
-        frames=_fixed(batch.column("frame"), "u1").reshape(n, side, side, 3),
+        frames=_Jpegs(frame, side) if encoded else _fixed(frame, "u1").reshape(n, side, side, 3),
         waveforms=_fixed(batch.column("waveform"), "<i2"),
         masks=_fixed(mask, "u1"),
         has_mask=_valid(mask),
@@ -432,6 +482,15 @@ def _open_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> _Shard:
         box_offsets=np.asarray(boxes.offsets),
         has_boxes=_valid(boxes),
     )
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(1, 4) fractions, the smallest box around the mask; (0, 4) around nothing."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return np.zeros((0, 4), dtype=np.float32)
+    box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    return (np.array([box], dtype=np.float64) / len(mask)).astype(np.float32)
 
 
 class PreparedData:
@@ -518,8 +577,18 @@ class PreparedData:
 
     @cached_property
     def annotated(self) -> NDArray[np.bool_]:
-        """(rows,) bool: boxes are known, if only that there is none."""
-        return np.concatenate([shard.has_boxes for shard in self._shards])
+        """(rows,) bool: boxes or the exact mask are known, if only that nothing in view sounds."""
+        return np.concatenate([shard.has_boxes | shard.has_mask for shard in self._shards])
+
+    @cached_property
+    def exact(self) -> NDArray[np.bool_]:
+        """(rows,) bool: the annotation is a mask of the exact pixels, and no boxes."""
+        return np.concatenate([shard.has_mask & ~shard.has_boxes for shard in self._shards])
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes that the frames take on disk."""
+        return sum(shard.frames.nbytes for shard in self._shards)
 
     def indices(self, part: str) -> NDArray[np.int64]:
         """Row numbers of one part, ascending; empty where the set has no such part."""
@@ -552,16 +621,38 @@ class PreparedData:
         return out
 
     def boxes(self, i: int) -> NDArray[np.float32] | None:
-        """(k, 4) float32 x0, y0, x1, y1 as fractions of the frame; None where nobody annotated."""
+        """(k, 4) float32 x0, y0, x1, y1 as fractions of the frame; None where nobody annotated.
+
+        Where the annotation is an exact mask, the smallest box around it: for pictures, never for scores.
+        """
         ((shard, _, rows),) = self._locate(np.array([i], dtype=np.int64))
         row = rows[0]
-        return shard.boxes[shard.box_offsets[row] : shard.box_offsets[row + 1]] if shard.has_boxes[row] else None
+        if shard.has_boxes[row]:
+            return shard.boxes[shard.box_offsets[row] : shard.box_offsets[row + 1]]
+        return _bounding_box(self.object_masks(np.array([i]))[0]) if shard.has_mask[row] else None
+
+    def truth_masks(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(n, H, W) bool, each row's annotation, to learn from and to be scored by.
+
+        It is the union of the boxes that somebody drew, even where the exact mask is known too, as the published
+        figures of such data are about boxes; the exact mask where there are no boxes (AVSBench, VGGSound-Instruments,
+        PascalSound-style folders).
+
+        Raises:
+            DataError: a row is not annotated.
+        """
+        side = self.manifest.image_size
+        out = np.empty((len(index), side, side), dtype=bool)
+        exact = self.exact[index]
+        out[exact] = self.object_masks(index[exact])
+        out[~exact] = self.box_masks(index[~exact])
+        return out
 
     def box_masks(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(n, H, W) bool, the union of each row's boxes; corners are truncated to pixels, half-open.
 
         Raises:
-            DataError: a row is not annotated.
+            DataError: nobody drew boxes for a row.
         """
         side = self.manifest.image_size
         out = np.zeros((len(index), side, side), dtype=bool)

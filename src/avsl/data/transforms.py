@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from avsl.data.loading import Rows
 from avsl.functional.geometry import identity, warp
+from avsl.functional.image import normalise
 from avsl.schema import StrictConfig
 from avsl.types import AVBatch, SemiBatch, Views
 
@@ -33,37 +40,53 @@ class AugmentConfig(StrictConfig):
     spec_mask: float = Field(0.15, ge=0, lt=1)
 
 
-def random_geometry(batch: int, min_scale: float, flip: float, generator: torch.Generator) -> Tensor:
-    """Square crops with sides uniform in [min_scale, 1], anywhere inside the frame, some mirrored: (B, 2, 3)."""
+def random_geometry(batch: int, side: int, min_scale: float, flip: float, generator: torch.Generator) -> Tensor:
+    """Square crops of whole pixels, anywhere inside a square frame, some mirrored: (B, 2, 3).
+
+    Args:
+        batch: how many.
+        side: of the frame, in pixels.
+        min_scale: a crop's side is uniform from this share of the frame's to all of it.
+        flip: share of the crops that are mirrored.
+        generator: draws.
+    """
     device = generator.device
 
     def uniform(*size: int) -> Tensor:
         return torch.rand(size, generator=generator, device=device)
 
-    scale = min_scale + (1 - min_scale) * uniform(batch)
+    least = math.ceil(min_scale * side - 1e-6)
+    length = least + (uniform(batch) * (side - least + 1)).floor()
     mirror = 1 - 2 * (uniform(batch) < flip).float()
-    centre = (2 * uniform(batch, 2) - 1) * (1 - scale)[:, None]
+    start = (uniform(batch, 2) * (side - length + 1)[:, None]).floor()
     geometry = torch.zeros(batch, 2, 3, device=device)
-    geometry[:, 0, 0] = scale * mirror
-    geometry[:, 1, 1] = scale
-    geometry[:, :, 2] = centre
+    geometry[:, 0, 0] = length / side * mirror
+    geometry[:, 1, 1] = length / side
+    geometry[:, :, 2] = (2 * start + length[:, None]) / side - 1
     return geometry
 
 
-def jitter_colour(frames: Tensor, strength: float, noise: float, generator: torch.Generator) -> Tensor:
-    """Change brightness, contrast and saturation of (B, 3, H, W) normalised frames and add Gaussian noise."""
+def random_colour(batch: int, strength: float, generator: torch.Generator) -> Tensor:
+    """Factors of contrast, brightness and saturation, each uniform in 1 ± ``strength``: (3, B)."""
+    return torch.empty(3, batch, device=generator.device).uniform_(1 - strength, 1 + strength, generator=generator)
 
-    def factor() -> Tensor:
-        shape = (len(frames), 1, 1, 1)
-        return 1 + strength * (2 * torch.rand(shape, generator=generator, device=generator.device) - 1)
 
-    contrast, brightness, saturation = factor(), factor() - 1, factor()
-    # (x - m)·c + m + b and then g + (y - g)·s, folded into one multiplication of x and one of its channel mean g.
-    mean = frames.mean((1, 2, 3), keepdim=True) * (1 - contrast) + brightness
+def recolour(frames: Tensor, colour: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Change contrast, brightness and saturation of (B, 3, H, W) normalised frames and add Gaussian noise.
+
+    Args:
+        frames: (B, 3, H, W) normalised.
+        colour: (3, B) factors.
+        noise: standard deviation.
+        generator: of the noise.
+    """
+    contrast, brightness, saturation = colour[..., None, None, None].unbind()
+    # (x - m)·c + m + b - 1 and then g + (y - g)·s, folded into one multiplication of x and one of its channel mean g.
+    mean = frames.mean((1, 2, 3), keepdim=True) * (1 - contrast) + (brightness - 1)
     grey = frames.mean(1, keepdim=True)
     changed = frames * (contrast * saturation) + (grey * (contrast * (1 - saturation)) + mean)
     if noise > 0:
-        changed = changed + noise * torch.randn(frames.shape, generator=generator, device=generator.device)
+        changed += noise * torch.randn(frames.shape, generator=generator, device=generator.device)
     return changed
 
 
@@ -92,37 +115,64 @@ def plain_view(rows: Rows) -> AVBatch:
         waveform=rows.waveform,
         features=rows.features,
         index=rows.index,
-        geometry=identity(len(rows.frame), rows.frame.device),
+        geometry=identity(len(rows.pixels), rows.pixels.device),
         mask=rows.mask,
     )
 
 
 def weak_view(rows: Rows, config: AugmentConfig, generator: torch.Generator) -> AVBatch:
     """Flip and slight crop; the sound is untouched. What labellers see."""
-    return _look(rows, random_geometry(len(rows.frame), config.weak_scale, config.flip, generator))
+    count, side = rows.pixels.shape[:2]
+    return _look(rows, random_geometry(count, side, config.weak_scale, config.flip, generator))
 
 
 def strong_view(rows: Rows, config: AugmentConfig, generator: torch.Generator) -> AVBatch:
     """Flip, crop, colour, noise, SpecAugment. What students learn from."""
-    view = _look(rows, random_geometry(len(rows.frame), config.strong_scale, config.flip, generator))
-    features = view.features
+    count, side = rows.pixels.shape[:2]
+    geometry = random_geometry(count, side, config.strong_scale, config.flip, generator)
+    features = rows.features
     if config.spec_mask > 0:
         features = {key: mask_spectrogram(f, config.spec_mask, generator) for key, f in features.items()}
-    return AVBatch(
-        frame=jitter_colour(view.frame, config.jitter, config.noise, generator),
-        waveform=view.waveform,
-        features=features,
-        index=view.index,
-        geometry=view.geometry,
-        mask=view.mask,
-    )
+    colour = random_colour(count, config.jitter, generator)
+    view = _look(rows, geometry, lambda frames, part: recolour(frames, colour[:, part], config.noise, generator))
+    return replace(view, features=features)
 
 
-def _look(rows: Rows, geometry: Tensor) -> AVBatch:
-    frame, mask = warp(rows.frame, geometry), rows.mask
-    if mask is not None:
-        mask = warp(mask.unsqueeze(1), geometry).squeeze(1)
+def _look(rows: Rows, geometry: Tensor, change: Callable[[Tensor, slice], Tensor] | None = None) -> AVBatch:
+    """The rows through crops of whole pixels; ``change`` is done to the normalised frames of a slice of them."""
+    if rows.pixels.device.type != "cpu":
+        frame = warp(normalise(rows.pixels), geometry)
+        frame = frame if change is None else change(frame, slice(None))
+        mask = None if rows.mask is None else warp(rows.mask.unsqueeze(1), geometry).squeeze(1)
+        return AVBatch(frame, rows.waveform, rows.features, rows.index, geometry, mask)
+    # One frame at a time stays in the cache, and bytes are resized several times as fast as floats are sampled.
+    count, side, _, _ = rows.pixels.shape
+    # NumPy asks for large pages: with small ones the first touch of a batch takes as long as all that follows.
+    frame = torch.from_numpy(np.empty((count, 3, side, side), np.float32))
+    mask = None if rows.mask is None else torch.empty_like(rows.mask)
+    for k, window in enumerate(_windows(geometry, side)):
+        part = slice(k, k + 1)
+        seen = normalise(_zoom(rows.pixels[part].permute(0, 3, 1, 2), window).permute(0, 2, 3, 1))
+        frame[part] = seen if change is None else change(seen, part)
+        if mask is not None and rows.mask is not None:
+            mask[part] = _zoom(rows.mask[part].unsqueeze(1), window).squeeze(1)
     return AVBatch(frame, rows.waveform, rows.features, rows.index, geometry, mask)
+
+
+def _windows(geometry: Tensor, side: int) -> list[tuple[int, int, int, bool]]:
+    """Left, top and side in pixels of each crop, and whether it is mirrored."""
+    length = geometry[:, 1, 1] * side
+    start = ((geometry[:, :, 2] + 1) * side - length[:, None]) / 2
+    numbers = torch.cat([start, length[:, None]], dim=1).round().int().tolist()
+    return [(*window, mirrored) for window, mirrored in zip(numbers, (geometry[:, 0, 0] < 0).tolist(), strict=True)]
+
+
+def _zoom(images: Tensor, window: tuple[int, int, int, bool]) -> Tensor:
+    """The (1, C, side, side) images' window, at their size."""
+    left, top, length, mirrored = window
+    cut = images[:, :, top : top + length, left : left + length]
+    seen = F.interpolate(cut, images.shape[-2:], mode="bilinear", align_corners=False)
+    return seen.flip(3) if mirrored else seen
 
 
 def make_views(

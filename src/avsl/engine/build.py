@@ -66,8 +66,8 @@ def make_reader(
     return RowReader(data, front_ends, rows)
 
 
-def describe_model(model: LocalizerEnsemble, data: PreparedData, threshold: float) -> ExportedModel:
-    """What an export says of a model whose threshold was chosen on ``data``."""
+def describe_model(model: LocalizerEnsemble, data: PreparedData, threshold: float, presence: float) -> ExportedModel:
+    """What an export says of a model whose threshold and presence were chosen on ``data``."""
     manifest = data.manifest
     return ExportedModel(
         members=model.configs,
@@ -75,6 +75,7 @@ def describe_model(model: LocalizerEnsemble, data: PreparedData, threshold: floa
         sample_rate=manifest.sample_rate,
         duration_s=manifest.n_samples_audio / manifest.sample_rate,
         threshold=threshold,
+        presence=presence,
     )
 
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import cast
 
 from rich.console import Console
 from rich.table import Table
 
-from avsl.config import compose
+from avsl.config import as_override, compose
 from avsl.data.index import IndexedConfig
 from avsl.data.preparation import check_index
 from avsl.data.registry import ON_DISK
+from avsl.engine.prepare import fetched
 from avsl.schema import pick
 
 
-def check(name: str, root: Path, overrides: Sequence[str] = ()) -> bool:
+def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
     """Print what a data set's folder holds of what its lists name: by part, what is missing and what is broken.
 
     Args:
         name: of the data set.
-        root: its folder.
+        root: its folder, or the S3 address of one, which is mirrored as `prepare` does it.
         overrides: further changes to its settings, as ``data.vggss.train_list=vggss_10k.txt``.
 
     Returns:
@@ -32,11 +32,11 @@ def check(name: str, root: Path, overrides: Sequence[str] = ()) -> bool:
     Raises:
         ConfigError: the data set is unknown or generated, or a setting is wrong.
         DataError: the folder, its annotations or its lists cannot be used at all.
+        StorageError: the S3 address cannot be mirrored.
     """
     read, model = pick(name, ON_DISK, "data set on disk")
-    quoted = str(root).replace("\\", "\\\\").replace("'", "\\'")
-    composed = compose([f"data={name}", f"data.{name}.root='{quoted}'", *overrides])
-    settings = cast("IndexedConfig", composed.data.settings)  # an instance of `model`
+    composed = compose([f"data={name}", as_override(f"data.{name}.root", root), *overrides])
+    settings = cast("IndexedConfig", fetched(composed.data.settings, composed.root / "cache"))  # a `model`
     # A leak is one of the things to be told, not a reason to tell nothing.
     lenient = {"leak": "drop"} if "leak" in model.model_fields else {}
     index = read(settings.model_copy(update=lenient))

@@ -16,10 +16,10 @@ from avsl.config import Config, compose
 from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.engine.build import make_reader, rows_of
-from avsl.engine.layout import Layout, read_run
+from avsl.engine.layout import Layout, n_of_n, read_run
 from avsl.engine.prepare import load_data
 from avsl.engine.scoring import Evaluation, score_model
-from avsl.files import write_json, write_text
+from avsl.files import whole_file, write_json, write_text
 from avsl.models import LocalizerEnsemble, ObjectPrior, load_exported
 from avsl.models.front_ends import LogMel, LogMelConfig
 from avsl.tracking.runs import TrackedRun, open_store
@@ -46,7 +46,8 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     # Not as a resumed run: a second evaluation's figures must replace the first one's.
     run = TrackedRun(store, trained["run_id"], resumed=False)
     log_evaluation(run, figures, layout.evaluation, config.trainer.epochs)
-    log.info("%s at %s: test CIoU@0.5 %.1f %%", layout.framework, layout.ratio, 100 * figures["test"]["ciou"])
+    test = figures["test"]
+    log.info("%s at %s: test CIoU@0.5 %.1f %% (%s)", layout.framework, layout.ratio, 100 * test["ciou"], n_of_n(test))
 
 
 def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Sequence[torch.nn.Module]) -> Evaluation:
@@ -61,8 +62,9 @@ def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Seque
 def write_evaluation(
     config: Config, data: PreparedData, result: Evaluation, figures: Mapping[str, Any], folder: Path
 ) -> None:
-    """Leave ``per_sample.csv``, ``gallery.png`` and, from ``figures``, ``metrics.json`` in ``folder``."""
+    """Leave ``per_sample.csv``, ``validation.npz``, ``gallery.png`` and, from ``figures``, ``metrics.json``."""
     write_text(folder / "per_sample.csv", result.table)
+    _save_validation(data, result, folder / "validation.npz")
     _draw_gallery(config, data, result, result.figures["threshold"], folder / "gallery.png")
     write_json(folder / "metrics.json", figures)
 
@@ -71,21 +73,23 @@ def log_evaluation(run: TrackedRun, figures: Mapping[str, Any], folder: Path, ep
     """Record the test scores of an evaluation, what it left in ``folder``, and whether it was with an object prior.
 
     Scores with the prior have ``ogl/`` before their names. Scores by class stay in the folder: a class's name may hold
-    what the name of a metric must not.
+    what the name of a metric must not; so do the baselines. The tag ``n_of_N`` says how many of the listed rows of
+    each test part there are.
     """
     for before, parts in (("", figures), ("ogl/", figures["ogl"] or {})):
         tests = {before + part: values for part, values in parts.items() if part.startswith("test")}
         run.log_epoch(dict(_numbers(tests)), epoch)
-    run.set_tags({"ogl": str(figures["ogl"] is not None).lower()})
+    found = [f"{part} {n_of_n(scores)}" for part, scores in figures.items() if part.startswith("test")]
+    run.set_tags({"ogl": str(figures["ogl"] is not None).lower(), "n_of_N": ", ".join(found)})
     run.log_folder(folder, "evaluation")
 
 
 def _numbers(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Each number of nested figures under its keys joined by ``/``, without those by class."""
+    """Each number of nested figures under its keys joined by ``/``, without those by class and of baselines."""
     for key, value in figures.items():
         if not isinstance(value, Mapping):
             yield key, value
-        elif key != "by_class":
+        elif key not in ("by_class", "baselines"):
             yield from ((f"{key}/{name}", number) for name, number in _numbers(value))
 
 
@@ -98,6 +102,22 @@ def _draw_curves(history: Path, target: Path) -> None:
                 if curve and value and curve != "learning_rate":
                     panels.setdefault(panel, {}).setdefault(curve, []).append((float(line["epoch"]), float(value)))
     save_figure(plot_curves(panels), target)
+
+
+def _save_validation(data: PreparedData, result: Evaluation, target: Path) -> None:
+    """The maps of validation, from which the report draws, so that it opens no model.
+
+    ``sample_id``; ``confidence``, (N, h, w) in half precision; ``ciou`` at the fixed threshold, NaN where nothing in
+    view sounds.
+    """
+    maps = result.validation
+    with whole_file(target) as part, part.open("wb") as file:
+        np.savez_compressed(
+            file,
+            sample_id=np.asarray([str(data.sample_ids[row]) for row in maps.rows]),
+            confidence=maps.confidence.half().numpy(),
+            ciou=result.validation_ciou.float().numpy(),
+        )
 
 
 def _draw_gallery(config: Config, data: PreparedData, result: Evaluation, threshold: float, target: Path) -> None:

@@ -26,7 +26,7 @@ from avsl.data.splits import Split
 from avsl.engine.build import code_hash, make_loader, make_reader, rows_of, steps_per_epoch
 from avsl.engine.module import SemiModule, TrainingError
 from avsl.files import whole_file
-from avsl.tracking.runs import TrackedRun
+from avsl.tracking.runs import Recorder
 from avsl.types import Framework, KeepsState
 
 log = logging.getLogger(__name__)
@@ -97,12 +97,12 @@ class Checkpoints(Callback):
 
 
 class EpochLog(Callback):
-    """Records each epoch's metrics in MLflow and prints a line with the time that is left.
+    """Records each epoch's metrics and prints a line with the time that is left.
 
     Its history goes with the checkpoint, so that a resumed training has the curves from the start.
     """
 
-    def __init__(self, run: TrackedRun) -> None:
+    def __init__(self, run: Recorder) -> None:
         self._run = run
         self._started = 0.0
         self._elapsed = 0.0
@@ -162,7 +162,7 @@ def find_checkpoint(path: Path, wanted: str) -> str | None:
 
 
 def fit(
-    config: Config, data: PreparedData, split: Split, run: TrackedRun, checkpoint: Path, resume: bool
+    config: Config, data: PreparedData, split: Split, run: Recorder, checkpoint: Path, resume: bool
 ) -> tuple[SemiModule, EpochLog, RowReader]:
     """Train.
 
@@ -170,7 +170,7 @@ def fit(
         config: what and how.
         data: the prepared set.
         split: whose labels are used.
-        run: open MLflow run.
+        run: is told of every epoch.
         checkpoint: where the state is kept.
         resume: whether to go on from it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ class Layout:
         return self.base / "state" / self.ratio / self.framework
 
     @property
+    def checkpoint(self) -> Path:
+        """The checkpoint from which that training goes on."""
+        return self.state / "last.ckpt"
+
+    @property
     def evaluations(self) -> Path:
         """The evaluations of all frameworks at this ratio."""
         return self.base / "evaluate" / self.ratio
@@ -81,3 +87,9 @@ def read_run(layout: Layout) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"{path} is missing: train the model first") from None
     return found
+
+
+def n_of_n(figures: Mapping[str, Any]) -> str:
+    """How many of a part's listed rows its figures rest on, "4,692 of 5,158"; an older evaluation does not say."""
+    found = figures["n"] + figures["n_silent"]
+    return f"{found:,} of {figures['n_listed']:,}" if "n_listed" in figures else f"{found:,} of ?"

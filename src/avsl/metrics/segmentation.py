@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
-import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -53,12 +50,8 @@ class MultiSourceScore(PerSampleScore):
         ``p10``, ``p30`` and ``p50``: the share of samples with cIoU above 0.1, 0.3, 0.5; ``pixel_ap``: the mean
         pixel-wise average precision; ``piap_as_published``: what the published code prints under that name.
         """
-        scores = dim_zero_cat(self.ciou)
-        rates = {f"p{percent}": F.success_rate(scores, percent / 100, strict=True) for percent in (10, 30, 50)}
-        return rates | {
-            "pixel_ap": dim_zero_cat(self.pixel_ap).mean(),
-            "piap_as_published": dim_zero_cat(self.piap_as_published).mean(),
-        }
+        found = S.summarise_sources(dim_zero_cat(self.ciou), dim_zero_cat(self.pixel_ap))
+        return found | {"piap_as_published": dim_zero_cat(self.piap_as_published).mean()}
 
 
 class SegmentationScore(Metric):
@@ -98,12 +91,4 @@ class SegmentationScore(Metric):
         Raises:
             ValueError: there is no frame.
         """
-        iou, f_scores = dim_zero_cat(self.iou), dim_zero_cat(self.f_scores)
-        if len(iou) == 0:
-            raise ValueError("a segmentation score needs at least one frame")
-        result = {"miou": iou.sum() / len(iou)}
-        sounding = f_scores[~f_scores[:, 0].isnan()]
-        if len(sounding):
-            # One row after the other in float32, as published; a tree sum differs in the last bits.
-            result["fscore"] = (reduce(torch.add, sounding.unbind()) / len(sounding)).amax()
-        return result
+        return S.summarise_avs(dim_zero_cat(self.iou), dim_zero_cat(self.f_scores))

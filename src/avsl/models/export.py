@@ -23,6 +23,8 @@ class ExportedModel(StrictConfig):
         sample_rate: Hz.
         duration_s: length of the sound it hears, s.
         threshold: confidence from which a pixel counts as sounding, chosen on validation.
+        presence: peak of a map below which no visible source sounds, chosen on validation; 0, as in exports from
+            before there was one, leaves that to the threshold alone.
     """
 
     members: list[LocalizerConfig] = Field(min_length=1)
@@ -30,6 +32,7 @@ class ExportedModel(StrictConfig):
     sample_rate: int = Field(ge=8000)
     duration_s: float = Field(gt=0)
     threshold: float = Field(ge=0, le=1)
+    presence: float = Field(default=0.0, ge=0, le=1)
 
 
 def save_exported(folder: Path, model: LocalizerEnsemble, description: ExportedModel) -> None:

@@ -9,10 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from avsl.config import compose
 from avsl.data.errors import DataError
-from avsl.engine.layout import Layout
+from avsl.engine.layout import Layout, n_of_n
 from avsl.files import write_json, write_text
+from avsl.functional.bootstrap import bootstrap_interval
+from avsl.report.contents import make_page, read_curves
 from avsl.viz.curves import plot_comparison, plot_curves, save_figure
 
 _COLUMNS = (
@@ -27,15 +31,15 @@ _TITLES = {"whole_image": "whole image", "centred_disc": "centred disc", "perfec
 
 
 def report(overrides: Sequence[str] = ()) -> None:
-    """Write the tables and figures of the comparison.
+    """Write the tables and figures of the comparison, and the page that has them all.
 
-    ``comparison.md`` and ``comparison.csv``: a row for each framework and ratio, a second one where it was scored with
-    an object prior too, and the trivial baselines and the ceiling; ``comparison.png``; ``curves.csv`` and
-    ``curves.png``: validation over the epochs; ``subsets.csv``: every test
-    part, and the part ``test`` by size.
+    ``report.html``: all of it and more (`avsl.report.contents`), in one file that needs no other; ``comparison.md``
+    and ``comparison.csv``: a row for each framework and ratio, a second one where it was scored with an object prior
+    too, and the trivial baselines and the ceiling; ``comparison.png``; ``curves.csv`` and ``curves.png``: validation
+    over the epochs; ``subsets.csv``: every test part, and the part ``test`` by size, with the baselines of each part.
 
     Raises:
-        DataError: nothing has been evaluated.
+        DataError: nothing has been evaluated, or what the page needs of an earlier stage is missing.
     """
     layout = Layout.of(compose(overrides))
     cells = _read_cells(layout.base)
@@ -61,11 +65,27 @@ def report(overrides: Sequence[str] = ()) -> None:
     save_figure(plot_curves(panels), layout.report / "curves.png")
     best = {f"{c['framework']}@{c['label_ratio']}": c["test"]["ciou"] for c in cells}
     write_json(layout.report / "summary.json", best)
+    write_text(layout.report / "report.html", make_page(layout.base, cells, rows, lines))
 
 
 def _read_cells(base: Path) -> list[dict[str, Any]]:
-    cells = [json.loads(path.read_text()) for path in base.glob("evaluate/*/*/metrics.json")]
+    """Each evaluation's figures, with ``run``, how it was trained, and ``interval``, of its test CIoU in per cent."""
+    cells = []
+    for path in base.glob("evaluate/*/*/metrics.json"):
+        cell = json.loads(path.read_text())
+        trained = base / "train" / path.parent.relative_to(base / "evaluate") / "run.json"
+        cell["run"] = json.loads(trained.read_text())
+        cell["interval"] = _interval(path.with_name("per_sample.csv"))
+        cells.append(cell)
     return sorted(cells, key=lambda cell: (cell["label_ratio"], cell["framework"]))
+
+
+def _interval(table: Path) -> tuple[float, float]:
+    """The 95 % bootstrap interval of test CIoU@0.5, in per cent."""
+    with table.open(newline="") as file:
+        scores = [float(line["ciou"]) for line in csv.DictReader(file) if line["part"] == "test" and line["ciou"]]
+    low, high = bootstrap_interval(torch.tensor(scores) >= 0.5)
+    return 100 * low, 100 * high
 
 
 def _scored(cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str, Mapping[str, Any]]]:
@@ -83,20 +103,29 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "model": cell["framework"],
+                "objective": cell["run"]["objective"],
                 "labels": f"{100 * cell['label_ratio']:g} % ({cell['labelled']})",
                 "OGL": ogl,
-                "n": test["n"],
+                "n of N": n_of_n(test),
             }
-            | {title: f"{100 * test[key]:.1f}" for title, key in _COLUMNS}
+            | _figures(test, cell["interval"] if figures is cell else None)
             | {"training (s)": f"{cell['train_seconds']:.0f}"}
         )
     for name, figures in cells[0]["baselines"].items():
         rows.append(
-            {"model": _TITLES[name], "labels": "none", "OGL": "no", "n": cells[0]["test"]["n"]}
-            | {title: f"{100 * figures[key]:.1f}" if key in figures else "" for title, key in _COLUMNS}
+            {"model": _TITLES[name], "objective": "none", "labels": "none", "OGL": "no"}
+            | {"n of N": n_of_n(cells[0]["test"])}
+            | _figures(figures, None)
             | {"training (s)": ""}
         )
     return rows
+
+
+def _figures(found: Mapping[str, Any], interval: tuple[float, float] | None) -> dict[str, str]:
+    """The columns of scores, in per cent; empty where there is none."""
+    columns = {title: f"{100 * found[key]:.1f}" if key in found else "" for title, key in _COLUMNS}
+    said = "" if interval is None else "{:.1f} to {:.1f}".format(*interval)
+    return {"CIoU": columns["CIoU"], "CIoU, 95 % interval": said} | columns
 
 
 def _subsets(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -108,24 +137,29 @@ def _subsets(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 rows.append(head | {key: value for key, value in figures.items() if not isinstance(value, Mapping)})
                 sizes = figures.get("by_size", {})
                 rows += [head | {"part": f"{part}/{size}"} | found for size, found in sizes.items()]
+    first = cells[0]
+    for part, figures in first.items():
+        if part.startswith("test"):
+            known = first["baselines"] if part == "test" else figures.get("baselines", {})
+            counts = {key: figures[key] for key in ("n", "n_silent", "n_listed") if key in figures}
+            rows += [
+                {"framework": _TITLES[name], "ogl": "no", "part": part} | counts | found
+                for name, found in known.items()
+            ]
     return rows
 
 
 def _curves(base: Path, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    points = []
-    for cell in cells:
-        path = base / "train" / str(float(cell["label_ratio"])) / cell["framework"] / "curves.csv"
-        with path.open(newline="") as file:
-            points += [
-                {
-                    "framework": cell["framework"],
-                    "label_ratio": cell["label_ratio"],
-                    "epoch": int(float(line["epoch"])),
-                    "val_ciou": float(line["val/ciou"]),
-                }
-                for line in csv.DictReader(file)
-            ]
-    return points
+    return [
+        {
+            "framework": cell["framework"],
+            "label_ratio": cell["label_ratio"],
+            "epoch": int(float(line["epoch"])),
+            "val_ciou": float(line["val/ciou"]),
+        }
+        for cell in cells
+        for line in read_curves(base, cell)
+    ]
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -142,6 +176,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [keys, ["---"] * len(keys), *([str(row[key]) for key in keys] for row in rows)]
     note = (
         "Percent. CIoU and AUC at one fixed threshold chosen on validation;"
+        " the interval is of other test rows (bootstrap), not of other seeds;"
         " *oracle* is told the true area and selects nothing;"
         " *OGL* mixes in what looks like an object, whatever is heard."
     )

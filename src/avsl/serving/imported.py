@@ -14,6 +14,7 @@ from avsl.engine.build import describe_model
 from avsl.engine.evaluate import evaluate_on, log_evaluation, write_evaluation
 from avsl.engine.layout import Layout
 from avsl.engine.prepare import load_data
+from avsl.engine.scoring import choose_presence
 from avsl.models import LocalizerEnsemble, save_exported
 from avsl.models.official import load_official
 from avsl.serving.packaging import model_code
@@ -78,7 +79,8 @@ def import_checkpoint(
         run.set_tags(tags)
         # Before the model lies there too: the version carries it.
         log_evaluation(run, figures, folder, epoch=0)
-        save_exported(folder / "model", model, describe_model(model, data, figures["threshold"]))
+        presence = choose_presence(result.validation)
+        save_exported(folder / "model", model, describe_model(model, data, figures["threshold"], presence))
         tags |= {
             "data": config.data.name,
             "run_id": run.run_id,

@@ -37,16 +37,18 @@ _REQUIRED = (
 def model_code() -> ModelCode:
     """The code that serves the exported models of this version of the package."""
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, Schema
+    from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema
 
     package = Path(avsl.__file__).parent
     # Each column takes text or numbers, which no narrower column type of MLflow can say.
     either: Any = AnyType
     inputs = Schema([ColSpec(either(), "frame"), ColSpec(either(), "audio")])
+    grid = Array(Array(DataType.double))
+    outputs = Schema([ColSpec(grid, "map"), ColSpec(grid, "boxes"), ColSpec(DataType.double, "threshold")])
     return ModelCode(
         script=package / "serving" / "pyfunc_model.py",
         package=package,
-        signature=ModelSignature(inputs=inputs),
+        signature=ModelSignature(inputs, outputs),
         # A local build's suffix ("+cpu") is not on the package index.
         input_example=_example(),
         requirements=tuple(f"{name}=={version(name).split('+')[0]}" for name in _REQUIRED),

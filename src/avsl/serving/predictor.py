@@ -47,13 +47,16 @@ class Predictor:
         sample_rate: of the sounds it takes, Hz.
         duration_s: length of the sound it hears, s.
         threshold: confidence from which a pixel counts as sounding.
+        presence: peak of a map below which no visible source sounds.
+        image_size: side of the square that a frame is brought to, px.
     """
 
     def __init__(self, model: LocalizerEnsemble, description: ExportedModel, device: str = "cpu") -> None:
         self.sample_rate = description.sample_rate
         self.duration_s = description.duration_s
         self.threshold = description.threshold
-        self._image_size = description.image_size
+        self.presence = description.presence
+        self.image_size = description.image_size
         self._model = model.to(device)
         self._device = device
 
@@ -102,7 +105,7 @@ class Predictor:
     def _picture(self, frame: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise InputError(f"frame {row} is {frame.dtype} of shape {frame.shape}, expected uint8 (H, W, 3)")
-        return resize_frame(frame, self._image_size)
+        return resize_frame(frame, self.image_size)
 
     def _sound(self, waveform: NDArray[np.floating[Any]], row: int) -> NDArray[np.float32]:
         if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):

@@ -2,8 +2,12 @@
 
 Input: a table or a list of records with the columns ``frame`` (base64 of a PNG or JPEG picture, or a nested
 (H, W, 3) array of 0..255) and ``audio`` (base64 of a wav, flac or ogg sound, or a list of mono samples in [-1, 1] at
-the model's sample rate). Output: for each row ``{"map": P as (H, W) nested floats, "boxes": [[x0, y0, x1, y1,
-confidence], ...], "threshold": float}``.
+the model's sample rate). Output: for each row ``{"map": P as (H, W) nested floats to four decimals, "boxes": [[x0,
+y0, x1, y1, confidence], ...], "threshold": float}``.
+
+Limits of a request: ``MAX_ROWS`` rows, ``MAX_PIXELS`` in all its frames together, ``MAX_SECONDS`` of sound in a row at
+``MIN_RATE`` to ``MAX_RATE``. What is over them, or cannot be read, is refused in one sentence, before it is decoded;
+`mlflow models serve` answers 400.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +23,19 @@ import mlflow
 import numpy as np
 import pandas as pd
 import soundfile
-import torch
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel  # type: ignore[attr-defined]  # MLflow re-exports it implicitly
 from numpy.typing import NDArray
 from PIL import Image
-from torchaudio.functional import resample
+from scipy.signal import resample_poly
 
 from avsl.serving.predictor import InputError, Predictor
+
+MAX_ROWS = 64
+# One frame of 2048 x 2048 px, two of full HD, or 64 of 256 x 256; an answer of some 35 MB, as it holds a map of each.
+MAX_PIXELS = 2**22
+MAX_SECONDS = 60.0
+MIN_RATE, MAX_RATE = 4_000, 192_000  # Hz
 
 
 class LocalizerModel(PythonModel):
@@ -40,18 +51,33 @@ class LocalizerModel(PythonModel):
         """Localise every row; the module's docstring tells the format.
 
         Raises:
-            InputError: a column is missing or a row cannot be used; names both.
+            MlflowException: INVALID_PARAMETER_VALUE where a column is missing, a row cannot be used or the request is
+                over a limit; names it.
         """
         del context, params
-        missing = {"frame", "audio"} - set(model_input.columns)
+        try:
+            return self._localize(model_input)
+        except InputError as error:
+            # The scoring server hides the message of any other exception.
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+
+    def _localize(self, table: pd.DataFrame) -> list[dict[str, Any]]:
+        missing = {"frame", "audio"} - set(table.columns)
         if missing:
             raise InputError(f"column '{min(missing)}' is missing: expected 'frame' and 'audio'")
-        frames = [_frame(value, row) for row, value in enumerate(model_input["frame"])]
+        if len(table) > MAX_ROWS:
+            raise InputError(f"the request has {len(table)} rows, more than {MAX_ROWS}")
+        frames: list[NDArray[np.uint8]] = []
+        left = MAX_PIXELS
+        for row, value in enumerate(table["frame"]):
+            frames.append(_frame(value, row, left))
+            left -= frames[-1].shape[0] * frames[-1].shape[1]
         rate = self.predictor.sample_rate
-        sounds = [_audio(value, row, rate) for row, value in enumerate(model_input["audio"])]
+        sounds = [_audio(value, row, rate) for row, value in enumerate(table["audio"])]
         return [
             {
-                "map": found.map.tolist(),
+                # Four decimals say all that a map does, in a third of the characters.
+                "map": np.round(found.map.astype(np.float64), 4).tolist(),
                 "boxes": [list(box) for box in found.boxes],
                 "threshold": self.predictor.threshold,
             }
@@ -74,33 +100,57 @@ def _numbers(value: Any, row: int, column: str) -> NDArray[np.float64]:
         raise InputError(f"row {row}: '{column}' is neither base64 text nor an array of numbers") from None
 
 
-def _frame(value: Any, row: int) -> NDArray[np.uint8]:
+def _frame(value: Any, row: int, pixels_left: int) -> NDArray[np.uint8]:
     if isinstance(value, str):
         try:
-            with Image.open(_bytes(value, row, "frame")) as picture:
+            with Image.open(_bytes(value, row, "frame"), formats=("PNG", "JPEG")) as picture:
+                # Known from its first bytes.
+                _check_pixels(picture.height, picture.width, row, pixels_left)
                 return np.array(picture.convert("RGB"))
         except (OSError, SyntaxError, Image.DecompressionBombError):
             raise InputError(f"row {row}: 'frame' is not a readable PNG or JPEG picture") from None
-    if isinstance(value, np.ndarray) and value.dtype == np.uint8:
-        return value
-    numbers = _numbers(value, row, "frame")
+    numbers = value if isinstance(value, np.ndarray) and value.dtype == np.uint8 else _numbers(value, row, "frame")
+    if numbers.ndim != 3 or numbers.shape[2] != 3:
+        raise InputError(f"row {row}: 'frame' has the shape {numbers.shape}, expected (height, width, 3)")
+    _check_pixels(numbers.shape[0], numbers.shape[1], row, pixels_left)
     if not (np.isfinite(numbers).all() and ((numbers >= 0) & (numbers <= 255) & (numbers % 1 == 0)).all()):
         raise InputError(f"row {row}: 'frame' holds values that are not whole numbers in 0..255")
     return numbers.astype(np.uint8)
 
 
+def _check_pixels(height: int, width: int, row: int, left: int) -> None:
+    if height * width > left:
+        raise InputError(
+            f"row {row}: 'frame' of {width} x {height} pixels brings the request over {MAX_PIXELS} pixels in all"
+        )
+
+
 def _audio(value: Any, row: int, sample_rate: int) -> NDArray[np.floating[Any]]:
     if not isinstance(value, str):
-        return _numbers(value, row, "audio")
+        mono = _numbers(value, row, "audio")
+        _check_length(mono.size, sample_rate, row)
+        return mono
     try:
-        samples, rate = soundfile.read(_bytes(value, row, "audio"), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(_bytes(value, row, "audio")) as sound:
+            rate = sound.samplerate
+            if not MIN_RATE <= rate <= MAX_RATE:
+                raise InputError(f"row {row}: 'audio' of {rate} Hz is not between {MIN_RATE} and {MAX_RATE} Hz")
+            # Not what its first bytes say, which may be wrong or missing.
+            samples = sound.read(int(MAX_SECONDS * rate) + 1, dtype="float32", always_2d=True)
     except soundfile.SoundFileError:
         raise InputError(f"row {row}: 'audio' is not a readable wav, flac or ogg sound") from None
-    mono: NDArray[np.float32] = samples.mean(axis=1)
-    if rate == sample_rate or not len(mono):
-        return mono
-    resampled: NDArray[np.float32] = resample(torch.from_numpy(mono), rate, sample_rate).numpy()
+    _check_length(len(samples), rate, row)
+    heard: NDArray[np.float32] = samples.mean(axis=1)
+    if rate == sample_rate or not len(heard):
+        return heard
+    common = math.gcd(rate, sample_rate)
+    resampled: NDArray[np.float32] = resample_poly(heard, sample_rate // common, rate // common)
     return resampled
+
+
+def _check_length(samples: int, rate: int, row: int) -> None:
+    if samples > MAX_SECONDS * rate:
+        raise InputError(f"row {row}: 'audio' is longer than {MAX_SECONDS:g} s")
 
 
 mlflow.models.set_model(LocalizerModel())

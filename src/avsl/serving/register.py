@@ -12,15 +12,20 @@ from avsl.data.splits import Split
 from avsl.engine.layout import Layout
 from avsl.engine.scoring import METRIC
 from avsl.files import write_json
+from avsl.serving.card import model_card
 from avsl.serving.packaging import model_code
-from avsl.tracking.registry import Candidate, Decision, promote
+from avsl.tracking.registry import Candidate, Decision, model_name, promote
 from avsl.tracking.runs import Store, open_store
 
 log = logging.getLogger(__name__)
 
 
 def register(overrides: Sequence[str] = ()) -> None:
-    """Give the best evaluated candidate of one label ratio, by its validation score, the alias ``champion``."""
+    """Give the best evaluated candidate of one label ratio, by its validation score, the alias ``champion``.
+
+    A champion that a person chose (`avsl models promote`, `rollback`) stays until a better model than all that were
+    registered then comes: :func:`avsl.tracking.registry.lead`.
+    """
     config = compose(overrides)
     store = open_store(config.tracking, config.root)
     decision = decide(config, store, read_candidates(config))
@@ -32,6 +37,8 @@ def register(overrides: Sequence[str] = ()) -> None:
 def read_candidates(config: Config) -> list[Candidate]:
     """The evaluated models of the configuration's data set and label ratio, as their stages left them."""
     layout = Layout.of(config)
+    drawn = Split.load(layout.split)
+    name = model_name(config.data.name, config.split.label_ratio)
     candidates = []
     for path in sorted(layout.evaluations.glob("*/metrics.json")):
         figures = json.loads(path.read_text())
@@ -49,6 +56,8 @@ def read_candidates(config: Config) -> list[Candidate]:
                 model_dir=trained / "model",
                 model_hash=how["model_hash"],
                 test_metrics={key: value for key, value in figures["test"].items() if isinstance(value, float)},
+                # One of another split does not compete, and this split does not describe it.
+                card=model_card(name, trained, path.parent, drawn) if how["split_hash"] == drawn.content_hash else "",
             )
         )
     return candidates

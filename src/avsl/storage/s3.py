@@ -116,6 +116,18 @@ def local_root(root: str, cache: Path) -> Path:
     return mirror
 
 
+def listing(uri: str) -> dict[str, str]:
+    """The ETag of each file below an address, by its path there with "/", in order of the paths; fetches none.
+
+    Raises:
+        StorageError: as :func:`download`, as far as asking goes.
+    """
+    objects = _Place.at(uri).objects()
+    if not objects:
+        raise StorageError(f"{uri} holds no files")
+    return {name: objects[name].etag.strip('"') for name in sorted(objects)}
+
+
 def download(uri: str, folder: Path, *, prune: bool = False) -> Report:
     """Fetch everything below an address into ``folder``.
 

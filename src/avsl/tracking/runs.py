@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -26,7 +26,7 @@ from avsl.schema import StrictConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import RunInfo
+    from mlflow.entities import DatasetInput, RunInfo
 
 # The tag of a run that was recorded again from its outputs: the id that it had in another store.
 RESTORED_FROM = "restored_from"
@@ -35,6 +35,8 @@ _SQLITE = "sqlite:///"
 _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1000
 _PARAM_LENGTH = 6000
+# Of what identifies a data set in a column.
+_DIGEST_LENGTH = 8
 
 
 class TrackingError(ValueError):
@@ -191,6 +193,23 @@ def git_commit(root: Path) -> str:
     return done.stdout.strip()
 
 
+class Recorder(Protocol):
+    """What a training tells its progress to; an open MLflow run is one."""
+
+    @property
+    def run_id(self) -> str:
+        """Kept in checkpoints and with the trained model."""
+        ...
+
+    def log_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """An epoch's metrics."""
+        ...
+
+    def log_folder(self, path: Path) -> None:
+        """What the training has left."""
+        ...
+
+
 class TrackedRun:
     """An open MLflow run; as a context it ends FINISHED, or FAILED or KILLED when an exception passes.
 
@@ -318,8 +337,11 @@ def start_or_resume_run(
     with one_sentence(f"no run can be opened in experiment '{experiment}' of {store.uri}"):
         experiment_id = _experiment(store, experiment)
         if run_id is None:
-            labels = {key: str(value) for key, value in asdict(tags).items()}
+            labels = {key: str(value) for key, value in asdict(tags).items()} | _shown(tags)
             run = TrackedRun(store, client.create_run(experiment_id, None, labels, run_name).info.run_id, False)
+            client.log_inputs(run.run_id, [_dataset(data, tags.data_hash)])
+            # By this name it is the first that MLflow's comparison draws of what runs of one label ratio differ in.
+            run.log_params({"framework": tags.framework})
             run.log_params(params)
             return run
     with one_sentence(f"MLflow run '{run_id}' is not in {store.uri}"):
@@ -333,6 +355,24 @@ def start_or_resume_run(
     run = TrackedRun(store, run_id, resumed=True)
     run.log_params(params)
     return run
+
+
+def _shown(tags: RunTags) -> dict[str, str]:
+    """MLflow's own tags, which its list of runs shows without being asked: the source, and its version."""
+    return {
+        "mlflow.source.name": tags.dvc_stage,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": tags.git_commit.removesuffix("-dirty"),
+    }
+
+
+def _dataset(name: str, content_hash: str) -> DatasetInput:
+    """What the column "Dataset" of MLflow's list of runs shows."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"content_hash": content_hash})
+    dataset = Dataset(name, content_hash[:_DIGEST_LENGTH], "avsl", source)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def find_run(store: Store, data: str, run_id: str) -> RunInfo | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 _PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES: Final = ("-", "--", ":", "-.")
 _HATCHES: Final = ("", "//", "..", "xx")
+# Factor between the places of two methods at one label ratio: error bars on one another cannot be read.
+_APART: Final = 1.03
 
 
 def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], xlabel: str = "epoch") -> Figure:
     """Draw named curves in panels beside each other.
 
     Args:
-        panels: by the panel's title, the curves by name, each a list of (epoch, value) in rising order.
+        panels: by the panel's title, the curves by name, each a list of (epoch, value) in rising order. A curve
+            without a point is not drawn, but the others have the colours that they would have beside it.
         xlabel: what runs along the bottom.
 
     Raises:
@@ -39,6 +43,8 @@ def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
     for place, (title, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, columns, place)
         for index, (name, points) in enumerate(curves.items()):
+            if not points:
+                continue
             style = _STYLES[index // len(_PALETTE) % len(_STYLES)]
             x, y = [point[0] for point in points], [point[1] for point in points]
             # A single point has no line to show it.
@@ -48,7 +54,7 @@ def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
         axes.set_title(title)
         axes.set_xlabel(xlabel)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if curves:
+        if axes.lines:
             axes.legend(fontsize=8, frameon=False)
     return figure
 
@@ -109,6 +115,7 @@ def plot_label_curve(
     scores: Mapping[str, Mapping[float, Sequence[float]]],
     ylabel: str,
     lines: Mapping[str, float] | None = None,
+    intervals: Mapping[str, Mapping[float, tuple[float, float]]] | None = None,
 ) -> Figure:
     """Draw methods as curves over label ratios: mean over seeds, and the standard deviation where there are several.
 
@@ -116,6 +123,7 @@ def plot_label_curve(
         scores: by method and label ratio in (0, 1], the seeds' scores.
         ylabel: the score's name.
         lines: scores that need no label, as dashed lines.
+        intervals: by method and label ratio the lower and the upper end to draw in the place of the seeds' deviation.
 
     Raises:
         ValueError: there is no score at all, or a method has a ratio without one.
@@ -127,11 +135,18 @@ def plot_label_curve(
     axes = figure.add_subplot()
     for index, (method, of_method) in enumerate(scores.items()):
         present = sorted(of_method)
-        spread = [stdev(of_method[ratio]) if len(of_method[ratio]) > 1 else 0.0 for ratio in present]
+        means = [fmean(of_method[ratio]) for ratio in present]
+        below, above = [], []
+        for ratio, mean in zip(present, means, strict=True):
+            half = stdev(of_method[ratio]) if len(of_method[ratio]) > 1 else 0.0
+            low, high = (intervals or {}).get(method, {}).get(ratio, (mean - half, mean + half))
+            # An interval need not hold the mean, and matplotlib takes no negative length.
+            below.append(max(mean - low, 0.0))
+            above.append(max(high - mean, 0.0))
         axes.errorbar(
-            present,
-            [fmean(of_method[ratio]) for ratio in present],
-            yerr=spread,
+            [ratio * _APART ** (index - (len(scores) - 1) / 2) for ratio in present],
+            means,
+            yerr=[below, above],
             fmt="o" + _STYLES[index // len(_PALETTE) % len(_STYLES)],
             color=_PALETTE[index % len(_PALETTE)],
             markersize=4,
@@ -158,10 +173,19 @@ def _draw_lines(axes: Axes, lines: Mapping[str, float]) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG or SVG, by the path's suffix, whole or not at all; the folder is made where missing."""
-    # No date in the file: the same figure gives the same bytes.
-    stamp = {"Date": None} if path.suffix == ".svg" else None
     with whole_file(path) as part:
-        figure.savefig(part, format=path.suffix.removeprefix("."), dpi=130, metadata=stamp)
+        part.write_bytes(encode_figure(figure, path.suffix.removeprefix(".")))
+
+
+def encode_figure(figure: Figure, kind: str) -> bytes:
+    """A figure as ``png`` or ``svg``; the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    stream = io.BytesIO()
+    # An SVG would hold the date and random names.
+    with rc_context({"svg.hashsalt": "avsl"}):
+        figure.savefig(stream, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
+    return stream.getvalue()
 
 
 def _figure(width: float, height: float) -> Figure:

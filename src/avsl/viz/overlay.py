@@ -75,13 +75,37 @@ def overlay(frame: Pixels, confidence: Floats, boxes: Floats | None = None, trut
     height, width = frame.shape[:2]
     small = Image.fromarray(confidence.astype(np.float32))
     level = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
-    heat = _colour_table("inferno")[(level * 255).round().astype(np.uint8)]
-    share = (_OPACITY * level)[..., None]
-    image = Image.fromarray((frame * (1 - share) + heat * share).round().astype(np.uint8))
+    # All of it in bytes: every frame of a video passes here.
+    heat = Image.fromarray((level * 255).round().astype(np.uint8))
+    share = heat.point([round(_OPACITY * value) for value in range(256)])
+    heat.putpalette(_colour_table("inferno").tobytes())
+    image = Image.composite(heat.convert("RGB"), Image.fromarray(frame), share)
     if truth is not None:
         _outline(image, truth, TRUTH_COLOUR)
     if boxes is not None:
         _outline(image, boxes, BOX_COLOUR)
+    return np.asarray(image)
+
+
+def captioned(frame: Pixels, text: str) -> Pixels:
+    """Write a line into the lower left corner of a frame, light on dark; its height follows the frame's.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        text: shortened to the frame's width.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    _check_frame(frame)
+    image = Image.fromarray(frame)
+    size = max(_FONT_SIZE, image.height // 24)
+    line, gap = _fitted(text, image.width - size, size), size // 2
+    draw = ImageDraw.Draw(image)
+    corner = (gap, image.height - gap)
+    x0, y0, x1, y1 = draw.textbbox(corner, line, font=_font(size), anchor="ls")
+    draw.rectangle((x0 - gap // 2, y0 - gap // 2, x1 + gap // 2, y1 + gap // 2), fill=_SHADOW)
+    draw.text(corner, line, fill=_PAPER, font=_font(size), anchor="ls")
     return np.asarray(image)
 
 
@@ -183,13 +207,13 @@ def _colour_table(name: str) -> Pixels:
     return table
 
 
-@lru_cache(maxsize=1)
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(_FONT_SIZE)
+@lru_cache(maxsize=4)
+def _font(size: int = _FONT_SIZE) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
 
 
-def _fitted(text: str, width: int) -> str:
-    font = _font()
+def _fitted(text: str, width: int, size: int = _FONT_SIZE) -> str:
+    font = _font(size)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

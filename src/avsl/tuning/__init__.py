@@ -1,0 +1,1 @@
+"""Searches for the best settings: Optuna proposes, Ray Tune runs and stops, MLflow records."""

@@ -1,0 +1,214 @@
+"""What a sweep is asked for: the section ``tune``, and the configuration that its trials change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from pydantic import BeforeValidator, Field
+
+from avsl.config import Config, as_override, compose, compose_group, project_root
+from avsl.frameworks import FRAMEWORKS
+from avsl.schema import ConfigError, StrictConfig, pick
+from avsl.tuning.space import COMMON, Dimension, Value, read_spaces
+
+_SECONDS = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(text: Any) -> Any:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)?", str(text))
+    return text if found is None else float(found[1]) * _SECONDS[found[2] or ""]
+
+
+class TrialResources(StrictConfig):
+    """What a trial takes of a node.
+
+    Attributes:
+        cpu: cores, and the threads of its arithmetic.
+        gpu: share of a GPU, or several; 0.25 puts four trials on one.
+    """
+
+    cpu: float = Field(1, gt=0)
+    gpu: float = Field(0, ge=0)
+
+
+class ASHAConfig(StrictConfig):
+    """Successive halving (Li et al., MLSys 2020, arXiv 1810.05934): which trials are not worth their last epochs.
+
+    Attributes:
+        grace: epochs after the longest warm-up before any trial is judged; pseudo-labels do nothing before.
+        reduction: at each rung (the first, times ``reduction``, times its square …) the best 1/``reduction`` go on.
+    """
+
+    grace: int = Field(1, ge=1)
+    reduction: float = Field(3, gt=1)
+
+
+class TuneConfig(StrictConfig):
+    """A sweep.
+
+    Attributes:
+        name: the Hydra choice it comes from.
+        frameworks: those that compete.
+        trials: at each label ratio, failed ones included.
+        time_budget: seconds for each label ratio's search (``2h``, ``30min`` too); None for no limit.
+        concurrency: trials at a time; None for as many as the resources hold.
+        resources: of a trial.
+        retries: how often a trial whose worker or node has died is started again.
+        seed: of what is proposed.
+        sampler: Optuna's TPE, or ``random``.
+        startup: trials, the defaults included, before TPE learns from them.
+        scheduler: which trials are stopped early; None stops none.
+        spaces: what is searched, whatever the framework (``common``) and for each framework.
+        settings: sections laid over params.yaml in the sweep alone, less those of choices that are not made.
+        address: of a Ray cluster; empty means RAY_ADDRESS, else this machine.
+        resume: whether to go on with the search that is in ``storage``.
+        apply: whether to write the winner into params.yaml.
+        storage: the folder of the search, which all nodes see; empty means ``<root>/sweep/<name>``.
+    """
+
+    name: str
+    frameworks: tuple[str, ...] = Field(("dmt", "xpl"), min_length=1)
+    trials: int = Field(64, ge=1)
+    time_budget: Annotated[float | None, BeforeValidator(_seconds)] = Field(None, gt=0)
+    concurrency: int | None = Field(None, ge=1)
+    resources: TrialResources = TrialResources()
+    retries: int = Field(2, ge=0)
+    seed: int = Field(0, ge=0)
+    sampler: Literal["tpe", "random"] = "tpe"
+    startup: int = Field(10, ge=1)
+    scheduler: ASHAConfig | None = ASHAConfig()
+    spaces: Annotated[dict[str, dict[str, Dimension]], BeforeValidator(read_spaces)]
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    address: str = ""
+    resume: bool = False
+    apply: bool = False
+    storage: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One label ratio's search.
+
+    Attributes:
+        tune: the sweep.
+        label_ratio: the ratio.
+        overrides: what the person asked for beside ``tune``, the framework and the ratio, after the sweep's settings.
+        project: the folder with params.yaml and pipelines/conf.
+    """
+
+    tune: TuneConfig
+    label_ratio: float
+    overrides: tuple[str, ...]
+    project: Path
+
+    def base(self, framework: str) -> list[str]:
+        """The overrides of a framework's trials before the searched values."""
+        aside = tuple(f"framework.{name}." for name in self.tune.frameworks if name != framework)
+        kept = [text for text in self.overrides if not text.lstrip("+~").startswith(aside)]
+        return [*kept, f"framework={framework}", f"split.label_ratio={self.label_ratio}"]
+
+    def space(self, framework: str) -> dict[str, Dimension]:
+        """What is searched for a framework, less what the person has fixed."""
+        space = self.tune.spaces.get(COMMON, {}) | self.tune.spaces.get(framework, {})
+        fixed = {text.lstrip("+~").partition("=")[0] for text in self.overrides}
+        return {key: dimension for key, dimension in space.items() if key not in fixed}
+
+    def searched(self, framework: str, values: Mapping[str, Value]) -> list[str]:
+        """The overrides that reproduce a trial."""
+        return [*self.base(framework), *(as_override(key, value) for key, value in values.items())]
+
+    def config(self, framework: str, values: Mapping[str, Value]) -> Config:
+        """The configuration of a trial; without values, the default."""
+        return compose(self.searched(framework, values), self.project)
+
+    def defaults(self, framework: str) -> dict[str, Value]:
+        """The values that are searched as they are without a search.
+
+        Raises:
+            ConfigError: a key is not the configuration's, an end of its range is not allowed, or the default lies
+                outside.
+        """
+        space = self.space(framework)
+        plain = self.config(framework, {}).model_dump(mode="json")
+        found: dict[str, Value] = {}
+        for key in space:
+            node: Any = plain
+            for part in key.split("."):
+                if not isinstance(node, Mapping) or part not in node:
+                    raise ConfigError(f"tune.spaces searches '{key}', which {framework}'s configuration does not have")
+                node = node[part]
+            found[key] = node
+        ends = {key: dimension.ends() for key, dimension in space.items()}
+        for k in range(max(map(len, ends.values()), default=0)):
+            self.config(framework, {key: values[min(k, len(values) - 1)] for key, values in ends.items()})
+        for key, dimension in space.items():
+            if not dimension.holds(found[key]):
+                raise ConfigError(
+                    f"tune.spaces leaves out {key} = {found[key]}, which {framework} has without a search: a search"
+                    " starts there"
+                )
+        return found
+
+
+def read_requests(overrides: Sequence[str], project: Path | None = None) -> list[Request]:
+    """The searches that a command line asks for, one for each label ratio.
+
+    ``tune=full tune.trials=8`` configure the sweep; ``framework=xpl`` or ``framework=dmt,xpl`` say which compete;
+    ``split.label_ratio=0.01,0.03`` asks for two searches; all else is the trials' own.
+
+    Raises:
+        ConfigError: a key is unknown, a value is out of range, or a space does not fit the configuration.
+    """
+    project = project or project_root()
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    name, own, rest = "demo", [], []
+    several: dict[str, list[str]] = {"framework": [], "split.label_ratio": []}
+    for text, override in zip(overrides, parsed, strict=True):
+        key = override.key_or_group
+        if key == "tune":
+            name = str(override.value())
+        elif key.startswith("tune."):
+            own.append(text)
+        elif key in several:
+            several[key] = list(override.sweep_string_iterator() if override.is_sweep_override() else [text])
+        else:
+            rest.append(text)
+    section = compose_group("tune", name, own, project)
+    if several["framework"]:
+        section["frameworks"] = [text.rpartition("=")[2] for text in several["framework"]]
+    tune = TuneConfig.read(section, "tune")
+    for framework in tune.frameworks:
+        pick(framework, FRAMEWORKS, "framework")
+    requests = []
+    for ratio in several["split.label_ratio"] or [""]:
+        stated = [f"split.label_ratio={ratio.rpartition('=')[2]}"] if ratio else []
+        plain = compose([*(text for text in rest if not text.lstrip("+~").startswith("framework.")), *stated], project)
+        made = {"data": [plain.data.name], "objective": [plain.objective.name], "framework": tune.frameworks}
+        asked = (*_stated(tune.settings, made), *rest)
+        requests.append(Request(tune, plain.split.label_ratio, asked, project))
+    return requests
+
+
+def _stated(settings: Mapping[str, Any], made: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Sections as overrides, less what they say of choices that are not made."""
+    for section, values in settings.items():
+        for key, value in values.items():
+            if section not in made or key in made[section]:
+                yield from _flat(f"{section}.{key}", value)
+
+
+def _flat(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for inner, what in value.items():
+            yield from _flat(f"{key}.{inner}", what)
+    else:
+        yield as_override(key, value)

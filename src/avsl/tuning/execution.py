@@ -1,0 +1,311 @@
+"""Ray: the nodes, and Ray Tune over them. Its own state is never read again: the study has the truth."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType, SimpleNamespace
+from typing import Any, cast
+
+# Read by Ray when it is imported: no statistics sent, one report (ours), no files nobody reads, no change of folder.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+from ray.tune import Callback, Stopper
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from avsl.tuning.config import ASHAConfig, Request, TuneConfig
+from avsl.tuning.study import Study, SweepError, Trial
+from avsl.tuning.trial import run_trial
+
+log = logging.getLogger(__name__)
+
+_RAY: Any = ray  # leaves much of itself untyped
+
+# What a trial's worker gets beside the driver's environment.
+_WORKER = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+
+
+class Interrupt:
+    """Whether somebody has asked the sweep to end (Ctrl-C, or SIGTERM); asked twice, it stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Listen within."""
+        before = {number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        log.warning("ending: what runs is left to be gone on with (tune.resume=true); again to stop at once")
+
+
+@contextmanager
+def cluster(config: TuneConfig) -> Iterator[None]:
+    """Within, Ray runs: the cluster of ``tune.address`` or RAY_ADDRESS, else this machine alone.
+
+    Raises:
+        SweepError: the cluster does not answer.
+    """
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    start: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    if address:
+        start["address"] = address
+    else:
+        # Objects of its store are small: no trial ships its data.
+        start |= {"address": "local", "object_store_memory": 100 * 2**20}
+    try:
+        _RAY.init(**start, runtime_env={"env_vars": _WORKER})
+    except ConnectionError as error:
+        raise SweepError(f"the Ray cluster {address} does not answer: {str(error).splitlines()[0]}") from None
+    try:
+        yield
+    finally:
+        _RAY.shutdown()
+
+
+def first_rung(request: Request, configs: Mapping[str, Any], steps_per_epoch: int) -> int:
+    """The first epoch after which a trial may be stopped: the longest warm-up, and the grace after it.
+
+    Args:
+        request: the search.
+        configs: each framework's default settings.
+        steps_per_epoch: steps of an epoch.
+    """
+    longest = 0
+    for framework, settings in configs.items():
+        searched = request.space(framework).get(f"framework.{framework}.warmup_steps")
+        ends = [int(end) for end in searched.ends()] if searched else [getattr(settings, "warmup_steps", 0)]
+        longest = max(longest, *ends)
+    scheduler = request.tune.scheduler or ASHAConfig()
+    return -(-longest // steps_per_epoch) + scheduler.grace
+
+
+def execute(
+    study: Study,
+    scheduler: TrialScheduler,
+    ship: Callable[[Trial], Mapping[str, Any]],
+    changed: Callable[[int], None],
+    interrupt: Interrupt,
+) -> None:
+    """Run trials until there are enough of them, the time is over, or somebody asks for an end.
+
+    Args:
+        study: where they come from and are kept.
+        scheduler: from :func:`make_scheduler`.
+        ship: what :func:`avsl.tuning.trial.run_trial` gets of a trial.
+        changed: called with a trial's number whenever the study has more of it.
+        interrupt: the request for an end.
+    """
+    config = study.request.tune
+    if not (remaining := study.remaining()):
+        return
+    # Ray Tune's own records, of this session alone.
+    records = study.folder / "ray"
+    shutil.rmtree(records, ignore_errors=True)
+    resources = {"cpu": config.resources.cpu, "gpu": config.resources.gpu}
+    held = _RAY.cluster_resources()
+    room = [int(held.get(name.upper(), 0) / share) for name, share in resources.items() if share]
+    # Not tune.Tuner, which pickles all that it is given in order to be restored from that.
+    with _silenced("ray.tune", "ray.train"):
+        tune.run(
+            run_trial,
+            name=f"{time.time_ns()}",
+            metric="ciou",
+            mode="max",
+            search_alg=_Proposals(study, ship),
+            scheduler=scheduler,
+            num_samples=remaining,
+            max_concurrent_trials=config.concurrency or max(1, min(room)),
+            reuse_actors=True,
+            resources_per_trial=resources,
+            storage_path=str(records.resolve()),
+            stop=_End(config.time_budget, interrupt),
+            max_failures=config.retries,
+            callbacks=[_Bookkeeping(study, scheduler, changed)],
+            raise_on_failed_trial=False,
+            trial_dirname_creator=lambda trial: f"trial {trial.config['number']}",
+            verbose=0,
+        )
+    shutil.rmtree(records, ignore_errors=True)
+
+
+def make_scheduler(config: ASHAConfig | None, first: int, epochs: int, past: Sequence[Trial]) -> TrialScheduler:
+    """What stops trials early.
+
+    Args:
+        config: how; None stops none.
+        first: the epoch of the first rung; from ``epochs`` on nothing can be saved and none is stopped.
+        epochs: of a whole training.
+        past: trials of earlier sessions, against which the new ones are held too.
+    """
+    if config is None or first >= epochs:
+        none: Any = FIFOScheduler  # untyped
+        return cast("TrialScheduler", none())
+    return _Halving(config, first, epochs, past)
+
+
+class _Halving(ASHAScheduler):
+    """ASHA on validation CIoU by the epoch.
+
+    The trials of the default values are never stopped, so that no search ends below them; and none after its last
+    epoch, as all that is left then is to export it.
+    """
+
+    def __init__(self, config: ASHAConfig, first: int, epochs: int, past: Sequence[Trial]) -> None:
+        super().__init__(
+            "epoch", "ciou", "max", max_t=epochs + 1, grace_period=first, reduction_factor=config.reduction
+        )
+        self._epochs = epochs
+        self.stopped: dict[str, str] = {}
+        for trial in past:
+            stand_in: Any = SimpleNamespace(trial_id=f"past {trial.number}", config={})
+            nobody: Any = None  # ASHA asks nothing of the controller
+            self.on_trial_add(nobody, stand_in)
+            for epoch, metrics in trial.epochs.items():
+                super().on_trial_result(nobody, stand_in, {"epoch": epoch, "ciou": metrics["val/ciou"]})
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        if decision != TrialScheduler.STOP:
+            return decision
+        if trial.config["default"] or result["epoch"] >= self._epochs:
+            return TrialScheduler.CONTINUE
+        self.stopped[trial.trial_id] = f"stopped by ASHA after epoch {result['epoch']}"
+        return decision
+
+
+class _Proposals(Searcher):
+    """The study's next trial, for Ray Tune."""
+
+    def __init__(self, study: Study, ship: Callable[[Trial], Mapping[str, Any]]) -> None:
+        super().__init__(metric="ciou", mode="max")
+        self._source = study
+        self._ship = ship
+
+    def suggest(self, trial_id: str) -> Any:
+        trial = self._source.next()
+        return Searcher.FINISHED if trial is None else dict(self._ship(trial))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: :class:`_Bookkeeping` keeps what ends, and how."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a sweep goes on from its study."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never called, as Ray Tune's own state is never gone on from."""
+        raise NotImplementedError
+
+
+class _Bookkeeping(Callback):
+    """Writes into the study what Ray Tune says of trials."""
+
+    def __init__(self, study: Study, scheduler: TrialScheduler, changed: Callable[[int], None]) -> None:
+        self._study = study
+        self._stopped: Mapping[str, str] = getattr(scheduler, "stopped", {})
+        self._changed = changed
+        self._ended: set[int] = set()
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        number = trial.config["number"]
+        outcome = result.get("outcome")
+        if outcome == "complete":
+            self._study.complete(number, result["score"])
+        elif outcome == "failed":
+            self._study.fail(number, result["reason"])
+        elif "node" in result:
+            self._study.place(number, result["node"])
+        else:
+            self._study.epoch(number, result["epoch"], result["ciou"], json.loads(result["metrics"]))
+        if outcome:
+            self._end(number)
+        self._changed(number)
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        number = trial.config["number"]
+        if number not in self._ended and trial.trial_id in self._stopped:
+            self._study.stop(number, self._stopped[trial.trial_id])
+            self._end(number)
+            self._changed(number)
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        number = trial.config["number"]
+        self._study.note(number, retries=self._study.trial(number).retries + 1)
+        log.warning("trial %d: its worker or node died; it goes on from its checkpoint", number)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        number = trial.config["number"]
+        if number in self._ended:
+            return
+        cause = str(trial.get_error() or "no reason given").strip().splitlines()[-1]
+        self._study.fail(number, f"its worker died {trial.num_failures} times: {cause}")
+        self._end(number)
+        self._changed(number)
+
+    def _end(self, number: int) -> None:
+        self._ended.add(number)
+        trial, best = self._study.trial(number), self._study.best()
+        score = "no score" if trial.score is None else f"{100 * trial.score:.1f} %"
+        log.info(
+            "trial %d %s: %s, %s%s%s",
+            number,
+            trial.framework,
+            trial.state,
+            score,
+            f" ({trial.reason})" if trial.reason else "",
+            f"; best {100 * (best.score or 0):.1f} %, {self._study.remaining()} to go" if best else "",
+        )
+
+
+class _End(Stopper):
+    """The end of a session, whatever its trials do."""
+
+    def __init__(self, budget: float | None, interrupt: Interrupt) -> None:
+        self._deadline = None if budget is None else time.monotonic() + budget
+        self._interrupt = interrupt
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._interrupt.asked or (self._deadline is not None and time.monotonic() >= self._deadline)
+
+
+@contextmanager
+def _silenced(*names: str) -> Iterator[None]:
+    """Ray's notes on its own state, of which nothing is used, would stand between our lines."""
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,198 @@
+"""What MLflow is told of a sweep: a parent run, a child for each trial. It may be out of reach for a while."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from avsl.config import Config
+from avsl.tracking.runs import RunTags, Store, TrackedRun, TrackingError, open_store, start_or_resume_run
+from avsl.tuning.study import Study, Trial
+
+log = logging.getLogger(__name__)
+
+_STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "RUNNING"}
+_RETRY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the runs of a search have in common.
+
+    Attributes:
+        config: of the search's default trial.
+        data_hash: of the prepared set.
+        split_hash: of the split.
+        git_commit: of the code.
+        ratio: as in file names.
+    """
+
+    config: Config
+    data_hash: str
+    split_hash: str
+    git_commit: str
+    ratio: str
+
+    def tags(self, framework: str) -> RunTags:
+        """A run's."""
+        return RunTags(
+            framework=framework,
+            objective=self.config.objective.name,
+            label_ratio=self.config.split.label_ratio,
+            seed=self.config.seed,
+            data_hash=self.data_hash,
+            split_hash=self.split_hash,
+            git_commit=self.git_commit,
+            dvc_stage=f"sweep@{self.ratio}",
+        )
+
+
+class Records:
+    """Brings MLflow up to what the study has, in a thread of its own: a sweep never waits for it.
+
+    What cannot be written is tried again until :meth:`close`, and by the next session of the same search.
+
+    Args:
+        study: the truth.
+        origin: what the runs have in common.
+        configure: a trial's configuration.
+        shown: the parent's parameters.
+    """
+
+    def __init__(
+        self, study: Study, origin: Origin, configure: Callable[[Trial], Config], shown: Mapping[str, Any]
+    ) -> None:
+        # MLflow's own patience is minutes for every call.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        self._study = study
+        self._origin = origin
+        self._configure = configure
+        self._shown = shown
+        self._store: Store | None = None
+        self._runs: dict[int, TrackedRun] = {}
+        self._written: dict[int, int] = {}
+        self._parent: TrackedRun | None = None
+        self._changed = {trial.number for trial in study.trials() if not trial.recorded}
+        self._down = False
+        self._deadline: float | None = None
+        self._defect: Exception | None = None
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def changed(self, number: int) -> None:
+        """A trial has gone on or ended."""
+        with self._news:
+            self._changed.add(number)
+            self._news.notify()
+
+    def close(self, patience: float) -> list[int]:
+        """Write what is still to be written, for about so many seconds.
+
+        Returns:
+            The trials of which something is missing in MLflow.
+        """
+        with self._news:
+            self._deadline = time.monotonic() + patience
+            self._news.notify()
+        self._thread.join(patience + 60)
+        if self._defect is not None:
+            raise self._defect
+        return sorted(self._changed)
+
+    def parent(self) -> tuple[Store, TrackedRun]:
+        """The store and the sweep's own run; only after :meth:`close`.
+
+        Raises:
+            TrackingError: the store fails.
+        """
+        return self._open()
+
+    def _run(self) -> None:
+        try:
+            while self._write_next():
+                pass
+        except Exception as error:  # raised again by close
+            self._defect = error
+
+    def _write_next(self) -> bool:
+        """Wait for news of a trial and write it; returns whether there may be more."""
+        with self._news:
+            self._news.wait_for(lambda: self._changed or self._deadline is not None)
+            if not self._changed:
+                return False
+            number = min(self._changed)
+            self._changed.discard(number)
+        try:
+            self._write(number)
+            self._down = False
+            return True
+        except TrackingError as error:
+            if not self._down:
+                log.warning("%s; the sweep goes on, and writes it later", error)
+            self._down = True
+        with self._news:
+            self._changed.add(number)
+            self._news.wait_for(lambda: self._deadline is not None, _RETRY_S)
+        if self._deadline is None:
+            return True
+        time.sleep(1)
+        return time.monotonic() < self._deadline
+
+    def _open(self) -> tuple[Store, TrackedRun]:
+        config = self._origin.config
+        if self._store is None:
+            self._store = replace(open_store(config.tracking, config.root), system_metrics=False)
+        if self._parent is None:
+            tune = self._study.request.tune
+            name = f"sweep {'+'.join(tune.frameworks)} {self._origin.ratio} {tune.name}"
+            known = self._study.run_id()
+            tags = self._origin.tags("+".join(tune.frameworks))
+            self._parent = start_or_resume_run(self._store, config.data.name, name, tags, self._shown, known)
+            if known is None:
+                self._study.note_run(None, self._parent.run_id)
+                self._parent.set_tags(
+                    {
+                        "kind": "sweep",
+                        "results": str(self._study.folder),
+                        "space": json.dumps(self._shown["space"]),
+                    }
+                )
+        return self._store, self._parent
+
+    def _write(self, number: int) -> None:
+        store, parent = self._open()
+        trial = self._study.trial(number)
+        config = self._configure(trial)
+        if number not in self._runs:
+            name = f"trial {number} {trial.framework}{' (defaults)' if trial.default else ''}"
+            tags, params = self._origin.tags(trial.framework), config.model_dump(mode="json")
+            self._runs[number] = start_or_resume_run(store, config.data.name, name, tags, params, trial.run_id)
+            self._runs[number].set_tags({"mlflow.parentRunId": parent.run_id, "kind": "trial", "trial": str(number)})
+            self._study.note_run(number, self._runs[number].run_id)
+        run = self._runs[number]
+        for epoch, metrics in trial.epochs.items():
+            if epoch > self._written.get(number, 0):
+                run.log_epoch(metrics, epoch)
+                self._written[number] = epoch
+        if trial.order is None:
+            return
+        if trial.state == "complete" and trial.score is not None:
+            run.log_epoch({"validation/ciou": trial.score}, max(trial.epochs, default=0))
+        run.set_tags({"state": trial.state, "stop_reason": trial.reason, "retries": str(trial.retries)})
+        run.finish(_STATUS[trial.state])
+        ended = sorted((t for t in self._study.trials() if t.order is not None), key=lambda t: t.order or 0.0)
+        best = 0.0
+        for k, earlier in enumerate(ended, 1):
+            if earlier.state == "complete":
+                best = max(best, earlier.score or 0.0)
+            if earlier.number == number:
+                parent.log_epoch({"best/ciou": best, "trial/ciou": trial.score or 0.0}, k)
+        self._study.note_run(number, run.run_id, recorded=True)

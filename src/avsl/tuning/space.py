@@ -1,0 +1,194 @@
+"""Search spaces: which values of a configuration are searched, and how each is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from avsl.frameworks import FRAMEWORKS
+from avsl.schema import ConfigError, StrictConfig, pick
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+Value = float | int | str | bool
+# Searched whatever the framework.
+COMMON = "common"
+
+
+class Number(StrictConfig):
+    """A number from [low, high], trained with at four significant digits so that what is written down is what was.
+
+    Attributes:
+        kind: ``float`` draws it uniformly, ``log`` its logarithm, ``log_complement`` the logarithm of 1 − x: the decays
+            0.9, 0.99 and 0.999 are then as far from each other.
+        low: the least value.
+        high: the greatest.
+    """
+
+    kind: Literal["float", "log", "log_complement"]
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> Self:
+        if self.low >= self.high:
+            raise ConfigError(f"low = {self.low} must be below high = {self.high}")
+        if (self.kind == "log" and self.low <= 0) or (self.kind == "log_complement" and self.high >= 1):
+            raise ConfigError(f"kind = {self.kind} has no logarithm from {self.low} to {self.high}")
+        return self
+
+    def name(self, key: str) -> str:
+        """What Optuna calls it."""
+        return f"1 - {key}" if self.kind == "log_complement" else key
+
+    def draw(self, trial: Trial, key: str) -> Value:
+        """Let Optuna draw it; returns what is trained with."""
+        if self.kind == "log_complement":
+            drawn = trial.suggest_float(self.name(key), _short(1 - self.high), _short(1 - self.low), log=True)
+            value = _short(1 - float(f"{drawn:.4g}"))
+        else:
+            value = float(f"{trial.suggest_float(key, self.low, self.high, log=self.kind == 'log'):.4g}")
+        return min(max(value, self.low), self.high)
+
+    def drawn(self, value: Any) -> Value:
+        """What Optuna would have drawn."""
+        return _short(1 - value) if self.kind == "log_complement" else float(value)
+
+    def ends(self) -> tuple[Value, ...]:
+        """The extreme values."""
+        return self.low, self.high
+
+    def holds(self, value: Any) -> bool:
+        """Whether it can be drawn."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+class Integer(StrictConfig):
+    """A whole number from low, low + step, … up to high.
+
+    Attributes:
+        kind: ``int``.
+        low: the least value.
+        high: the greatest.
+        step: between two values.
+    """
+
+    kind: Literal["int"]
+    low: int
+    high: int
+    step: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> Self:
+        if self.low >= self.high or (self.high - self.low) % self.step:
+            raise ConfigError(f"low = {self.low} to high = {self.high} is not one or more steps of {self.step}")
+        return self
+
+    def name(self, key: str) -> str:
+        """What Optuna calls it."""
+        return key
+
+    def draw(self, trial: Trial, key: str) -> Value:
+        """Let Optuna draw it; returns what is trained with."""
+        return trial.suggest_int(key, self.low, self.high, step=self.step)
+
+    def drawn(self, value: Any) -> Value:
+        """What Optuna would have drawn."""
+        return int(value)
+
+    def ends(self) -> tuple[Value, ...]:
+        """The extreme values."""
+        return self.low, self.high
+
+    def holds(self, value: Any) -> bool:
+        """Whether it can be drawn."""
+        return value in range(self.low, self.high + 1, self.step)
+
+
+class Choices(StrictConfig):
+    """One of several values.
+
+    Attributes:
+        kind: ``categorical``.
+        values: they.
+    """
+
+    kind: Literal["categorical"]
+    values: tuple[Value, ...] = Field(min_length=2)
+
+    def name(self, key: str) -> str:
+        """What Optuna calls it."""
+        return key
+
+    def draw(self, trial: Trial, key: str) -> Value:
+        """Let Optuna draw it; returns what is trained with."""
+        return self.values[self.values.index(trial.suggest_categorical(key, self.values))]
+
+    def drawn(self, value: Any) -> Value:
+        """What Optuna would have drawn."""
+        found: Value = value
+        return found
+
+    def ends(self) -> tuple[Value, ...]:
+        """All of them."""
+        return self.values
+
+    def holds(self, value: Any) -> bool:
+        """Whether it can be drawn."""
+        return value in self.values
+
+
+Dimension = Number | Integer | Choices
+# By the dotted key of the value that is searched.
+Space = Mapping[str, Dimension]
+_KINDS: dict[str, type[Dimension]] = {
+    **dict.fromkeys(("float", "log", "log_complement"), Number),
+    "int": Integer,
+    "categorical": Choices,
+}
+
+
+def read_spaces(spaces: Mapping[str, Any]) -> dict[str, dict[str, Dimension]]:
+    """The spaces of a sweep.
+
+    Args:
+        spaces: below ``common``, sections of the configuration; below a framework's name, its settings. What is null
+            is not searched.
+
+    Returns:
+        By ``common`` and by framework, each searched key with how it is drawn.
+
+    Raises:
+        ConfigError: a space is of no framework, or a dimension cannot be drawn from.
+    """
+    found = {}
+    for name, tree in spaces.items():
+        pick(name, {COMMON: None, **FRAMEWORKS}, "space in tune.spaces:")
+        prefix = "" if name == COMMON else f"framework.{name}."
+        found[name] = dict(_read(tree, f"tune.spaces.{name}", prefix))
+    return found
+
+
+def _read(tree: Any, where: str, prefix: str) -> Iterator[tuple[str, Dimension]]:
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"key '{where}' = {tree!r}: a section is needed, with the keys that are searched")
+    for key, node in tree.items():
+        if node is None:
+            continue
+        if not isinstance(node, Mapping) or "kind" not in node:
+            yield from _read(node, f"{where}.{key}", f"{prefix}{key}.")
+            continue
+        model = pick(str(node["kind"]), _KINDS, f"kind in {where}.{key}:")
+        try:
+            yield f"{prefix}{key}", model.read(node, f"{where}.{key}")
+        except ConfigError as error:
+            named = f"{where}.{key}" in str(error)
+            raise error if named else ConfigError(f"key '{where}.{key}': {error}") from None
+
+
+def _short(number: float) -> float:
+    """Without the last digits, which a subtraction has spoilt."""
+    return float(f"{number:.12g}")

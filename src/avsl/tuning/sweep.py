@@ -1,0 +1,260 @@
+"""The sweep: a search for each label ratio, and what becomes of its winner."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from avsl.config import Config, as_override, compose
+from avsl.data.splits import Split
+from avsl.engine.build import steps_per_epoch
+from avsl.engine.evaluate import evaluate
+from avsl.engine.layout import Layout, read_run
+from avsl.engine.prepare import load_data, prepare, split
+from avsl.files import write_json
+from avsl.serving.register import decide, read_candidates
+from avsl.tracking.runs import TrackingError, git_commit
+from avsl.tuning.apply import apply
+from avsl.tuning.config import Request, read_requests
+from avsl.tuning.execution import Interrupt, cluster, execute, first_rung, make_scheduler
+from avsl.tuning.pictures import draw
+from avsl.tuning.records import Origin, Records
+from avsl.tuning.study import Study, SweepError, Trial, alone
+
+log = logging.getLogger(__name__)
+
+# Seconds that the end of a search waits for an MLflow that does not answer.
+_PATIENCE_S = 20.0
+_SHOWN = 10
+# What a search cannot change when it goes on.
+_DECISIVE = {"name", "frameworks", "seed", "sampler", "startup", "scheduler"}
+
+
+def sweep(overrides: Sequence[str] = ()) -> None:
+    """Search for the best settings at each label ratio that is asked for.
+
+    Raises:
+        ConfigError: a key, a value or a space is wrong.
+        SweepError: a search cannot be started or gone on with, or none of its trials has come to an end.
+    """
+    requests = read_requests(overrides)
+    # Mistakes show before anything is computed.
+    defaults = [{f: request.defaults(f) for f in request.tune.frameworks} for request in requests]
+    interrupt = Interrupt()
+    with interrupt.heeded(), cluster(requests[0].tune):
+        for request, values in zip(requests, defaults, strict=True):
+            if not interrupt.asked:
+                _Search(request, values).run(interrupt)
+
+
+class _Search:
+    """One label ratio's search, from its data to its winner.
+
+    A trial is a training like `avsl train`'s in a folder of its own, so the winner needs no second training: it is
+    evaluated and offered as it is, and what is offered is what won.
+
+    Args:
+        request: what is searched.
+        defaults: each framework's values without a search.
+    """
+
+    def __init__(self, request: Request, defaults: Mapping[str, Mapping[str, Any]]) -> None:
+        self.request = request
+        self.defaults = defaults
+        tune = request.tune
+        self.config = request.config(tune.frameworks[0], {})
+        self.storage = Path(tune.storage or self.config.root / "sweep" / tune.name).resolve()
+        self.layout = self._layout(self.config, self.storage)
+        self.folder = self.layout.base / "search" / self.layout.ratio
+
+    @staticmethod
+    def _layout(config: Config, root: Path) -> Layout:
+        return Layout.of(config.model_copy(update={"root": root}))
+
+    def run(self, interrupt: Interrupt) -> None:
+        """Search, or go on with the search, and say what was found."""
+        with alone(self.folder):
+            self._run(self._prepare(), interrupt)
+
+    def _run(self, drawn: Split, interrupt: Interrupt) -> None:
+        frameworks = self.request.tune.frameworks
+        plain = {f: self.request.config(f, {}) for f in frameworks}
+        space = {f: {k: d.model_dump() for k, d in self.request.space(f).items()} for f in frameworks}
+        decisive = {"root", "evaluate", "tracking"}
+        stated = {
+            "configuration": {f: config.model_dump(mode="json", exclude=decisive) for f, config in plain.items()},
+            "space": space,
+            "split": drawn.content_hash,
+            "tune": self.request.tune.model_dump(mode="json", include=_DECISIVE),
+        }
+        tune = self.request.tune
+        study = Study(self.folder, self.request, _as_json(stated), self.defaults)
+        epochs = self.config.trainer.epochs
+        settings = {f: config.framework.settings for f, config in plain.items()}
+        first = first_rung(self.request, settings, steps_per_epoch(self.config, drawn))
+        stops = tune.scheduler is not None and first < epochs
+        log.info(
+            "label ratio %s: %d trials of %s to go, in %s; %s",
+            self.layout.ratio,
+            study.remaining(),
+            " and ".join(frameworks),
+            self.folder,
+            f"poor ones are stopped from epoch {first} of {epochs} on" if stops else "none is stopped early",
+        )
+        commit = git_commit(self.request.project)
+        origin = Origin(self.config, drawn.data_hash, drawn.content_hash, commit, self.layout.ratio)
+        shown = {"tune": stated["tune"], "space": space}
+        records = Records(study, origin, self._configured, shown)
+        try:
+            scheduler = make_scheduler(tune.scheduler, first, epochs, study.trials())
+            execute(study, scheduler, lambda trial: self._shipped(trial, commit), records.changed, interrupt)
+        finally:
+            unwritten = records.close(_PATIENCE_S)
+        self._finish(study, records, unwritten, interrupt.asked)
+
+    def _prepare(self) -> Split:
+        """The data, once for all trials; made anew only where the sweep has data of its own."""
+        base = self.request.base(self.request.tune.frameworks[0])
+        here = as_override("root", str(self.storage))
+        if "data" in self.request.tune.settings:
+            prepare([*base, here])
+        else:
+            prepare(base)
+            self.layout.prepared.parent.mkdir(parents=True, exist_ok=True)
+            self.layout.prepared.unlink(missing_ok=True)
+            self.layout.prepared.symlink_to(Layout.of(self.config).prepared.resolve())
+        split([*base, here])
+        return load_data(self.layout)[1]
+
+    def _configured(self, trial: Trial) -> Config:
+        """As it was when the trial was proposed, in a folder of its own."""
+        return Config.read({**trial.config, "root": self.folder / "trials" / str(trial.number)}, "")
+
+    def _shipped(self, trial: Trial, commit: str) -> dict[str, Any]:
+        return {
+            "number": trial.number,
+            "default": trial.default,
+            "config": self._configured(trial).model_dump(mode="json"),
+            "prepared": str(self.layout.prepared.resolve()),
+            "split": str(self.layout.split),
+            "origin": {"command": self._command(trial), "git_commit": commit},
+        }
+
+    def _command(self, trial: Trial) -> str:
+        # Data that the sweep alone has lie in its folder; the DAG's are not written over.
+        own = [as_override("root", str(self.storage))] if "data" in self.request.tune.settings else []
+        return shlex.join(["avsl", "run", *self.request.searched(trial.framework, trial.values), *own])
+
+    def _finish(self, study: Study, records: Records, unwritten: Sequence[int], interrupted: bool) -> None:
+        """Say what was found; offer and apply it unless the search was interrupted."""
+        trials, best = study.trials(), study.best()
+        for trial in trials:
+            if trial.state in ("stopped", "failed") and trial.config:  # nobody goes on with its checkpoint
+                shutil.rmtree(Layout.of(self._configured(trial)).state, ignore_errors=True)
+        _print(trials, f"label ratio {self.layout.ratio}: best of {len(trials)} trials, by validation CIoU@0.5")
+        result: dict[str, Any] = {
+            "label_ratio": self.request.label_ratio,
+            "trials": [
+                asdict(replace(trial, config={}, epochs={})) | {"epochs": len(trial.epochs)} for trial in trials
+            ],
+            "unwritten_in_mlflow": list(unwritten),
+        }
+        if best is not None:
+            result |= {"best": best.number, "reproduce": self._command(best)}
+            log.info("reproduce it with\n  %s", result["reproduce"])
+        if unwritten:
+            log.warning(
+                "MLflow lacks trials %s: tune.resume=true writes them when it is back", ", ".join(map(str, unwritten))
+            )
+        if best is not None and not interrupted:
+            result["registry"] = self._offer(study.trial(best.number), records)
+            log.info("registry: %s", result["registry"])
+            if self.request.tune.apply:
+                self._apply(best)
+        write_json(self.folder / "result.json", result)
+        self._record(study, records, interrupted)
+        if interrupted or any(trial.state == "interrupted" for trial in trials):
+            log.info("tune.resume=true goes on with what was interrupted")
+        if best is None and not interrupted:
+            reasons = "; ".join(sorted({trial.reason for trial in trials if trial.reason})) or "the time was over"
+            raise SweepError(f"none of {len(trials)} trials has come to its end: {reasons}")
+
+    def _offer(self, best: Trial, records: Records) -> str:
+        """Evaluate the winner and offer it to the registry by the rule of `register`; returns what became of it."""
+        config = self._configured(best)
+        layout = Layout.of(config)
+        current = Layout.of(self.config).split
+        if current.is_file() and Split.load(current).content_hash != Split.load(layout.split).content_hash:
+            return f"not offered: its split is not the current one, {current}"
+        try:
+            store, _ = records.parent()
+            if best.run_id is None:
+                return "not offered: MLflow was out of reach; tune.resume=true offers it when it is back"
+            # The training could not know the run that the driver has opened for it.
+            write_json(layout.train / "run.json", read_run(layout) | {"run_id": best.run_id})
+            evaluate(
+                [
+                    *self.request.searched(best.framework, best.values),
+                    as_override("root", str(config.root)),
+                    as_override("tracking.uri", store.uri),
+                ]
+            )
+            decision = decide(config, store, read_candidates(config))
+        except TrackingError as error:
+            return f"not offered: {error}; tune.resume=true offers it again"
+        return f"{decision.model} version {decision.version} {decision.action}: {decision.reason}"
+
+    def _apply(self, best: Trial) -> None:
+        path = apply(self.request.project, best.framework, self.request.label_ratio, best.values)
+        log.info("written to %s: the next `dvc repro` trains %s with it", path, best.framework)
+        asked = [f"framework={best.framework}", f"split.label_ratio={self.request.label_ratio}"]
+        here = compose(asked, self.request.project).model_dump(mode="json")
+        there = self.request.config(best.framework, best.values).model_dump(mode="json")
+        if differing := sorted(_differing(here, there, "")):
+            log.warning("but the sweep had other values than it of %s", ", ".join(differing))
+
+    def _record(self, study: Study, records: Records, interrupted: bool) -> None:
+        """The search's own record in MLflow: plots and results."""
+        pictures = draw(study, self.request.tune.frameworks, self.folder / "plots")
+        try:
+            _, parent = records.parent()
+            for path in (*pictures, self.folder / "result.json"):
+                parent.log_file(path)
+            parent.finish("KILLED" if interrupted else "FINISHED")
+        except TrackingError as error:
+            log.warning("%s; plots and results are in %s", error, self.folder)
+
+
+def _as_json(value: Any) -> Any:
+    """With lists where there are tuples, as it will be read back."""
+    return json.loads(json.dumps(value))
+
+
+def _differing(here: Any, there: Any, key: str) -> list[str]:
+    if isinstance(here, Mapping) and isinstance(there, Mapping):
+        keys = here.keys() | there.keys()
+        return [name for k in keys for name in _differing(here.get(k), there.get(k), f"{key}.{k}".strip("."))]
+    return [] if here == there else [key]
+
+
+def _print(trials: Sequence[Trial], title: str) -> None:
+    """The best trials, finished ones first, and a line on the others."""
+    order = {"complete": 0, "stopped": 1, "interrupted": 2, "failed": 3}
+    ranked = sorted(trials, key=lambda trial: (order[trial.state], -(trial.score or 0.0), trial.number))
+    table = Table("trial", "framework", "CIoU", "epochs", "state", "values", title=title)
+    for trial in ranked[:_SHOWN]:
+        score = "" if trial.score is None else f"{100 * trial.score:.1f}"
+        values = "  ".join(f"{key.rpartition('.')[2]}={value}" for key, value in trial.values.items())
+        named = f"{trial.framework}{' (defaults)' if trial.default else ''}"
+        table.add_row(str(trial.number), named, score, str(len(trial.epochs)), trial.reason or trial.state, values)
+    Console(width=None if os.isatty(1) else 160).print(table)

@@ -1,0 +1,78 @@
+"""One trial, on whichever node it runs: a training like any other, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from filelock import FileLock
+from ray import tune
+
+from avsl.config import Config
+from avsl.engine.fit import find_checkpoint, identity
+from avsl.engine.layout import Layout, read_run
+from avsl.engine.prepare import load_data
+from avsl.engine.train import train_and_export
+from avsl.files import write_text
+
+# A worker that the driver or its node has lost may be alive for a moment and still be writing.
+_PATIENCE_S = 120
+
+
+def run_trial(trial: Mapping[str, Any]) -> None:
+    """Train, telling Ray Tune of its node, of every epoch and, last, of how it ended.
+
+    A training that cannot be done is an outcome, not an error of the worker's: Ray would start it again.
+
+    Args:
+        trial: ``number``; ``config``, the whole configuration as JSON values, whose root is the trial's folder;
+            ``prepared`` and ``split``, where the data are; ``origin``, see
+            :func:`avsl.engine.train.train_and_export`.
+    """
+    config = Config.read(trial["config"], "")
+    tune.report({"node": ray.get_runtime_context().get_node_id()})
+    try:
+        score = _train(config, Path(trial["prepared"]), Path(trial["split"]), trial["origin"])
+    except Exception as error:
+        write_text(config.root / "error.txt", traceback.format_exc())
+        lines = str(error).strip().splitlines() or [""]
+        tune.report({"outcome": "failed", "reason": f"{type(error).__name__}: {lines[0]}"})
+    else:
+        tune.report({"outcome": "complete", "score": score})
+
+
+def _train(config: Config, prepared: Path, split: Path, origin: Mapping[str, str]) -> float:
+    """Train, going on from the trial's checkpoint, or take up what a worker has left that could not say so."""
+    layout = Layout.of(config)
+    config.root.mkdir(parents=True, exist_ok=True)
+    with FileLock(config.root / "trial.lock", timeout=_PATIENCE_S):
+        for link, target in ((layout.prepared, prepared), (layout.split, split)):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(target)
+        data, drawn = load_data(layout)
+        wanted = identity(config, drawn)
+        if not (layout.train / "run.json").is_file() or read_run(layout)["identity"] != wanted:
+            resume = find_checkpoint(layout.checkpoint, wanted) is not None
+            train_and_export(config, data, drawn, _Reports(), origin, resume)
+        score: float = read_run(layout)["validation"]["ciou"]
+        return score
+
+
+class _Reports:
+    """Tells Ray Tune of every epoch, and goes no further when it says so."""
+
+    # The driver opens MLflow runs.
+    run_id = ""
+
+    def log_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """An epoch's metrics; those of the finished model come with the outcome."""
+        if "val/ciou" in metrics:
+            tune.report({"epoch": epoch, "ciou": metrics["val/ciou"], "metrics": json.dumps(dict(metrics))})
+
+    def log_folder(self, path: Path) -> None:
+        """It stays where it is."""

@@ -1,0 +1,122 @@
+"""What the stages before the report leave, of a small data set and of evaluations written by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from avsl.data.shards import PreparedData
+from avsl.data.splits import Split, SplitConfig, make_split
+from avsl.data.synthetic import SyntheticConfig, generate
+from avsl.report.tables import report
+
+_PROJECT = Path(__file__).parents[2]
+
+_CELLS = (("supervised", 0.1, 0.25), ("dmt", 0.1, 0.5), ("supervised", 1.0, 0.75), ("dmt", 0.03, 0.125))
+
+
+def _scores(ciou: float) -> dict[str, float]:
+    """A part's figures."""
+    names = ("ciou", "auc", "mean_ciou", "ciou_median", "auc_median", "mean_ciou_median")
+    told = ("ciou_oracle", "auc_oracle", "mean_ciou_oracle", "ciou_shuffled")
+    return {name: ciou + k / 1000 for k, name in enumerate((*names, *told))}
+
+
+def _evaluate(base: Path, framework: str, ratio: float, ciou: float) -> None:
+    figures: dict[str, Any] = {
+        "framework": framework,
+        "label_ratio": ratio,
+        "seed": 0,
+        "train_seconds": 61.5,
+        "labelled": round(400 * ratio),
+        "metric": "CIoU@0.5",
+        "threshold": 0.4,
+        "validation": {"n": 30, "n_silent": 0} | _scores(ciou),
+        "test": {
+            "n": 40,
+            "n_silent": 0,
+            "n_listed": 44,
+            "by_size": {"small": {"n": 8, "ciou": ciou / 2}, "large": {"n": 32, "ciou": 9 * ciou / 8}},
+            "by_class": {"dog, <barking>": {"n": 40, "ciou": ciou}},
+        }
+        | _scores(ciou),
+        "test_offscreen": {"n": 0, "n_silent": 15, "n_listed": 15, "false_positive_rate": 0.2},
+        "ogl": None,
+        "baselines": {
+            "whole_image": _scores(0.01) | {"ciou_oracle": 0.0},
+            "centred_disc": {"ciou": 0.0625, "auc": 0.1, "ciou_median": 0.15, "auc_median": 0.2},
+            "perfect_ranking": {"ciou_median": 0.5625, "auc_median": 0.6},
+        },
+    }
+    if framework == "dmt":
+        figures |= {f"member_{k}": {"test": {"ciou": ciou - 0.1 * (k + 1)}} for k in (0, 1)}
+    folder = base / "evaluate" / str(ratio) / framework
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(figures))
+    hits = [f"t{k},test,a,0.1,{0.75 if k < 40 * ciou else 0.25},0.9\n" for k in range(40)]
+    silent = [f"o{k},test_offscreen,a,0.0,,0.9\n" for k in range(15)]
+    (folder / "per_sample.csv").write_text("".join(["sample_id,part,label,area,ciou,max_confidence\n", *hits, *silent]))
+    ids = Split.load(base / "split" / f"{ratio}.json").validation
+    rng = np.random.default_rng(round(1000 * ciou))
+    np.savez(
+        folder / "validation.npz",
+        sample_id=np.array(ids),
+        confidence=rng.random((len(ids), 4, 4)).astype(np.float16),
+        ciou=np.append(rng.random(len(ids) - 1), np.nan).astype(np.float32),
+    )
+
+    trained = base / "train" / str(ratio) / framework
+    trained.mkdir(parents=True)
+    pseudo = ",pseudo/acceptance,pseudo/precision,pseudo/recall" if framework == "dmt" else ""
+    lines = [f"epoch,train/loss,val/ciou{pseudo}", f"1.0,2.5,0.0{',,,' * bool(pseudo)}"]
+    lines.append(f"2.0,1.5,{ciou}{',0.3,0.7,0.6' * bool(pseudo)}")
+    (trained / "curves.csv").write_text("\n".join(lines) + "\n")
+    hashes = ("config_hash", "split_hash", "data_hash", "code_hash", "git_commit", "model_hash", "run_id")
+    how = {name: f"{name} of {framework} at {ratio}" for name in hashes}
+    command = f"avsl train framework={framework} split.label_ratio={ratio}"
+    (trained / "run.json").write_text(json.dumps(how | {"objective": "ezvsl", "command": command}))
+
+
+@pytest.fixture(scope="session")
+def cells() -> tuple[tuple[str, float, float], ...]:
+    """Framework, label ratio and test CIoU of each evaluation."""
+    return _CELLS
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared set, its splits and four evaluations; to be copied, not changed."""
+    base = tmp_path_factory.mktemp("template") / "synthetic"
+    none = {"n_small": 0, "n_duet": 0, "n_unheard": 0, "n_swap": 0}
+    small = {"image_size": 32, "duration_s": 0.25, "n_train": 40, "n_validation": 12, "n_test": 3, "n_offscreen": 2}
+    generate(SyntheticConfig.model_validate(small | none), base / "prepared", 1)
+    data = PreparedData.open(base / "prepared")
+    (base / "split").mkdir()
+    for ratio in {ratio for _, ratio, _ in _CELLS}:
+        make_split(data, SplitConfig(label_ratio=ratio)).save(base / "split" / f"{ratio}.json")
+    for cell in _CELLS:
+        _evaluate(base, *cell)
+    return base
+
+
+@pytest.fixture
+def base(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data set's folder below a root of the test's own; the project is the working directory."""
+    monkeypatch.chdir(_PROJECT)
+    return Path(shutil.copytree(template, tmp_path / "synthetic"))
+
+
+@pytest.fixture(scope="session")
+def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report's folder, made from the four evaluations; to be read."""
+    root = tmp_path_factory.mktemp("made")
+    shutil.copytree(template, root / "synthetic")
+    with contextlib.chdir(_PROJECT):
+        report([f"root={root}", "data=synthetic"])
+    return root / "synthetic" / "report"

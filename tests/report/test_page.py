@@ -1,0 +1,213 @@
+"""The page: what stands in it, that it needs nothing else, and that the gallery's rows are chosen by rule."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from avsl.data.errors import DataError
+from avsl.data.shards import PreparedData
+from avsl.report.page import Section, Table, render
+from avsl.report.tables import report
+
+Cells = tuple[tuple[str, float, float], ...]
+
+
+class _Page(HTMLParser):
+    """What a reader of the page gets: headings, tables by caption, pictures, and every address in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.headings: list[str] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.scopes: list[str | None] = []
+        self.pictures: list[dict[str, str | None]] = []
+        self.addresses: list[str] = []
+        self._within = ""
+        self._rows: list[list[str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        self._within = tag
+        self.addresses += [value for key in ("src", "href", "srcset", "data") if (value := known.get(key))]
+        if tag == "img":
+            self.pictures.append(known)
+        if tag == "table":
+            self._rows = []
+        if tag == "tr":
+            self._rows.append([])
+        if tag in ("td", "th"):
+            self._rows[-1].append("")
+        if tag == "th":
+            self.scopes.append(known.get("scope"))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._within = ""
+
+    def handle_data(self, data: str) -> None:
+        data = data.replace("\N{NO-BREAK SPACE}", " ")
+        if self._within == "h2":
+            self.headings.append(data)
+        if self._within == "caption":
+            self.tables[data] = self._rows
+        if self._within in ("td", "th"):
+            self._rows[-1][-1] += data
+
+
+@pytest.fixture(scope="session")
+def page(made: Path) -> _Page:
+    """The page of four evaluations, read."""
+    return _Page((made / "report.html").read_text())
+
+
+def test_it_needs_nothing_else(page: _Page, made: Path) -> None:
+    """Every address is inside the page, and its policy forbids any other; nothing is run."""
+    assert len(page.addresses) > 10
+    assert all(address.startswith(("#section-", "data:")) for address in page.addresses)
+    text = (made / "report.html").read_text()
+    assert "default-src 'none'" in text
+    assert "<script" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_every_picture_says_what_it_shows_and_every_head_what_it_heads(page: _Page) -> None:
+    """Alternative texts differ and are there; heads of rows and columns have their scope."""
+    alternatives = [picture["alt"] for picture in page.pictures]
+    assert len(page.pictures) == 3 + 3  # accuracy, validation, pseudo-labels; a gallery for each ratio
+    assert len(set(alternatives)) == len(alternatives)
+    assert all(alternatives)
+    assert set(page.scopes) == {"col", "row"}
+
+
+def test_its_sections_have_all_that_the_comparison_has(page: _Page, made: Path) -> None:
+    """The table is comparison.csv's; the lead is the best on validation; controls follow from the figures."""
+    assert page.headings == [
+        "Accuracy",
+        "Controls and ceiling",
+        "Where it works and where not",
+        "Training",
+        "Pictures",
+        "Data",
+        "How each model was made",
+    ]
+    (caption,) = (caption for caption in page.tables if caption.startswith("Test part, per cent"))
+    lines = (made / "comparison.csv").read_text().splitlines()
+    assert len(page.tables[caption]) == len(lines)
+    assert page.tables[caption][1][:3] == lines[1].split(",")[:3] == ["dmt", "ezvsl", "3 % (12)"]
+    controls = page.tables["Test CIoU, per cent"]
+    assert controls[2] == ["dmt", "10 %", "50.0", "50.9", "-0.9", "40.0", "67 %"]
+    assert controls[4] == ["supervised", "100 %", "75.0", "75.9", "-0.9", "", "100 %"]
+    text = re.sub(r"\s+", " ", (made / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " "))
+    assert "Best on validation at each share of labels: dmt at 3 %, test CIoU 12.5 % (" in text
+    assert "; dmt at 10 %, test CIoU 50.0 % (" in text
+
+
+def test_break_downs_are_rows_by_models(page: _Page) -> None:
+    """Parts, sizes and classes; silent parts by their false positives; what a class's name holds is escaped."""
+    parts = page.tables["By test part"]
+    assert parts[0] == ["rows", "n", "dmt 3 %", "dmt 10 %", "supervised 10 %", "supervised 100 %"]
+    assert ["test", "40", "12.5", "50.0", "25.0", "75.0"] in parts
+    assert ["no source in view, false positives", "15", *["20.0"] * 4] in parts
+    assert page.tables["By size of the source, test part"][1] == ["small", "8", "6.2", "25.0", "12.5", "37.5"]
+    assert page.tables["By class, test part (1 classes)"][1][0] == "dog, <barking>"
+
+
+def test_the_data_card_counts_what_is_there(page: _Page, made: Path) -> None:
+    """Rows by part, labels by ratio; a generated set has nothing to miss."""
+    assert ["train", "40", "40", "0", "40"] in page.tables["Rows by part"]
+    drawn = page.tables["Labels by ratio"]
+    assert drawn[1][:4] == ["3 %", "1", "39", "12"]
+    assert drawn[2][:4] == ["10 %", "4", "36", "12"]
+    assert drawn[3][:4] == ["100 %", "40", "0", "12"]
+    split = json.loads((made.parent / "split" / "0.1.json").read_text())
+    assert drawn[2][-1] == split["content_hash"]
+    assert "none is missing, quarantined or leaked" in (made / "report.html").read_text()
+
+
+def test_every_model_says_how_it_was_made(page: _Page, cells: Cells) -> None:
+    """The command and the hashes of run.json, all of them."""
+    for framework, ratio, _ in cells:
+        said = dict(page.tables[f"{framework}, {100 * ratio:g} % labels"][1:])
+        assert said["command"] == f"avsl train framework={framework} split.label_ratio={ratio}"
+        for title, key in (("configuration", "config_hash"), ("code", "code_hash"), ("git commit", "git_commit")):
+            assert said[title] == f"{key} of {framework} at {ratio}"
+
+
+def test_the_gallery_shows_best_median_and_worst(base: Path) -> None:
+    """Ranked by the mean cIoU of the ratio's models; rows without a source have no rank. Drawn from validation."""
+    order = np.random.default_rng(0).permutation(11)
+    for framework, sign in (("dmt", 1), ("supervised", 0.5)):
+        path = base / "evaluate" / "0.1" / framework / "validation.npz"
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        arrays["ciou"] = np.append(sign * order / 20, np.nan).astype(np.float32)
+        arrays["confidence"] = np.zeros_like(arrays["confidence"])
+        np.savez(path, **arrays)
+    report([f"root={base.parent}", "data=synthetic"])
+    page = _Page((base / "report" / "report.html").read_text())
+    address = next(p["src"] for p in page.pictures if "10 % labels" in str(p["alt"]).replace("\N{NO-BREAK SPACE}", " "))
+    with Image.open(io.BytesIO(base64.b64decode(str(address).partition(",")[2]))) as picture:
+        sheet = np.asarray(picture.convert("RGB")).astype(float)
+    data = PreparedData.open(base / "prepared")
+    validation = data.indices("validation")
+    ranks = [10, 9, 8, 6, 5, 4, 2, 1, 0]  # by falling score: the best, around the median, the worst
+    step = (sheet.shape[0] - 20) // 9
+    for place, rank in enumerate(ranks):
+        number = validation[int(np.flatnonzero(order == rank)[0])]
+        frame = Image.fromarray(data.frames(np.array([number]))[0]).resize((176, 176), Image.Resampling.BICUBIC)
+        top = 20 + place * step + 20
+        shown = sheet[top : top + 176, 6 : 6 + 176]
+        assert np.abs(shown - np.asarray(frame)).mean() < 12  # JPEG
+
+
+def test_what_is_missing_or_does_not_fit_is_one_sentence(base: Path) -> None:
+    """An evaluation without its maps; one of other rows."""
+    path = base / "evaluate" / "0.1" / "supervised" / "validation.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    np.savez(path, **arrays | {"sample_id": arrays["sample_id"][::-1]})
+    with pytest.raises(DataError, match=r"at 0\.1 'supervised' was evaluated on other validation rows: run it again$"):
+        report([f"root={base.parent}", "data=synthetic"])
+    path.unlink()
+    with pytest.raises(DataError, match=r"supervised/validation\.npz is missing: run the evaluation again$"):
+        report([f"root={base.parent}", "data=synthetic"])
+
+
+def test_quarantine_and_leaks_are_counted(base: Path) -> None:
+    """Of a set that lists name: by reason and by the part that holds the row."""
+    prepared = base / "prepared"
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    manifest["expected"] = manifest["counts"] | {"test": 5}
+    (prepared / "manifest.json").write_text(json.dumps(manifest))
+    (prepared / "quarantine.csv").write_text('sample_id,reason\nx,no sound\ny,"too short, cut"\n')
+    (prepared / "leaks.csv").write_text("sample_id,part,shares\nz,test,row\n")
+    report([f"root={base.parent}", "data=synthetic"])
+    page = _Page((base / "report" / "report.html").read_text())
+    assert ["test", "5", "3", "2", "3"] in page.tables["Rows by part"]
+    (reasons,) = (rows for caption, rows in page.tables.items() if caption.startswith("Quarantined"))
+    assert sorted(reasons[1:]) == [["no sound", "1"], ["too short, cut", "1"]]
+    (leaks,) = (rows for caption, rows in page.tables.items() if caption.startswith("Leaks"))
+    assert leaks[1:] == [["test", "1"]]
+
+
+def test_a_row_that_does_not_fit_its_table_is_refused() -> None:
+    """A cell too few would shift figures under another head."""
+    table = Table("figures", ("model", "CIoU"), [["dmt", "1"], ["xpl"]])
+    with pytest.raises(ValueError, match="table 'figures' has 2 columns, a row 1 cells"):
+        render("title", [], [Section("section", tables=[table])])
+
+
+def test_the_same_outputs_give_the_same_page(made: Path, base: Path) -> None:
+    """To the byte: no date, no random name."""
+    report([f"root={base.parent}", "data=synthetic"])
+    assert (base / "report" / "report.html").read_bytes() == (made / "report.html").read_bytes()

@@ -1,0 +1,127 @@
+"""MLflow's own pages over runs and models recorded here, as Chromium shows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from urllib.parse import quote
+
+import pandas as pd
+import pytest
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+from playwright.sync_api import Browser, Page, expect
+
+from avsl.tracking.registry import Candidate, ModelCode, hash_model, promote
+from avsl.tracking.runs import RunTags, Store, TrackingConfig, open_store, start_or_resume_run
+
+pytestmark = pytest.mark.slow
+
+_SCRIPT = """\
+import mlflow
+from mlflow.pyfunc import PythonModel
+
+class Reader(PythonModel):
+    def predict(self, context, model_input):
+        return len(model_input)
+
+mlflow.models.set_model(Reader())
+"""
+_SCORES = {"dmt": 0.75, "mean_teacher": 0.5, "supervised": 0.625}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, list[str]]:
+    """A store of three runs of one label ratio, the first of which is champion; and the runs' ids."""
+    root = tmp_path_factory.mktemp("recorded")
+    store = open_store(TrackingConfig(system_metrics=False), root)
+    runs = []
+    for framework, score in _SCORES.items():
+        tags = RunTags(framework, "ezvsl", 0.03, 7, "da7a0123" + "0" * 56, "s", "c0de" * 10, f"train@{framework}-0.03")
+        params = {"framework": {"name": framework, framework: {"delta": score}}, "seed": 7}
+        with start_or_resume_run(store, "synthetic", f"{framework} 0.03 seed 7", tags, params) as run:
+            for epoch in (1, 2):
+                run.log_epoch({"val/ciou": score * epoch / 2, "train/loss": 1 / epoch}, epoch)
+        runs.append(run.run_id)
+    model, package = root / "model", root / "reader_package"
+    for folder in (model, package):
+        folder.mkdir()
+    (model / "model.json").write_text('{"threshold": 0.4}')
+    (model / "model.safetensors").write_bytes(b"weights")
+    (package / "__init__.py").write_text("")
+    (root / "reader.py").write_text(_SCRIPT)
+    signature = ModelSignature(Schema([ColSpec("string", "frame")]))
+    code = ModelCode(root / "reader.py", package, signature, pd.DataFrame({"frame": ["a"]}), ["mlflow"])
+    champion = Candidate(
+        run_id=runs[0],
+        framework="dmt",
+        score=0.75,
+        metric="CIoU",
+        split_hash="s",
+        data="synthetic",
+        label_ratio=0.03,
+        model_dir=model,
+        model_hash=hash_model(model),
+        card="# A card\n\nTrained with **90 labels**.",
+    )
+    promote(store, [champion], "synthetic", 0.03, "s", "CIoU", code)
+    return store, runs
+
+
+@pytest.fixture(scope="module")
+def address(
+    recorded: tuple[Store, list[str]],
+    serve: Callable[..., AbstractContextManager[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """Of a server on that store, as `make ui` starts it."""
+    with serve(tmp_path_factory.mktemp("server"), "--backend-store-uri", recorded[0].uri) as found:
+        yield found
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """A wide page: its side panels leave little room for columns."""
+    page = chromium.new_page(viewport={"width": 1900, "height": 1000})
+    page.set_default_timeout(30_000)
+    expect.set_options(timeout=30_000)
+    yield page
+    page.close()
+
+
+def _go(page: Page, address: str, where: str) -> None:
+    mark = "&" if "?" in where else "?"
+    page.goto(f"{address}/#/{where}{mark}workflowType=machine_learning")
+
+
+def test_the_list_of_runs_says_what_each_is(page: Page, address: str) -> None:
+    """By its default columns: name (framework, label ratio, seed), data set with its version, source."""
+    _go(page, address, "experiments/1")
+    for framework in _SCORES:
+        expect(page.get_by_role("link", name=f"{framework} 0.03 seed 7")).to_be_visible()
+        expect(page.get_by_text(f"train@{framework}-0.03")).to_be_visible()
+    expect(page.get_by_text("synthetic (da7a0123)")).to_have_count(3)
+
+
+def test_runs_of_one_ratio_compare(page: Page, address: str, recorded: tuple[Store, list[str]]) -> None:
+    """The parallel coordinates begin with the framework and the validation score; every run has its column."""
+    _, runs = recorded
+    _go(page, address, f"compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps(['1']))}")
+    expect(page.get_by_role("heading", name="Comparing 3 Runs from 1 Experiment")).to_be_visible()
+    axes = page.locator(".parcoords text.axis-title, svg .axis-title")
+    expect(axes.first).to_have_text("framework")
+    expect(axes.last).to_have_text("val/ciou")
+    for framework in _SCORES:
+        expect(page.get_by_text(f"{framework} 0.03 seed 7").first).to_be_visible()
+
+
+def test_a_registered_model_has_its_card_and_its_champion(page: Page, address: str) -> None:
+    """The model's page lists the champion's version, and the version's page describes it."""
+    name = "avsl-synthetic-ratio-0.03"
+    _go(page, address, f"models/{name}")
+    expect(page.get_by_role("link", name="Version 1")).to_be_visible()
+    expect(page.get_by_text("champion").first).to_be_visible()
+    _go(page, address, f"models/{name}/versions/1")
+    expect(page.get_by_role("heading", name="A card")).to_be_visible()
+    expect(page.get_by_text("90 labels")).to_be_visible()

@@ -1,0 +1,281 @@
+"""Whole sweeps on real Ray and a real MLflow store, what may befall them included."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+from ray.cluster_utils import Cluster
+
+from avsl.config import compose
+from avsl.engine.layout import Layout, read_run
+from avsl.engine.prepare import split
+from avsl.engine.train import train
+from avsl.tracking.registry import CHAMPION, model_name
+from avsl.tracking.runs import Store, open_store
+from avsl.tuning.sweep import sweep
+
+pytestmark = pytest.mark.slow
+
+_SCRIPT = Path(__file__).parents[2] / "pipelines" / "sweep.py"
+
+
+def _search(project: Path, ratio: float) -> Path:
+    return project / "outputs" / "sweep" / "small" / "synthetic" / "search" / str(ratio)
+
+
+def _result(project: Path, ratio: float = 0.5) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((_search(project, ratio) / "result.json").read_text())
+    return found
+
+
+def _wait(what: Callable[[], object], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "nothing came of it"
+        time.sleep(0.1)
+
+
+def _store(project: Path) -> Store:
+    config = compose([], project)
+    return open_store(config.tracking, project / "outputs")
+
+
+def _runs(store: Store, kind: str) -> list[Any]:
+    experiment = store.client.get_experiment_by_name("avsl-synthetic")
+    assert experiment
+    return list(store.client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'"))
+
+
+def _kill_with_all_it_started(process: subprocess.Popen[str]) -> None:
+    """The driver first, so that it can end nothing; then what Ray leaves behind, by its ids."""
+    orphans = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    _, alive = psutil.wait_procs(orphans, timeout=10)
+    for orphan in alive:
+        orphan.kill()
+    psutil.wait_procs(alive)
+
+
+def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_reproduce(
+    project: Path, tmp_path: Path
+) -> None:
+    """Nothing finished is done again; the winner is registered, recorded, applied, and trained anew the same."""
+    command = [sys.executable, str(_SCRIPT), "tune=small", "tune.apply=true", "tune.scheduler=null"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    trials = _search(project, 0.5) / "trials"
+    log = tmp_path / "log"
+
+    def start(*more: str) -> subprocess.Popen[str]:
+        with log.open("a") as stream:
+            return subprocess.Popen(
+                [*command, *more],
+                env=environment,
+                stdout=stream,
+                stderr=stream,
+                text=True,
+                start_new_session=True,  # as a terminal's foreground job
+            )
+
+    def finished() -> dict[Path, dict[str, Any]]:
+        return {path: json.loads(path.read_text()) for path in trials.glob("*/synthetic/train/0.5/*/run.json")}
+
+    def mid_way(driver: subprocess.Popen[str], more_than: int) -> bool:
+        assert driver.poll() is None, log.read_text()
+        return len(finished()) > more_than and any(trials.glob("*/synthetic/state/0.5/*/last.ckpt"))
+
+    driver = start()
+    _wait(lambda: mid_way(driver, 0))
+    started = psutil.Process(driver.pid).children(recursive=True)
+    os.killpg(driver.pid, signal.SIGINT)
+    assert driver.wait(60) == 0, log.read_text()
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert not alive, "Ctrl-C leaves processes behind"
+    assert "tune.resume=true goes on with what was interrupted" in log.read_text()
+    assert _result(project)["best"] in {trial["number"] for trial in _result(project)["trials"]}
+    assert "registry" not in _result(project)
+
+    earlier = finished()
+    driver = start("tune.resume=true")
+    _wait(lambda: mid_way(driver, len(earlier)))
+    before = finished()
+    _kill_with_all_it_started(driver)
+    assert len(before) < 5
+    assert start("tune.resume=true").wait(200) == 0, log.read_text()
+    result = _result(project)
+    assert [trial["number"] for trial in result["trials"]] == [0, 1, 2, 3, 4]
+    assert {trial["state"] for trial in result["trials"]} == {"complete"}
+    after = finished()
+    for path, content in before.items():
+        assert {**content, "run_id": ""} == {**after[path], "run_id": ""}, "a finished trial was trained again"
+    best = result["trials"][result["best"]]
+    assert best["score"] == max(trial["score"] for trial in result["trials"])
+    assert not result["unwritten_in_mlflow"]
+
+    store = _store(project)
+    (parent,) = _runs(store, "sweep")
+    children = _runs(store, "trial")
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    recorded = {run.info.run_id: run for run in children}
+    assert {trial["run_id"] for trial in result["trials"]} <= set(recorded)
+    for trial in result["trials"]:
+        run = recorded[trial["run_id"]]
+        assert run.data.tags["state"] == "complete"
+        assert run.data.metrics["validation/ciou"] == trial["score"]
+        epochs = store.client.get_metric_history(trial["run_id"], "val/ciou")
+        assert sorted(point.step for point in epochs) == [1, 2, 3, 4]
+        assert float(run.data.params["trainer.learning_rate"]) == trial["values"]["trainer.learning_rate"]
+    curve = store.client.get_metric_history(parent.info.run_id, "best/ciou")
+    assert [point.value for point in sorted(curve, key=lambda point: point.step)][-1] == best["score"]
+    assert len(curve) == 5
+    shown = {artifact.path for artifact in store.client.list_artifacts(parent.info.run_id)}
+    assert "result.json" in shown
+
+    champion = store.client.get_model_version_by_alias(model_name("synthetic", 0.5), CHAMPION)
+    assert champion.tags["run_id"] == best["run_id"]
+    assert float(champion.tags["validation_score"]) == best["score"]
+
+    text = (project / "params.yaml").read_text()
+    assert all(comment in text for comment in ("# Every comment of this file", "# is kept.", "# so is this one"))
+    tuned = yaml.safe_load(text)["tuned"]
+    assert list(tuned) == [best["framework"]]
+    assert list(tuned[best["framework"]]) == ["r50"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        asked = [f"framework={best['framework']}"]
+        split(asked)
+        train(asked)
+    finally:
+        torch.set_num_threads(threads)
+    trained = read_run(Layout.of(compose(asked)))
+    assert trained["validation"]["ciou"] == best["score"]
+    winner = Layout.of(compose([*asked, f"root={trials / str(best['number'])}"]))
+    assert trained["model_hash"] == read_run(winner)["model_hash"]
+    assert compose([*asked, "split.label_ratio=0.25"]).trainer.learning_rate == 0.003, "another ratio is not tuned"
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """A Ray cluster of a head without cores; each test adds the nodes it needs."""
+    quiet = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **quiet})
+    yield cluster
+    cluster.shutdown()
+
+
+def _node(cluster: Cluster) -> Any:
+    return cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+
+
+def test_two_nodes_run_trials_and_one_of_them_dies(project: Path, nodes: Cluster) -> None:
+    """Its trial goes on elsewhere; nothing is lost; each label ratio has a winner of its own."""
+    first, second = _node(nodes), _node(nodes)
+    ids = {first.node_id, second.node_id}
+    trials = _search(project, 0.25) / "trials"
+
+    def kill_one() -> None:
+        _wait(lambda: len(list(trials.glob("*/synthetic/state/0.25/*/last.ckpt"))) >= 2)
+        nodes.remove_node(second, allow_graceful=False)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    # As many cores as there were: the sweep must not wait for what is gone.
+    asked = ["tune=small", "framework=dmt,mean_teacher", "tune.trials=3", "trainer.epochs=8"]
+    sweep([*asked, "split.label_ratio=0.25,0.5", f"tune.address={nodes.address}", "tune.scheduler=null"])
+    killer.join()
+    for ratio in (0.25, 0.5):
+        result = _result(project, ratio)
+        assert [trial["state"] for trial in result["trials"]] == ["complete"] * 3
+        assert result["registry"].startswith(f"avsl-synthetic-ratio-{ratio} version 1 promoted")
+    moved = [trial for trial in _result(project, 0.25)["trials"] if trial["retries"]]
+    assert len(moved) == 1
+    assert set(moved[0]["nodes"]) <= ids
+    assert {node for trial in _result(project, 0.25)["trials"] for node in trial["nodes"]} == ids
+    nodes.remove_node(first)
+
+
+def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(project: Path, nodes: Cluster) -> None:
+    """Out of memory, not finite, raising: failed with the reason; a killed worker's trial is retried and counted.
+
+    MLflow does not answer all the while; what it missed is listed, and written by the session in which it is back.
+    """
+    node = _node(nodes)
+    # The first trial, of the defaults, is sound; of the others, each value but the first of its key spoils some.
+    values = {"model.dim": [8, 10**15], "trainer.learning_rate": [0.003, 1e30], "trainer.accelerator": ["cpu", "gpu"]}
+    spaces: dict[str, dict[str, Any]] = {}
+    for key, choices in values.items():
+        section, name = key.split(".")
+        spaces.setdefault(section, {})[name] = {"kind": "categorical", "values": choices}
+    tune = {
+        "name": "small",
+        "trials": 6,
+        "startup": 99,
+        "scheduler": None,
+        "time_budget": 120,
+        "spaces": {"common": spaces},
+    }
+    (project / "pipelines" / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(tune))
+    asked = ["tune=small", "framework=mean_teacher", f"tune.address={nodes.address}"]
+    killed: list[int] = []
+
+    def kill_worker() -> None:
+        _wait(lambda: any((_search(project, 0.5) / "trials" / "0").glob("synthetic/state/0.5/*/last.ckpt")))
+        for process in psutil.Process().children(recursive=True):
+            if process.name().startswith("ray::ImplicitFunc"):  # a trial; its node's agents must live
+                process.kill()
+                killed.append(process.pid)
+
+    killer = threading.Thread(target=kill_worker, daemon=True)
+    killer.start()
+    sweep([*asked, "tracking.uri=http://127.0.0.1:9"])
+    killer.join()
+    assert killed
+    result = _result(project)
+    trials = {trial["number"]: trial for trial in result["trials"]}
+    assert len(trials) == 6
+    assert (trials[0]["state"], trials[0]["retries"]) == ("complete", 1)
+    reasons = set()
+    for trial in trials.values():
+        values = trial["values"]
+        if values["trainer.accelerator"] == "gpu" and not torch.cuda.is_available():
+            wanted = "MisconfigurationException"
+        elif values["model.dim"] == 10**15:
+            wanted = "RuntimeError"
+        elif values["trainer.learning_rate"] == 1e30:
+            wanted = "TrainingError: the loss is nan"
+        else:
+            assert trial["state"] == "complete", trial["reason"]
+            continue
+        assert trial["state"] == "failed"
+        assert trial["reason"].startswith(wanted), trial["reason"]
+        reasons.add(wanted)
+    assert len(reasons) >= 2
+    assert result["unwritten_in_mlflow"] == list(trials)
+    assert result["registry"].startswith("not offered: ")
+
+    sweep([*asked, "tune.resume=true"])
+    result = _result(project)
+    assert not result["unwritten_in_mlflow"]
+    assert "version 1 promoted" in result["registry"]
+    runs = {run.data.tags["trial"]: run for run in _runs(_store(project), "trial")}
+    assert {int(number): run.data.tags["state"] for number, run in runs.items()} == {
+        number: trial["state"] for number, trial in trials.items()
+    }
+    failed = next(trial for trial in trials.values() if trial["state"] == "failed")
+    assert runs[str(failed["number"])].info.status == "FAILED"
+    assert runs[str(failed["number"])].data.tags["stop_reason"] == failed["reason"]
+    nodes.remove_node(node)
