@@ -168,6 +168,14 @@ def test_declared_sources_exist() -> None:
         assert own <= set(stage["params"])
 
 
+def test_what_sweeps_find_is_declared() -> None:
+    """params.yaml has a place for every framework, as DVC takes a key that is not there for missing."""
+    params = yaml.safe_load((_PROJECT / "params.yaml").read_text())
+    assert set(params["tuned"]) == set(FRAMEWORKS)
+    assert "tuned.${item.framework}" in _stages()["train"]["params"]
+    assert "tuned.supervised" in _stages()["train_full"]["params"]
+
+
 # --- What happens --------------------------------------------------------------------------------------------
 
 _RATIO = 0.03

@@ -63,7 +63,7 @@ def test_defaults_come_first_and_then_as_many_as_asked_for(open_study: Open, req
     trials = []
     while (trial := study.next()) is not None:
         trials.append(trial)
-        study.complete(trial.number, 0.1)
+        study.complete(trial.number, 0.1, 2.0)
     assert [trial.number for trial in trials] == list(range(7))
     assert study.remaining() == 0
     for trial in trials[:2]:
@@ -87,7 +87,7 @@ def test_a_second_session_goes_on_where_the_first_was_killed(open_study: Open) -
     assert running
     for number, score in ((complete.number, 0.4), (stopped.number, 0.2), (running.number, 0.3)):
         first.epoch(number, 1, score, {"val/ciou": score, "train/loss": 1.0})
-    first.complete(complete.number, 0.5)
+    first.complete(complete.number, 0.5, 3.0)
     first.stop(stopped.number, "poor")
     first.fail(failed.number, "broken")
 
@@ -102,6 +102,7 @@ def test_a_second_session_goes_on_where_the_first_was_killed(open_study: Open) -
     ]
     assert seen[0].epochs == {1: {"val/ciou": 0.4, "train/loss": 1.0}}
     assert second.best() == seen[0]
+    assert seen[0].seconds == 3.0
     again = second.next()
     assert again
     assert (again.number, again.values, again.framework) == (running.number, running.values, running.framework)
@@ -133,7 +134,7 @@ def test_a_proposal_that_no_configuration_can_have_fails_and_the_search_goes_on(
     while (trial := study.next()) is not None:
         values = trial.values
         assert float(values["framework.xpl.pacing.start"]) <= float(values["framework.xpl.pacing.end"])
-        study.complete(trial.number, 0.1)
+        study.complete(trial.number, 0.1, 2.0)
         proposed += 1
     failed = [trial for trial in study.trials() if trial.state == "failed"]
     assert failed

@@ -237,7 +237,7 @@ class _Bookkeeping(Callback):
         number = trial.config["number"]
         outcome = result.get("outcome")
         if outcome == "complete":
-            self._study.complete(number, result["score"])
+            self._study.complete(number, result["score"], result["seconds"])
         elif outcome == "failed":
             self._study.fail(number, result["reason"])
         elif "node" in result:

@@ -58,7 +58,9 @@ class Trial:
         run_id: of its MLflow run; None until there is one.
         recorded: whether MLflow has all of it.
         default: whether its values are those without a search.
-        order: the moment of its end, in seconds; None before.
+        started: the moment of its proposal, in seconds of the epoch.
+        order: the moment of its end; None before.
+        seconds: that its training and export took in the session that finished it; None where it did not.
     """
 
     number: int
@@ -74,7 +76,9 @@ class Trial:
     run_id: str | None
     recorded: bool
     default: bool
+    started: float
     order: float | None
+    seconds: float | None
 
 
 @contextmanager
@@ -224,7 +228,9 @@ class Study:
             run_id=run.get("id"),
             recorded=run.get("recorded", False),
             default="default" in said,
+            started=trial.datetime_start.timestamp() if trial.datetime_start else 0.0,
             order=None if ended is None else ended.timestamp(),
+            seconds=said.get("seconds"),
         )
 
     def _id(self, number: int) -> int:
@@ -260,8 +266,9 @@ class Study:
         self._storage.set_trial_intermediate_value(self._id(number), epoch, score)
         self.note(number, **{f"{_EPOCH}{epoch}": dict(metrics)})
 
-    def complete(self, number: int, score: float) -> None:
-        """A trial has run to its end."""
+    def complete(self, number: int, score: float, seconds: float) -> None:
+        """A trial has run to its end, in so many seconds."""
+        self.note(number, seconds=seconds)
         self._study.tell(number, score)
 
     def stop(self, number: int, reason: str) -> None:
@@ -280,16 +287,21 @@ class Study:
         return max(complete, key=lambda trial: (trial.score or 0.0, -trial.number), default=None)
 
     def for_plots(self, framework: str) -> optuna.Study:
-        """A framework's ended trials as a study of their own, in memory, so that all have the same values."""
+        """A framework's ended trials as a study of their own, in memory: all have the same values, under short names."""
         study = optuna.create_study(direction="maximize")
         for trial in self._study.trials:
             if trial.user_attrs.get("framework") == framework and trial.state in (
                 TrialState.COMPLETE,
                 TrialState.PRUNED,
             ):
-                shown = {key: value for key, value in trial.params.items() if key != _FRAMEWORK}
-                kept = {key: trial.distributions[key] for key in shown}
-                trial.params, trial.distributions = shown, kept
+                short = {
+                    name: name.replace(f"framework.{framework}.", "").replace("trainer.", "")
+                    for name in trial.params
+                    if name != _FRAMEWORK
+                }
+                drawn, kept = trial.params, trial.distributions
+                trial.params = {short[name]: drawn[name] for name in short}
+                trial.distributions = {short[name]: kept[name] for name in short}
                 study.add_trial(trial)
         return study
 

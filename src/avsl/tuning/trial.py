@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ def run_trial(trial: Mapping[str, Any]) -> None:
             :func:`avsl.engine.train.train_and_export`.
     """
     config = Config.read(trial["config"], "")
+    started = time.monotonic()
     tune.report({"node": ray.get_runtime_context().get_node_id()})
     try:
         score = _train(config, Path(trial["prepared"]), Path(trial["split"]), trial["origin"])
@@ -42,7 +44,7 @@ def run_trial(trial: Mapping[str, Any]) -> None:
         lines = str(error).strip().splitlines() or [""]
         tune.report({"outcome": "failed", "reason": f"{type(error).__name__}: {lines[0]}"})
     else:
-        tune.report({"outcome": "complete", "score": score})
+        tune.report({"outcome": "complete", "score": score, "seconds": time.monotonic() - started})
 
 
 def _train(config: Config, prepared: Path, split: Path, origin: Mapping[str, str]) -> float:
