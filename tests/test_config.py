@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,14 @@ def test_an_experiment_stands_between_params_and_the_command_line(project: Path)
     assert config.framework.name == "dmt"
     assert config.framework.settings == DMTConfig(delta=0.8, tau=0.75)
     assert (config.split.label_ratio, config.seed) == (0.4, 9)
+
+
+def test_threads_compose_at_the_same_time(project: Path) -> None:
+    """Each gets what it asked for."""
+    asked = [f"seed={seed}" for seed in range(16)]
+    with ThreadPoolExecutor(4) as pool:
+        seeds = [config.seed for config in pool.map(lambda override: compose([override], project), asked)]
+    assert seeds == list(range(16))
 
 
 def test_every_experiment_composes(project: Path) -> None:

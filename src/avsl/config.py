@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -34,6 +35,8 @@ from avsl.objectives import OBJECTIVES
 from avsl.schema import ConfigError, StrictConfig, pick
 from avsl.tracking.runs import TrackingConfig
 
+# Hydra keeps its state in globals.
+_HYDRA = threading.Lock()
 # Hydra groups; each is chosen by name and has its folder in pipelines/conf.
 GROUPS = ("data", "model", "objective", "framework", "trainer")
 
@@ -249,11 +252,9 @@ def compose_group(group: str, name: str, overrides: Sequence[str], project: Path
     """
     conf = project / "pipelines" / "conf"
     pick(name, {path.stem: path for path in (conf / group).glob("*.yaml")}, group)
-    ConfigStore.instance().store(name="run", node={"defaults": [{group: name}, "_self_"]})
     forced = [text if text.startswith(("+", "~")) else f"++{text}" for text in overrides]
     try:
-        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-            section = _plain(hydra_compose("run", forced))[group]
+        section = _plain(_compose_with(conf, [{group: name}, "_self_"], {}, forced))[group]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(" ".join(str(error).split())) from None
     if not isinstance(section, dict):
@@ -320,11 +321,19 @@ def _hydra(project: Path, params: Mapping[str, Any], values: Mapping[str, Any], 
         pick(str(name), {path.stem: path for path in (conf / group).glob("*.yaml")}, group)
     groups = [{group: params[group]["name"]} for group in GROUPS]
     defaults = [*groups, "config", "params", {"optional experiment": None}, "_self_"]
-    store = ConfigStore.instance()
-    store.store(name="params", node=dict(values), package="_global_")
-    store.store(name="run", node={"defaults": defaults})
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        return hydra_compose("run", wanted)
+    return _compose_with(conf, defaults, values, wanted)
+
+
+def _compose_with(
+    conf: Path, defaults: Sequence[Any], values: Mapping[str, Any], overrides: Sequence[str]
+) -> DictConfig:
+    """Hydra's composition of a defaults list, in which ``params`` stands for ``values``; any thread may ask for one."""
+    with _HYDRA:
+        store = ConfigStore.instance()
+        store.store(name="params", node=dict(values), package="_global_")
+        store.store(name="run", node={"defaults": list(defaults)})
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            return hydra_compose("run", list(overrides))
 
 
 def read_params(project: Path) -> dict[str, Any]:

@@ -48,11 +48,13 @@ def draw(study: Study, frameworks: Sequence[str], folder: Path) -> list[Path]:
                 axes = plot(own)
             figure = np.ravel(axes)[0].figure
             figure.suptitle(f"{framework}: validation CIoU@0.5")
-            # Optuna leaves names and ticks to run into each other.
-            figure.set_layout_engine("constrained")
+            # Optuna lets ticks run into each other and names over the edge.
+            if name == "parallel":
+                figure.set_size_inches(16, 6)
             for panel in figure.axes:
                 panel.tick_params(axis="x", which="both", labelrotation=45, labelsize=8)
-            save_figure(figure, folder / f"{framework}-{name}.png")
+            with plt.rc_context({"savefig.bbox": "tight"}):
+                save_figure(figure, folder / f"{framework}-{name}.png")
             plt.close(figure)
             files.append(folder / f"{framework}-{name}.png")
     return files

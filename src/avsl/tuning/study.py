@@ -287,7 +287,7 @@ class Study:
         return max(complete, key=lambda trial: (trial.score or 0.0, -trial.number), default=None)
 
     def for_plots(self, framework: str) -> optuna.Study:
-        """A framework's ended trials as a study of their own, in memory: all have the same values, under short names."""
+        """A framework's ended trials as a study in memory: all have the same values, here under short names."""
         study = optuna.create_study(direction="maximize")
         for trial in self._study.trials:
             if trial.user_attrs.get("framework") == framework and trial.state in (
