@@ -80,7 +80,9 @@ def test_from_nothing_to_boxes_in_a_video(
     capsys.readouterr()
     target = tmp_path / "localized"
     assert main(["localize", str(tmp_path / "tone.mp4"), "--ratio", "0.25", "--out", str(target)]) == 0
-    assert capsys.readouterr().out.splitlines() == [str(target / "tone.json"), str(target / "tone.png")]
+    written = [target / f"tone.{kind}" for kind in ("json", "png", "mp4")]
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(map(str, written))
+    assert all(path.stat().st_size for path in written)
     assert json.loads((target / "tone.json").read_text())
     assert (target / "tone.png").read_bytes().startswith(b"\x89PNG")
 
