@@ -113,15 +113,27 @@ def test_a_second_session_goes_on_where_the_first_was_killed(open_study: Open) -
     assert len(set(values)) == len(values)
 
 
-def test_a_default_that_was_killed_while_it_was_proposed_is_proposed_again(open_study: Open) -> None:
-    """The promise that no search ends below the defaults survives a kill at any moment."""
-    first = open_study()
+def test_a_proposal_that_was_killed_half_way_is_drawn_to_its_end(open_study: Open) -> None:
+    """Defaults stay defaults, what was drawn stays drawn, no trial is lost; until then it is none of the trials."""
+    options = ("tune.trials=4", "tune.sampler=random")
+    first = open_study(*options)
     first._study.ask()  # and killed before anything is known of it
-    second = open_study("tune.resume=true")
-    trials = [second.next() for _ in range(3)]
-    assert [(trial.number, trial.framework, trial.default) for trial in trials if trial][:1] == [(1, "xpl", True)]
-    assert any(trial.default and trial.framework == "dmt" for trial in trials if trial)
-    assert second.trial(0).state == "failed"
+    second = open_study(*options, "tune.resume=true")
+    assert second.trials() == []
+    trials = [second.next() for _ in range(2)]
+    assert [(trial.number, trial.framework, trial.default) for trial in trials if trial] == [
+        (0, "dmt", True),
+        (1, "xpl", True),
+    ]
+    drawn = second._study.ask().suggest_categorical("framework", ["dmt", "xpl"])  # killed between two draws
+    third = open_study(*options, "tune.resume=true")
+    assert [trial.number for trial in third.trials()] == [0, 1]
+    later = [third.next() for _ in range(4)]
+    assert [trial.number for trial in later if trial] == [0, 1, 2, 3]
+    assert later[2]
+    assert later[2].framework == drawn
+    assert third.next() is None
+    assert {trial.state for trial in third.trials()} == {"interrupted"}
 
 
 def test_a_proposal_that_no_configuration_can_have_fails_and_the_search_goes_on(

@@ -100,6 +100,8 @@ class Records:
             The trials of which something is missing in MLflow.
         """
         with self._news:
+            # Proposals that no configuration can have never ran, so nobody has told of them.
+            self._changed |= {trial.number for trial in self._study.trials() if trial.order and not trial.recorded}
             self._deadline = time.monotonic() + patience
             self._news.notify()
         self._thread.join(patience + 60)
@@ -170,11 +172,11 @@ class Records:
     def _write(self, number: int) -> None:
         store, parent = self._open()
         trial = self._study.trial(number)
-        config = self._configure(trial)
         if number not in self._runs:
             name = f"trial {number} {trial.framework}{' (defaults)' if trial.default else ''}"
-            tags, params = self._origin.tags(trial.framework), config.model_dump(mode="json")
-            self._runs[number] = start_or_resume_run(store, config.data.name, name, tags, params, trial.run_id)
+            tags, experiment = self._origin.tags(trial.framework), self._origin.config.data.name
+            params = self._configure(trial).model_dump(mode="json") if trial.config else dict(trial.values)
+            self._runs[number] = start_or_resume_run(store, experiment, name, tags, params, trial.run_id)
             self._runs[number].set_tags({"mlflow.parentRunId": parent.run_id, "kind": "trial", "trial": str(number)})
             self._study.note_run(number, self._runs[number].run_id)
         run = self._runs[number]

@@ -136,13 +136,7 @@ class Study:
         if differing := sorted(key for key in before.keys() | stated.keys() if before.get(key) != stated.get(key)):
             raise SweepError(f"the search in {folder} was asked for with another {', another '.join(differing)}")
         self._study.sampler = self._sampler(len(self._study.trials))
-        running = [trial for trial in self._study.trials if trial.state == TrialState.RUNNING]
-        self._waiting = [trial.number for trial in running if "config" in trial.user_attrs]
-        for trial in running:
-            if "config" not in trial.user_attrs:
-                self.fail(trial.number, "the sweep was killed while it was proposed")
-                if framework := trial.user_attrs.get("default"):
-                    self._enqueue(self._study, framework, defaults[framework])
+        self._waiting = [trial.number for trial in self._study.trials if trial.state == TrialState.RUNNING]
 
     def _create(self, path: Path, stated: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Value]]) -> None:
         storage = _open(path)
@@ -179,21 +173,29 @@ class Study:
 
         A proposal that no configuration can have is a failed trial, and followed by another.
         """
-        if self._waiting:
-            return self.trial(self._waiting.pop(0))
+        while self._waiting:
+            number = self._waiting.pop(0)
+            # What a kill has cut short is drawn to its end: what had been drawn, or was enqueued, stays.
+            if self.trial(number).config or self._propose(optuna.Trial(self._study, self._id(number))):
+                return self.trial(number)
         while sum(trial.state != TrialState.WAITING for trial in self._study.trials) < self.request.tune.trials:
             asked = self._study.ask()
-            framework = self._draw_framework(asked)
-            values = {key: dimension.draw(asked, key) for key, dimension in self.request.space(framework).items()}
-            try:
-                config = self.request.config(framework, values).model_dump(mode="json")
-            except ConfigError as error:
-                self.note(asked.number, framework=framework, values=values)
-                self.fail(asked.number, str(error))
-                continue
-            self.note(asked.number, framework=framework, values=values, config=config)
-            return self.trial(asked.number)
+            if self._propose(asked):
+                return self.trial(asked.number)
         return None
+
+    def _propose(self, asked: optuna.Trial) -> bool:
+        """Draw a trial's values; returns whether a configuration can have them."""
+        framework = self._draw_framework(asked)
+        values = {key: dimension.draw(asked, key) for key, dimension in self.request.space(framework).items()}
+        self.note(asked.number, framework=framework, values=values)
+        try:
+            config = self.request.config(framework, values).model_dump(mode="json")
+        except ConfigError as error:
+            self.fail(asked.number, str(error))
+            return False
+        self.note(asked.number, config=config)
+        return True
 
     def _draw_framework(self, asked: optuna.Trial) -> str:
         frameworks = self.request.tune.frameworks
@@ -202,8 +204,12 @@ class Study:
         return str(asked.suggest_categorical(_FRAMEWORK, list(frameworks)))
 
     def trials(self) -> list[Trial]:
-        """All of them, but those that still wait to be proposed."""
-        return [self._read(trial) for trial in self._study.trials if trial.state != TrialState.WAITING]
+        """All of them, but those that wait to be proposed or whose proposal is not complete."""
+        return [
+            self._read(trial)
+            for trial in self._study.trials
+            if trial.state.is_finished() or "config" in trial.user_attrs
+        ]
 
     def trial(self, number: int) -> Trial:
         """One of them."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from avsl.config import Config, as_override, compose
@@ -256,5 +257,6 @@ def _print(trials: Sequence[Trial], title: str) -> None:
         score = "" if trial.score is None else f"{100 * trial.score:.1f}"
         values = "  ".join(f"{key.rpartition('.')[2]}={value}" for key, value in trial.values.items())
         named = f"{trial.framework}{' (defaults)' if trial.default else ''}"
-        table.add_row(str(trial.number), named, score, str(len(trial.epochs)), trial.reason or trial.state, values)
+        state = escape(trial.reason or trial.state)
+        table.add_row(str(trial.number), named, score, str(len(trial.epochs)), state, escape(values))
     Console(width=None if os.isatty(1) else 160).print(table)
