@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import timm
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -25,6 +24,9 @@ def make_backbone(section: str, name: str, *, last_stride: int = 2, **settings: 
     Raises:
         ConfigError: it is unknown, or its settings do not fit; names ``section`` of the configuration.
     """
+    # Here, as it takes two seconds and most stages read the configuration alone.
+    import timm
+
     try:
         network: nn.Module = timm.create_model(name, **settings)
     except (RuntimeError, LookupError, TypeError, ValueError, AssertionError) as error:

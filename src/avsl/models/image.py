@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
-from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avsl.models.backbone import make_feature_network
 from avsl.schema import ConfigError, StrictConfig
+
+if TYPE_CHECKING:
+    from timm.models import FeatureInfo
 
 
 class ImageEncoderConfig(StrictConfig):
