@@ -23,6 +23,13 @@ from avsl.functional.geometry import identity
 from avsl.models import LocalizerConfig, make_front_end
 from avsl.types import AVBatch
 
+
+def pytest_configure() -> None:
+    """One thread for each worker and for what it starts: threads that wait for a core of others take it from them."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
 _NETWORK = {
     "backbone": "resnet10t",
     "backbone_args": {"channels": [8, 8, 8, 8], "stem_width": 4, "zero_init_last": False},
