@@ -143,8 +143,8 @@ def main() -> None:
     options = parser.parse_args()
     cores = os.cpu_count() or 1
     bodies = {size: request(options.side, size) for size in _MAP_SIZES}
-    load = os.getloadavg()[0]
-    print(f"{options.model}, {cores} cores at a load of {load:.1f}, frame {options.side} px, {options.seconds:g} s a row\n")
+    print(f"{options.model}, frames of {options.side} px, {options.seconds:g} s of asking a row;")
+    print(f"{cores} cores, at the start with a load of {os.getloadavg()[0]:.1f}\n")
     heads = ("processes", "threads of each", "map", "answer (KiB)", "clients", "p50 (ms)", "p95 (ms)", "requests/s")
     print("| " + " | ".join((*heads, "CPU of the server (ms/request)")) + " |")
     print("| --- " * (len(heads) + 1) + "|")

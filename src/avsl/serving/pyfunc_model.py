@@ -5,9 +5,9 @@ Input: a table or a list of records with the columns ``frame`` (base64 of a PNG 
 the model's sample rate). Output: for each row ``{"map": P as (H, W) nested floats to four decimals, "boxes": [[x0,
 y0, x1, y1, confidence], ...], "threshold": float}``.
 
-The parameter ``map_size`` says how large maps are answered: ``frame``, the default, as large as each frame; ``grid``, as
-the network has them, of which those are the bilinear interpolation. A grid has hundreds of numbers where a frame's map
-has tens of thousands, which take a server longer to write than the network takes to find them.
+The parameter ``map_size`` says how large maps are answered: ``frame``, the default, as large as each frame; ``grid``,
+as the network has them, of which those are the bilinear interpolation. A grid has hundreds of numbers where a frame's
+map has tens of thousands, which take a server longer to write than the network takes to find them.
 
 Limits of a request: ``MAX_ROWS`` rows, ``MAX_PIXELS`` in all its frames together, ``MAX_SECONDS`` of sound in a row at
 ``MIN_RATE`` to ``MAX_RATE``. What is over them, or cannot be read, is refused in one sentence, before it is decoded;
