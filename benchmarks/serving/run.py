@@ -2,7 +2,8 @@
 
 Starts ``mlflow models serve`` with several settings of processes and threads and asks for maps of both sizes from 1, 4
 and 16 clients on loopback, each as fast as it is answered, for some seconds and no more than 1,000 times a row. The
-clients run on the same cores as the server. Two minutes on two idle cores.
+clients run on the same cores as the server. MLflow's store is that of MLFLOW_TRACKING_URI, else of ``make repro``. Two
+minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def served(model: str, workers: int, threads: int) -> Iterator[tuple[int, psutil
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     binaries = Path(sys.executable).parent
-    environment = os.environ | {
+    environment = {"MLFLOW_TRACKING_URI": "sqlite:///outputs/mlflow/mlflow.db"} | dict(os.environ)
+    environment |= {
         "OMP_NUM_THREADS": str(threads),
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -158,9 +160,9 @@ def main() -> None:
                     latencies, took, length = ask(port, body, clients, options.seconds)
                     cost = 1000 * (cpu_seconds(server) - before) / len(latencies)
                     middle, late = 1000 * np.percentile(latencies, (50, 95))
-                    row = (f"{workers} | {threads} | {size} | {length / 1024:.0f} | {clients}", f"{middle:.0f}")
-                    row += (f"{late:.0f}", f"{len(latencies) / took:.1f}", f"{cost:.0f}")
-                    print("| " + " | ".join(row) + " |", flush=True)
+                    setting = f"{workers} | {threads} | {size} | {length / 1024:.0f} | {clients}"
+                    figures = f"{middle:.0f} | {late:.0f} | {len(latencies) / took:.1f} | {cost:.0f}"
+                    print(f"| {setting} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":
