@@ -128,6 +128,52 @@ def test_a_folder_in_the_layout_of_vggss(
     assert "data.vggss" in error
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["vggsound_duet", "music"])
+def test_sets_of_duets_go_from_the_folder_to_the_report(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sources at once in the main test part: its multi-source figures, the champion and the page are there."""
+    monkeypatch.chdir(_PROJECT)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tmp_path / "set"
+    (root / "frames").mkdir(parents=True)
+    (root / "audio").mkdir()
+    rng = np.random.default_rng(0)
+    names = [f"video{k:06d}_000_000" for k in range(24)]
+    for k, name in enumerate(names):
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(root / "frames" / f"{name}.jpg")
+        tone = 0.5 * np.sin(2 * np.pi * (300 + 100 * k) * np.arange(8000) / 16000)
+        soundfile.write(root / "audio" / f"{name if data != 'music' else name[:11]}.ogg", tone, 16000)
+    if data == "music":
+        boxes = {"bbox_src1": [0.1, 0.1, 0.4, 0.8], "bbox_src2": [0.6, 0.1, 0.3, 0.8]}
+        rows: list[dict[str, Any]] = [
+            {"file": name, "class_src1": "cello", "class_src2": f"k{k % 2}"} | boxes for k, name in enumerate(names)
+        ]
+        (root / "music_duet.json").write_text(json.dumps(rows))
+        asked = ["data.music.subset=duet"]
+    else:
+        rows = [{"file": name, "class": f"k{k % 2}", "bbox": [[0.2, 0.2, 0.7, 0.8]]} for k, name in enumerate(names)]
+        (root / "vggss.json").write_text(json.dumps(rows))
+        pairs = [f"{one},k,{other},k\n" for one in names for other in names[:6] if one != other]
+        (root / "vggsound_duet_test.csv").write_text("".join(pairs))
+        asked = []
+    asked += [f"data={data}", f"data.{data}.root={root}", f"data.{data}.image_size=32", f"data.{data}.duration_s=0.25"]
+    asked += [f"data.{data}.test_share=0.4", f"data.{data}.validation_share=0.4", f"root={tmp_path / 'outputs'}"]
+    asked += ["framework=supervised", "split.label_ratio=0.25", "evaluate.gallery=2", "tracking.system_metrics=false"]
+    asked += [override for override in _TINY if "model." in override or "trainer." in override]
+    for step in ("run", "register", "report"):
+        assert main([step, *asked]) == 0
+    layout = Layout.of(compose(asked))
+    figures = json.loads((layout.evaluation / "metrics.json").read_text())
+    assert [key for key in figures if key.startswith("test")] == ["test"]
+    assert figures["test"]["n"] == PreparedData.open(layout.prepared).manifest.expected["test"] > 1
+    assert {"ciou", "ciou_shuffled", "pixel_ap", "piap_as_published", "by_size"} <= set(figures["test"])
+    assert json.loads(layout.registered.read_text())["action"] == "promoted"
+    assert json.loads((layout.report / "summary.json").read_text()) == {"supervised@0.25": figures["test"]["ciou"]}
+    assert "piap_as_published" in (layout.report / "subsets.csv").read_text().splitlines()[0]
+
+
 @pytest.fixture
 def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., object]:
     """What `avsl config` prints in the project, as plain values."""

@@ -3,8 +3,9 @@
     python -m benchmarks.sweep.run [--seeds 0 1 2] [--trials 12] [--work FOLDER] [KEY=VALUE ...]
 
 Compares random search without stopping with the sweep as it is (TPE, ASHA, defaults first), by the epochs that they
-train; measures how busy the cores are meanwhile, and what a trial takes beyond the training function itself, timed
-within it. Searches that are finished are kept. Overrides go to every search. Two nodes, one of them killed, are in
+train and by validation alone; measures who had the cores meanwhile, and what a trial takes beyond the training
+function itself, timed within it. Trainings are small (256 clips of the embedded set, 144 steps), about 25 core-minutes
+in all. Searches that are finished are kept. Overrides go to every search. Two nodes, one of them killed, are in
 tests/tuning/test_sweep.py.
 """
 
@@ -27,12 +28,34 @@ import psutil
 
 HERE = Path(__file__).parent
 _SWEEP = HERE.parents[1] / "pipelines" / "sweep.py"
+# 16 steps an epoch; two epochs of warm-up at most, so that the first rung is at a third of a training.
+_SIZE = (
+    "tune=full",
+    "tune.time_budget=null",
+    "split.label_ratio=0.1",
+    "data.synthetic.n_train=256",
+    "data.synthetic.n_validation=200",
+    "data.synthetic.n_test=8",
+    "data.synthetic.n_offscreen=4",
+    "data.synthetic.n_swap=4",
+    "data.synthetic.n_small=0",
+    "data.synthetic.n_duet=0",
+    "data.synthetic.n_unheard=0",
+    "data.synthetic.image_size=48",
+    "trainer.batch_size=16",
+    "trainer.labelled_batch_size=8",
+    "trainer.epochs=9",
+    *(f"framework.{name}.warmup_steps=24" for name in ("dmt", "xpl")),
+    "framework.xpl.pacing.length=90",
+    "tune.spaces.xpl.pacing.length={kind: int, low: 20, high: 140, step: 10}",
+)
 
 
 def search(name: str, overrides: Sequence[str], work: Path) -> dict[str, Any]:
-    """Run a search in a process of its own, unless it is there; returns its trials and what it took.
+    """Run a search in a process of its own, unless it is there; returns its trials, and who had the cores.
 
-    ``busy`` is the share of all cores used by this machine from the first trial's start to the last one's end.
+    ``cores`` are shares in per cent, from the first trial's start to the last one's end: of the sweep with all that
+    it started, of other work on this machine, of nobody.
     """
     folder = work / name
     kept = folder / "measured.json"
@@ -42,61 +65,93 @@ def search(name: str, overrides: Sequence[str], work: Path) -> dict[str, Any]:
         command = [sys.executable, str(_SWEEP), *overrides, f"tune.storage={folder}", f"root={work / 'outputs'}"]
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
-            samples: list[tuple[float, float]] = []
+            own: dict[int, float] = {}
+            samples: list[tuple[float, float, float]] = []
             while process.poll() is None:
-                samples.append((time.time(), psutil.cpu_percent(interval=1.0)))
+                own |= _cpu_seconds(process.pid)
+                samples.append((time.time(), sum(own.values()), _idle_seconds()))
+                time.sleep(1)
         if process.returncode:
             raise SystemExit(f"{name} failed, see {folder / 'log'}")
         (result,) = folder.glob("*/search/*/result.json")
         trials = json.loads(result.read_text())["trials"]
         started, ended = min(t["started"] for t in trials), max(t["order"] for t in trials)
-        busy = [percent for moment, percent in samples if started <= moment <= ended]
-        kept.write_text(
-            json.dumps({"trials": trials, "seconds": ended - started, "busy": statistics.fmean(busy or [0.0])})
-        )
+        within = [sample for sample in samples if started <= sample[0] <= ended]
+        wall, used, idle = (last - first for first, last in zip(within[0], within[-1], strict=True))
+        shares = {"sweep": used / wall, "idle": idle / wall}
+        cores = {who: 100 * share / (psutil.cpu_count() or 1) for who, share in shares.items()}
+        cores["others"] = 100 - sum(cores.values())
+        kept.write_text(json.dumps({"trials": trials, "seconds": ended - started, "cores": cores}))
     found: dict[str, Any] = json.loads(kept.read_text())
     return found
 
 
-def curve(trials: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
-    """Epochs trained so far and the best finished model's score in per cent, after each trial that ended."""
-    epochs, best, points = 0, 0.0, []
+def _cpu_seconds(pid: int) -> dict[int, float]:
+    """Those of a process and of each that it has started, by id."""
+    found = {}
+    try:
+        for process in (top := psutil.Process(pid), *top.children(recursive=True)):
+            times = process.cpu_times()
+            found[process.pid] = times.user + times.system
+    except psutil.NoSuchProcess:  # it has ended since it was listed
+        pass
+    return found
+
+
+def _idle_seconds() -> float:
+    """Of all cores, since the machine started."""
+    times = psutil.cpu_times()
+    return float(times.idle + getattr(times, "iowait", 0.0))
+
+
+def curve(trials: Sequence[dict[str, Any]]) -> list[tuple[int, dict[str, Any] | None]]:
+    """Epochs trained so far and the best finished trial, after each trial that ended."""
+    epochs, best, points = 0, None, []
     for trial in sorted(trials, key=lambda t: t["order"]):
         epochs += trial["epochs"]
-        if trial["state"] == "complete":
-            best = max(best, 100 * trial["score"])
+        if trial["state"] == "complete" and (best is None or trial["score"] > best["score"]):
+            best = trial
         points.append((epochs, best))
     return points
 
 
 def compare(seed: int, trials: int, overrides: Sequence[str], work: Path) -> dict[str, Any]:
-    """Random search without stopping against the sweep, with equal epochs for both."""
-    common = [*overrides, f"tune.seed={seed}", f"seed={seed}", f"split.seed={seed}"]
-    plain = ["tune.sampler=random", "tune.scheduler=null", f"tune.trials={trials}", "tune.time_budget=null"]
+    """Random search without stopping against the sweep, with equal epochs for both.
+
+    Every search tries the defaults first; random search's are left out of it, so that it is no more than its name.
+    """
+    common = [*_SIZE, *overrides, f"tune.seed={seed}", f"seed={seed}", f"split.seed={seed}"]
+    plain = ["tune.sampler=random", "tune.scheduler=null", f"tune.trials={trials + 2}"]
     random = search(f"random-{seed}", [*common, *plain], work)
     # More trials than the budget holds, as most are stopped early; what goes beyond it is not counted.
-    ours = search(f"sweep-{seed}", [*common, f"tune.trials={2 * trials}", "tune.time_budget=null"], work)
-    budget, goal = curve(random["trials"])[-1]
-    within = [(epochs, best) for epochs, best in curve(ours["trials"]) if epochs <= budget]
+    ours = search(f"sweep-{seed}", [*common, f"tune.trials={2 * trials}"], work)
+    budget, goal = curve([trial for trial in random["trials"] if not trial["default"]])[-1]
+    within = [(epochs, best) for epochs, best in curve(ours["trials"]) if best and epochs <= budget]
+    if goal is None or not within:
+        raise SystemExit(f"seed {seed}: a search has no finished trial within {budget} epochs")
+    reached = next(((epochs, best) for epochs, best in within if best["score"] >= goal["score"]), None)
     return {
         "seed": seed,
         "epochs": budget,
-        "random": goal,
-        "sweep": within[-1][1] if within else None,
-        "epochs_to_random": next((epochs for epochs, best in within if best >= goal), None),
-        "busy": {"random": random["busy"], "sweep": ours["busy"]},
+        "random": 100 * goal["score"],
+        "defaults": 100 * max(trial["score"] for trial in ours["trials"] if trial["default"]),
+        "sweep": 100 * within[-1][1]["score"],
+        "trials": sum(epochs <= budget for epochs, _ in curve(ours["trials"])),
+        "epochs_to_random": reached and reached[0],
+        "reached_by_defaults": reached and reached[1]["default"],
+        "cores": {"random": random["cores"], "sweep": ours["cores"]},
     }
 
 
 def overhead(overrides: Sequence[str], work: Path) -> dict[str, float]:
     """Seconds of a trial in a sweep of one at a time, and of the training function within it."""
-    alone = ["tune.concurrency=1", "tune.scheduler=null", "tune.sampler=random", "tune.trials=4", "framework=dmt"]
-    measured = search("overhead", [*overrides, *alone, "tune.time_budget=null"], work)
-    ends = sorted(trial["order"] for trial in measured["trials"])
+    alone = ["tune.concurrency=1", "tune.scheduler=null", "tune.sampler=random", "tune.trials=6", "framework=dmt"]
+    measured = search("overhead", [*_SIZE, *overrides, *alone], work)
+    ended = sorted(measured["trials"], key=lambda trial: trial["order"])
     # From one end to the next: the first trial also pays for its worker's imports, once a session.
-    in_sweep = statistics.fmean(b - a for a, b in pairwise(ends))
-    bare = statistics.fmean(trial["seconds"] for trial in measured["trials"][1:])
-    return {"trial_s": in_sweep, "bare_s": bare, "overhead_percent": 100 * (in_sweep / bare - 1)}
+    pairs = [(b["order"] - a["order"], b["seconds"]) for a, b in pairwise(ended) if b["state"] == "complete"]
+    in_sweep, bare = (statistics.fmean(seconds) for seconds in zip(*pairs, strict=True))
+    return {"trial_s": in_sweep, "bare_s": bare, "overhead_s": in_sweep - bare}
 
 
 def main() -> None:
@@ -112,19 +167,23 @@ def main() -> None:
     rows = [compare(seed, options.trials, options.overrides, work) for seed in options.seeds]
     cost = overhead(options.overrides, work)
     lines = [
-        "| seed | epochs of each | random search | sweep | epochs until random's best | cores busy: random, sweep |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| seed | epochs of each | random search's best | the defaults' | sweep's best | its trials"
+        " | epochs until random's best | reached by | cores: sweep, others, idle |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         reached = row["epochs_to_random"]
         share = "not reached" if reached is None else f"{reached} ({reached / row['epochs']:.2f})"
-        ours = "" if row["sweep"] is None else f"{row['sweep']:.1f}"
-        busy = f"{row['busy']['random']:.0f} %, {row['busy']['sweep']:.0f} %"
-        lines.append(f"| {row['seed']} | {row['epochs']} | {row['random']:.1f} | {ours} | {share} | {busy} |")
+        who = {None: "", True: "the defaults", False: "a proposal"}[row["reached_by_defaults"]]
+        cores = ", ".join(f"{row['cores']['sweep'][part]:.0f} %" for part in ("sweep", "others", "idle"))
+        lines.append(
+            f"| {row['seed']} | {row['epochs']} | {row['random']:.1f} | {row['defaults']:.1f} | {row['sweep']:.1f}"
+            f" | {row['trials']} | {share} | {who} | {cores} |"
+        )
     lines += [
         "",
         f"A trial takes {cost['trial_s']:.1f} s in the sweep, {cost['bare_s']:.1f} s as a bare training:"
-        f" {cost['overhead_percent']:.1f} % on top.",
+        f" {cost['overhead_s']:.1f} s on top, {100 * cost['overhead_s'] / 60:.1f} % of a trial of a minute.",
     ]
     text = "\n".join(lines) + "\n"
     options.out.mkdir(parents=True, exist_ok=True)

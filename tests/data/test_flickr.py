@@ -81,7 +81,7 @@ def test_rows_have_consensus_boxes_and_keep_every_annotators(folder: Path, prepa
     boxes = data.boxes(0)
     assert boxes is not None
     assert {tuple(box) for box in boxes.tolist()} == {(0.25, 0, 0.5, 1), (0, 0, 0.0625, 0.0625)}
-    everyone = torch.tensor(data.meta[0]["boxes_256"])[None]
+    everyone = torch.tensor(data.meta(np.array([0]))[0]["boxes_256"])[None]
     full = consensus_maps(everyone, 32)[0].numpy() == 1
     np.testing.assert_array_equal(data.box_masks(np.array([0]))[0], full)
 

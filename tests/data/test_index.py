@@ -45,8 +45,8 @@ def test_clips_of_one_video_share_a_part_and_nobody_moves_when_others_come() -> 
     assert shares["validation"] / len(names) == pytest.approx(0.075, abs=0.02)
     fewer = assign_parts(rows(*names[:500]), settings)
     assert all(parts[entry.sample_id] == entry.part for entry in fewer)
-    listed = assign_parts(rows(*names), settings, {source_of(names[0])}, test="test_duet")
-    assert [entry.sample_id for entry in listed if entry.part == "test_duet"] == names[:2]
+    listed = assign_parts(rows(*names), settings, {source_of(names[0])})
+    assert [entry.sample_id for entry in listed if entry.part == "test"] == names[:2]
     assert {entry.part for entry in assign_parts(rows(*names), CutConfig(root="."))} == {"test"}
     assert source_of("scene_00001") == "scene_00001"
 
@@ -77,12 +77,20 @@ def test_what_is_held_out_never_becomes_a_training_row() -> None:
 
 
 def test_a_mixture_keeps_each_frames_own_boxes() -> None:
-    """Two rows, both with both sounds."""
-    one, other = (
-        Entry(name, name, name, label=name, picture=Path(name), sounds=(Path(f"{name}.wav"),), boxes=np.eye(4)[:k])
-        for k, name in enumerate("ab", start=1)
+    """Two rows, both with both sounds; a pair with a clip that is learned from is left out."""
+    one, other, learned = (
+        Entry(
+            *(name, name, name),
+            part="test" if name in "ab" else "train",
+            label=name,
+            picture=Path(name),
+            sounds=(Path(f"{name}.wav"),),
+            boxes=np.eye(4)[:k],
+        )
+        for k, name in enumerate("abc", start=1)
     )
-    mixed = mixed_rows(one, other)
+    mixed, left_out = mixed_rows([(one, other), (one, learned), (learned, learned)], "test_duet")
+    assert left_out == 4
     assert [row.sample_id for row in mixed] == ["a+b/0", "a+b/1"]
     assert [(row.picture, row.label, len(row.boxes if row.boxes is not None else ())) for row in mixed] == [
         (Path("a"), "a", 1),
@@ -90,6 +98,7 @@ def test_a_mixture_keeps_each_frames_own_boxes() -> None:
     ]
     assert {row.sounds for row in mixed} == {(Path("a.wav"), Path("b.wav"))}
     assert {row.part for row in mixed} == {"test_duet"}
+    assert [row.meta for row in mixed] == [{"sounding": ["a", "b"]}] * 2
 
 
 def test_boxes_are_read_from_json_and_csv(tmp_path: Path) -> None:

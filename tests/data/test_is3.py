@@ -32,8 +32,8 @@ def test_rows_of_one_image_are_a_group(
             add_sound(tmp_path / "is3" / "audio_wav" / f"{name}.wav", 300 + 400 * k)
     (tmp_path / "is3" / "synthetic3240_bbox.json").write_text(json.dumps(rows))
     data = prepare("is3", tmp_path / "is3", max_broken=0.4)
-    assert data.manifest.counts == {"test_swap": 2}
-    assert data.manifest.expected == {"test_swap": 3}
+    assert data.manifest.counts == {"test": 2}
+    assert data.manifest.expected == {"test": 3}
     assert data.group_ids.tolist() == ["cat_bell_7"] * 2
     assert data.labels.tolist() == ["cat", "bell"]
     assert [tones(data, row) for row in (0, 1)] == [{300}, {700}]

@@ -50,13 +50,32 @@ def test_each_frame_of_a_duet_hears_both(duets: Path, prepare: Prepare, tones: T
     """Two rows with one sound, each with its own frame and boxes."""
     data = prepare("vggsound_duet", duets)
     assert data.sample_ids == ["one+two/0", "one+two/1"]
-    assert data.parts.tolist() == ["test_duet"] * 2
+    assert data.parts.tolist() == ["test"] * 2
+    assert data.mixed(np.arange(2)).all()
     assert data.labels.tolist() == ["a", "b"]
     assert data.source_ids.tolist() == data.group_ids.tolist() == ["one", "two"]
     assert [tones(data, row) for row in (0, 1)] == [{400, 600}] * 2
     np.testing.assert_array_equal(data.waveforms(np.array([0])), data.waveforms(np.array([1])))
     np.testing.assert_array_equal(data.frames(np.array([0, 1]))[:, 0, 0, 0], [40, 80])
     assert data.box_masks(np.array([0, 1])).mean(axis=(1, 2)).tolist() == [0.5, 1]
+
+
+def test_a_share_of_the_clips_is_for_testing(published_root: Path, read_index: Callable[..., Index]) -> None:
+    """The others are learned from alone, and no mixture holds one of them; what is left out is counted."""
+    index = read_index("vggsound_duet", published_root, test_share=0.5)
+    parts = {part: [entry for entry in index.entries if entry.part == part] for part in ("train", "validation", "test")}
+    mixed = {name for entry in parts["test"] for name in entry.sample_id.partition("/")[0].split("+")}
+    assert len(parts["test"]) + index.left_out == 2 * 5158
+    assert len(parts["test"]) / (2 * 5158) == pytest.approx(0.25, abs=0.03)
+    learned = parts["train"] + parts["validation"]
+    assert mixed.isdisjoint(entry.sample_id for entry in learned)
+    assert len(learned) / 5158 == pytest.approx(0.5, abs=0.03)
+    assert all(len(entry.sounds) == 1 for entry in learned)
+    instruments = read_index("vggsound_instruments", published_root, test_share=0.5)
+    held = {entry.sample_id for entry in instruments.entries if entry.part == "test"}
+    duets = [entry for entry in instruments.entries if entry.part == "test_duet"]
+    assert 0 < len(duets) == 2 * 446 - instruments.left_out
+    assert {name for entry in duets for name in entry.sample_id.partition("/")[0].split("+")} <= held
 
 
 def test_a_pair_without_boxes_is_named(duets: Path, prepare: Prepare) -> None:
@@ -83,6 +102,7 @@ def test_instruments_have_masks_alone_and_mixed(
     assert data.object_masks(np.arange(4)).mean(axis=(1, 2)).tolist() == [0.5, 0.25, 0.5, 0.25]
     assert [tones(data, row) for row in (0, 2)] == [{200}, {200, 400}]
     assert data.manifest.expected == {"test": 3, "test_duet": 2}
+    assert data.mixed(np.arange(4)).tolist() == [False, False, True, True]
     assert "sample2: no mask (.png, .npy)" in (tmp_path / "out" / "quarantine.csv").read_text()
     (root / "vgginstruments_multi_test.csv").write_text("sample0,banjo,sample9,flute\n")
     with pytest.raises(DataError, match=r"row 1: 'sample9' is not in vgginstruments_test\.csv"):
@@ -104,7 +124,7 @@ def test_pascalsound_is_every_picture_with_its_mask(tmp_path: Path, prepare: Pre
 def test_published_pairs(published_root: Path, read_index: Callable[..., Index]) -> None:
     """5,158 pairs of VGG-SS clips, all of them boxed; 446 instrument frames of 36 classes and as many pairs."""
     duet = read_index("vggsound_duet", published_root).entries
-    assert Counter(entry.part for entry in duet) == {"test_duet": 2 * 5158}
+    assert Counter(entry.part for entry in duet) == {"test": 2 * 5158}
     assert len({entry.sample_id for entry in duet}) == 2 * 5158
     assert all(entry.annotated for entry in duet)
     instruments = read_index("vggsound_instruments", published_root).entries

@@ -39,12 +39,14 @@ def test_solo(folder: Path, prepare: Prepare, tones: Callable[[PreparedData, int
     assert set(data.source_ids) == {VIDEO}
     np.testing.assert_array_equal(data.boxes(0), np.array([[0.5, 0.25, 0.75, 0.75]], np.float32))
     assert tones(data, 1) == {440}
+    assert not data.mixed(np.arange(2)).any()
 
 
 def test_duet(folder: Path, prepare: Prepare) -> None:
     """Both players' boxes on one row."""
     data = prepare("music", folder, subset="duet")
-    assert data.parts.tolist() == ["test_duet"]
+    assert data.parts.tolist() == ["test"]
+    assert data.mixed(np.array([0])).all()
     assert data.labels.tolist() == ["cello+flute"]
     np.testing.assert_array_equal(data.boxes(0), np.array([[0, 0, 0.25, 1], [0.5, 0, 0.75, 1]], np.float32))
 

@@ -113,7 +113,8 @@ def test_round_trip_in_any_order(data: PreparedData) -> None:
     assert data.source_ids.tolist() == [sample.source_id for sample in SAMPLES]
     assert data.group_ids.tolist() == [sample.group_id for sample in SAMPLES]
     assert data.labels.tolist() == [sample.label for sample in SAMPLES]
-    assert data.meta == [sample.meta for sample in SAMPLES]
+    order = np.arange(len(data))[::-1]
+    assert data.meta(order) == [SAMPLES[i].meta for i in order]
     assert data.annotated.tolist() == [not (sample.boxes is None and sample.mask is None) for sample in SAMPLES]
     for part in ("train", "test_swap", "validation"):
         expected = [i for i, sample in enumerate(SAMPLES) if sample.part == part]

@@ -127,12 +127,12 @@ def test_a_scene_depends_on_neither_shards_nor_other_parts(data: PreparedData) -
 def test_boxes_are_tight_and_areas_within_range(data: PreparedData) -> None:
     """A box encloses its object exactly, and objects have the sizes stated."""
     rows = np.arange(len(data))
-    masks, boxed = data.object_masks(rows), data.box_masks(rows)
+    masks, boxed, meta = data.object_masks(rows), data.box_masks(rows), data.meta(rows)
     for i in rows.tolist():
         boxes = data.boxes(i)
         assert boxes is not None
         assert not (masks[i] & ~boxed[i]).any()
-        assert data.meta[i]["area"] == pytest.approx(masks[i].mean(), abs=1e-4)
+        assert meta[i]["area"] == pytest.approx(masks[i].mean(), abs=1e-4)
         if len(boxes) != 1:
             continue
         # Each outermost line of the box holds a pixel of the object.
@@ -149,7 +149,8 @@ def test_boxes_are_tight_and_areas_within_range(data: PreparedData) -> None:
 
 def test_who_sounds_and_who_is_in_view(data: PreparedData) -> None:
     """Sounding objects, distractors and boxes are as each part promises."""
-    for i, meta in enumerate(data.meta):
+    everything = data.meta(np.arange(len(data)))
+    for i, meta in enumerate(everything):
         part, label, boxes = data.parts[i], data.labels[i], data.boxes(i)
         assert boxes is not None
         sounding, in_view = meta["sounding"], meta["in_view"]
@@ -169,7 +170,9 @@ def test_who_sounds_and_who_is_in_view(data: PreparedData) -> None:
             assert set(in_view) | set(sounding) <= set(HEARD_CLASSES)
     per_class = Counter(data.labels[data.indices("train")])
     assert per_class == dict.fromkeys(HEARD_CLASSES, 4)
-    assert {len(data.meta[i]["in_view"]) for i in data.indices("train")} == {1, 2, 3}
+    assert {len(everything[i]["in_view"]) for i in data.indices("train")} == {1, 2, 3}
+    assert {part for part in data.parts if data.mixed(data.indices(part)).any()} == {"test_duet"}
+    assert data.mixed(data.indices("test_duet")).all()
 
 
 def test_swapped_sounds_share_a_frame_and_move_the_box(data: PreparedData) -> None:
@@ -181,7 +184,7 @@ def test_swapped_sounds_share_a_frame_and_move_the_box(data: PreparedData) -> No
         frames, masks, waveforms = data.frames(group), data.object_masks(group), data.waveforms(group)
         assert (frames == frames[0]).all()
         assert len(set(data.source_ids[group])) == 1
-        assert sorted(data.labels[group]) == data.meta[group[0]]["in_view"]
+        assert sorted(data.labels[group]) == data.meta(group)[0]["in_view"]
         assert (masks.sum(axis=0) <= 1).all()
         assert len(np.unique(waveforms, axis=0)) == len(group)
     others = np.setdiff1d(np.arange(len(data)), rows)

@@ -33,8 +33,8 @@ _PARAMS = {
         "synthetic": {
             "image_size": 32,
             "duration_s": 0.25,
-            **{"n_train": 24, "n_validation": 6, "n_test": 6, "n_offscreen": 3, "n_swap": 5},
-            **{"n_small": 0, "n_duet": 0, "n_unheard": 0},
+            **{"n_train": 24, "n_validation": 6, "n_test": 6, "n_duet": 4, "n_offscreen": 3, "n_swap": 5},
+            **{"n_small": 0, "n_unheard": 0},
         },
     },
     "split": {"label_ratio": 0.25},

@@ -40,7 +40,7 @@ def test_an_object_prior_stands_beside_the_model(layout: Callable[..., Layout], 
         figures = json.loads((here.evaluation / "metrics.json").read_text())
         recorded = client.get_run(run_id).data
         assert recorded.tags["ogl"] == ("true" if more else "false")
-        assert recorded.tags["n_of_N"] == "test 6 of 6, test_offscreen 3 of 3, test_swap 5 of 5"
+        assert recorded.tags["n_of_N"] == "test 6 of 6, test_duet 4 of 4, test_offscreen 3 of 3, test_swap 5 of 5"
         assert recorded.metrics["test/ciou"] == figures["test"]["ciou"]
         found.append(figures)
     alone, both, again = found

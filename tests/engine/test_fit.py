@@ -332,7 +332,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(
 def _poison(data: PreparedData, ids: set[str]) -> None:
     """Write the shards again with other boxes for some samples."""
     rows = np.arange(len(data), dtype=np.int64)
-    frames, sounds, masks = data.frames(rows), data.waveforms(rows), data.object_masks(rows)
+    frames, sounds, masks, meta = data.frames(rows), data.waveforms(rows), data.object_masks(rows), data.meta(rows)
     samples = [
         Sample(
             sample_id=data.sample_ids[k],
@@ -344,7 +344,7 @@ def _poison(data: PreparedData, ids: set[str]) -> None:
             waveform=(sounds[k] * 32768).astype(np.int16),
             boxes=np.array([[0, 0, 0.25, 1]], np.float32) if data.sample_ids[k] in ids else data.boxes(k),
             mask=masks[k],
-            meta=data.meta[k],
+            meta=meta[k],
         )
         for k in rows.tolist()
     ]

@@ -36,7 +36,12 @@ def _fail(error: Exception) -> Callable[[], NoReturn]:
 
 @pytest.mark.parametrize(
     "error",
-    [ConfigError("key 'a' is wrong"), DataError("file x is damaged"), FileNotFoundError(2, "no such file", "x")],
+    [
+        ConfigError("key 'a' is wrong"),
+        DataError("file x is damaged"),
+        FileNotFoundError(2, "no such file", "x"),
+        NotADirectoryError(20, "not a directory", "x/y"),
+    ],
 )
 def test_a_mistake_in_the_input_is_one_sentence_and_code_2(
     error: Exception, capsys: pytest.CaptureFixture[str]
@@ -46,7 +51,9 @@ def test_a_mistake_in_the_input_is_one_sentence_and_code_2(
     assert capsys.readouterr().err == f"avsl: {error}\n"
 
 
-@pytest.mark.parametrize("error", [ValueError("shapes differ"), RuntimeError("out of memory")])
+@pytest.mark.parametrize(
+    "error", [ValueError("shapes differ"), RuntimeError("out of memory"), ConnectionError("refused")]
+)
 def test_a_defect_keeps_its_traceback(error: Exception) -> None:
     """An error that is not ours is not the user's either."""
     with pytest.raises(type(error), match=str(error)):

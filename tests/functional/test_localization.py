@@ -253,6 +253,32 @@ def test_conventions_and_ciou_match_a_loop(convention: loc.Convention, ties: boo
         assert actual[row].item() == pytest.approx(_loop_ciou(mask, target), abs=1e-12)
 
 
+@pytest.mark.parametrize("convention", ["median", "median_strict", "adaptive"])
+@pytest.mark.parametrize("size", [(224, 224), (93, 31), (3, 3)])
+@pytest.mark.parametrize("kind", ["smooth", "ties", "constant", "one column apart"])
+def test_thresholds_by_rank_are_those_of_a_full_sort(
+    convention: loc.Convention, size: tuple[int, int], kind: str
+) -> None:
+    """Whatever the values and areas, and where the few pixels looked at first tell nothing of the others."""
+    maps = loc.minmax(loc.resize_maps(_maps(4, 7, seed=8), size, "bicubic"))
+    if kind == "ties":
+        maps = (maps * 5).round() / 5
+    elif kind == "constant":
+        maps = torch.full_like(maps, 0.3)
+    elif kind == "one column apart":
+        maps[..., 0] = torch.tensor([-1.0, 2.0, -1.0, 2.0])[:, None]
+    pixels = size[0] * size[1]
+    truth = torch.zeros(4, pixels, dtype=torch.bool)
+    areas = (1, 2, pixels // 2, pixels)
+    for row, area in enumerate(areas):
+        truth[row, :area] = True
+    actual = loc.binarize(maps, convention, truth=truth.view(4, *size)).numpy()
+    for values, area, mask in zip(maps.numpy(), areas, actual, strict=True):
+        ranked = np.sort(values.ravel())
+        cut = ranked[-area] if convention == "adaptive" else ranked[pixels // 2]
+        np.testing.assert_array_equal(mask, values >= cut if convention == "median" else values > cut)
+
+
 @pytest.mark.parametrize("convention", loc.CONVENTIONS)
 def test_a_batch_equals_its_rows_in_any_order(convention: loc.Convention) -> None:
     """No row knows of its neighbours."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -254,6 +255,48 @@ def test_a_stream_with_an_offset_and_odd_sides(tmp_path: Path, predictor: Predic
     film = read_film(out.with_suffix(".mp4"))
     assert film.frames[0].shape == (48, 66, 3)
     assert film.times[0] < 1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_video_as_telephones_and_tapes_have_them(tmp_path: Path, predictor: Predictor, turned: bool) -> None:
+    """Frames of uneven length keep their times, pixels their shape, and what is held sideways comes out upright."""
+    video, ticks = tmp_path / "v.mp4", [0, 5, 6, 7, 8, 30, 31, 33, 58]
+    with av.open(str(video), "w") as container:
+        picture = container.add_stream("mpeg4", rate=30)
+        picture.width, picture.height, picture.pix_fmt = 96, 48, "yuv420p"
+        picture.codec_context.sample_aspect_ratio = Fraction(16, 11)
+        track = container.add_stream("aac", rate=RATE)
+        track.layout = "mono"
+        for tick in ticks:
+            pixels = np.zeros((48, 96, 3), np.uint8)
+            pixels[16:32, :24] = 255  # on the left; once turned clockwise, above
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = tick
+            container.mux(picture.encode(frame))
+        wave = 0.9 * np.sin(2 * np.pi * 400 * np.arange(2 * RATE) / RATE) * 32767
+        sound = av.AudioFrame.from_ndarray(wave.astype(np.int16)[None], format="s16", layout="mono")
+        sound.sample_rate, sound.pts = RATE, 0
+        container.mux(track.encode(sound))
+        for stream in (picture, track):
+            container.mux(stream.encode())
+    if turned:
+        content = video.read_bytes()
+        upright = np.array([1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30], dtype=">i4").tobytes()
+        quarter = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30], dtype=">i4").tobytes()
+        matrix = content.index(upright, content.index(b"tkhd"))
+        video.write_bytes(content[:matrix] + quarter + content[matrix + 36 :])
+    out = localize_video(video, predictor, tmp_path / "out", model="m", smoothing_s=0)
+    film = read_film(out.with_suffix(".mp4"))
+    np.testing.assert_allclose(film.times, np.array(ticks) / 30, atol=2e-3)
+    with av.open(str(out.with_suffix(".mp4"))) as container:
+        shown = container.streams.video[0]
+        assert (shown.width, shown.height) == ((48, 96) if turned else (96, 48))
+        assert shown.sample_aspect_ratio == (Fraction(11, 16) if turned else Fraction(16, 11))
+    assert len(film.sound) / film.rate == pytest.approx(2, abs=0.1)
+    for row in json.loads(out.read_text())["seconds"]:
+        ((x0, y0, x1, y1, _),) = row["boxes"]
+        expected = [1 / 3, 0, 2 / 3, 0.25] if turned else [0, 1 / 3, 0.25, 2 / 3]
+        np.testing.assert_allclose([x0, y0, x1, y1], expected, atol=0.07)
 
 
 def test_without_libx264_the_overlay_is_mpeg4(

@@ -52,6 +52,8 @@ def test_maps_and_boxes_come_at_each_frames_own_size(predictor: Predictor) -> No
     first, second = predictor.predict([wide, tall], [_LOUD, _LOUD])
     assert first.map.shape == (48, 96)
     assert second.map.shape == (100, 40)
+    assert first.grid.shape == second.grid.shape == (8, 8)
+    np.testing.assert_allclose(first.grid[:3, 5:], 1, atol=0.05)
     assert first.map[6, 84] > 0.95
     assert first.map[40, 10] < 0.05
     (box,) = first.boxes

@@ -137,6 +137,24 @@ def test_every_form_of_input_gives_the_predictors_answer(served: Any, folder: Pa
             json.dumps(row)
 
 
+def test_maps_come_at_the_networks_own_size_on_request(served: Any, folder: Path) -> None:
+    """A frame's map is the interpolation of that grid; boxes stay those of the frame's map."""
+    (expected,) = Predictor.load(folder).predict([_FRAME], [_SOUND])
+    rows = [{"frame": _PNG, "audio": _WAV}]
+    ((coarse,), (named,), (plain,)) = (
+        served.predict(rows, params={"map_size": "grid"}),
+        served.predict(rows, params={"map_size": "frame"}),
+        served.predict(rows),
+    )
+    assert np.size(coarse["map"]) < 100 < np.size(plain["map"]) / 10
+    np.testing.assert_allclose(coarse["map"], expected.grid, atol=6e-5)
+    grid = torch.tensor(coarse["map"])[None, None]
+    enlarged = torch.nn.functional.interpolate(grid, size=_FRAME.shape[:2], mode="bilinear")
+    np.testing.assert_allclose(plain["map"], enlarged[0, 0], atol=2e-4)
+    assert coarse["boxes"] == plain["boxes"]
+    assert named == plain
+
+
 def test_sound_of_another_rate_and_two_channels_is_converted(served: Any) -> None:
     """44.1 kHz stereo is heard as the same tone at 16 kHz."""
     time = np.arange(44100) / 44100
@@ -251,11 +269,19 @@ def test_the_scoring_server_answers_with_map_boxes_and_confidence(server: str, f
             np.testing.assert_allclose(row["map"], expected.map, atol=6e-5)
             np.testing.assert_allclose(row["boxes"], [list(box) for box in expected.boxes], atol=1e-5)
             assert row["threshold"] == 0.1
+    status, answer = _ask(server, json.dumps({form: [text], "params": {"map_size": "grid"}}).encode())
+    assert status == 200
+    np.testing.assert_allclose(answer["predictions"][0]["map"], expected.grid, atol=6e-5)
 
 
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
+        (
+            {"inputs": [{"frame": _PNG, "audio": _WAV}], "params": {"map_size": "huge"}},
+            "parameter 'map_size' is 'huge', expected one of frame, grid",
+        ),
+        ({"inputs": [{"frame": _PNG, "audio": _WAV}], "params": {"map_size": 3}}, "Invalid parameters found"),
         ({"dataframe_records": [{"frame": "%%%", "audio": _WAV}]}, "row 0: 'frame' is not base64"),
         ({"dataframe_records": [{"frame": _PNG, "audio": "AAAA"}]}, "row 0: 'audio' is not a readable wav"),
         ({"dataframe_records": [{"frame": _picture("PNG", 4194305), "audio": _WAV}]}, "over 4194304 pixels in all"),
@@ -296,6 +322,7 @@ def test_what_travels_with_the_model(served: Any, store: Store, folder: Path) ->
         ["frame", "audio"],
         ["map", "boxes", "threshold"],
     )
+    assert [(parameter.name, parameter.default) for parameter in signature.params] == [("map_size", "frame")]
     # The example is a real input.
     (row,) = served.predict(served.input_example)
     assert np.asarray(row["map"]).shape == (48, 64)

@@ -96,6 +96,11 @@ def test_a_default_is_drawn_to_the_digit(dimension: dict[str, Any], value: Any) 
         ("tune.spaces.dmt.tau=0.3", r"key 'tune\.spaces\.dmt\.tau' = 0\.3: a section is needed"),
         ("tune.settings.data.synthetic.n_trian=3", r"unknown key 'data\.synthetic\.n_trian'"),
         ("seed=1,2", r"'seed=1,2' gives several values"),
+        (
+            "tune.storage=s3://b/x",
+            r"key 'tune\.storage' = 's3://b/x': .* need a folder .*; tune\.results takes an s3://",
+        ),
+        ("tune.results=outputs/x", r"key 'tune\.results' = 'outputs/x': an s3:// address is needed"),
     ],
 )
 def test_a_mistake_is_one_line_naming_the_key(project: Path, override: str, message: str) -> None:
@@ -126,6 +131,15 @@ def test_a_command_line_asks_for_several_searches(project: Path) -> None:
         assert xpl.framework.settings.model_dump()["temperature"] == 0.6
         assert {xpl.seed, dmt.seed} == {3}
         assert {xpl.split.label_ratio, dmt.split.label_ratio} == {request.label_ratio}
+
+
+def test_a_share_of_a_gpu_is_trained_on(project: Path) -> None:
+    """Without another word, and in what reproduces a trial; who says otherwise is heard."""
+    (request,) = read_requests(["tune=small", "tune.resources.gpu=0.25"])
+    assert request.config("dmt", {}).trainer.accelerator == "gpu"
+    assert compose(request.searched("dmt", {})).trainer.accelerator == "gpu"
+    (stated,) = read_requests(["tune=small", "tune.resources.gpu=0.25", "trainer.accelerator=cpu"])
+    assert stated.config("dmt", {}).trainer.accelerator == "cpu"
 
 
 def test_settings_of_a_sweep_are_its_own_and_reproduced(project: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,15 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from avsl.config import compose
+from avsl.data.splits import Split
+from avsl.engine.fit import identity
 from avsl.engine.layout import Layout, read_run
 from avsl.engine.prepare import split
 from avsl.engine.train import train
+from avsl.storage import StorageError, download
 from avsl.tracking.registry import CHAMPION, model_name
 from avsl.tracking.runs import Store, open_store
+from avsl.tuning.study import SweepError
 from avsl.tuning.sweep import sweep
 
 pytestmark = pytest.mark.slow
@@ -59,6 +65,11 @@ def _runs(store: Store, kind: str) -> list[Any]:
     return list(store.client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'"))
 
 
+def _begun(trial: Path) -> bool:
+    """Whether a trial has a checkpoint."""
+    return any(trial.glob("*/state/*/*/last.ckpt"))
+
+
 def _kill_with_all_it_started(process: subprocess.Popen[str]) -> None:
     """The driver first, so that it can end nothing; then what Ray leaves behind, by its ids."""
     orphans = psutil.Process(process.pid).children(recursive=True)
@@ -73,7 +84,10 @@ def _kill_with_all_it_started(process: subprocess.Popen[str]) -> None:
 def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_reproduce(
     project: Path, tmp_path: Path
 ) -> None:
-    """Nothing finished is done again; the winner is registered, recorded, applied, and trained anew the same."""
+    """Nothing finished is done again; the winner is registered, recorded, applied, and trained anew the same.
+
+    Whatever the kill leaves of Ray's own state, the search goes on from its study.
+    """
     command = [sys.executable, str(_SCRIPT), "tune=small", "tune.apply=true", "tune.scheduler=null"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     trials = _search(project, 0.5) / "trials"
@@ -118,6 +132,10 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
     before = finished()
     _kill_with_all_it_started(driver)
     assert len(before) < 5
+    state = [path for path in (_search(project, 0.5) / "ray").rglob("*") if path.is_file()]
+    assert state
+    for path in state:
+        path.write_bytes(b"")
     assert start("tune.resume=true").wait(200) == 0, log.read_text()
     result = _result(project)
     assert [trial["number"] for trial in result["trials"]] == [0, 1, 2, 3, 4]
@@ -147,6 +165,9 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
     assert len(curve) == 5
     shown = {artifact.path for artifact in store.client.list_artifacts(parent.info.run_id)}
     assert "result.json" in shown
+    scores = {f: {t["score"] for t in result["trials"] if t["framework"] == f} for f in ("dmt", "xpl")}
+    for framework in (framework for framework, several in scores.items() if len(several) > 1):
+        assert {f"{framework}-{plot}.png" for plot in ("history", "importance", "parallel", "slice")} <= shown
 
     champion = store.client.get_model_version_by_alias(model_name("synthetic", 0.5), CHAMPION)
     assert champion.tags["run_id"] == best["run_id"]
@@ -169,6 +190,10 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
     assert trained["validation"]["ciou"] == best["score"]
     winner = Layout.of(compose([*asked, f"root={trials / str(best['number'])}"]))
     assert trained["model_hash"] == read_run(winner)["model_hash"]
+    words = shlex.split(result["reproduce"])
+    assert words[:2] == ["avsl", "run"]
+    drawn = Split.load(Layout.of(compose(asked)).split)
+    assert identity(compose(words[2:]), drawn) == read_run(winner)["identity"]
     assert compose([*asked, "split.label_ratio=0.25"]).trainer.learning_rate == 0.003, "another ratio is not tuned"
 
 
@@ -181,8 +206,8 @@ def nodes() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def _node(cluster: Cluster) -> Any:
-    return cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+def _node(cluster: Cluster, gpus: int = 0) -> Any:
+    return cluster.add_node(num_cpus=1, num_gpus=gpus, object_store_memory=80 * 2**20)
 
 
 def test_two_nodes_run_trials_and_one_of_them_dies(project: Path, nodes: Cluster) -> None:
@@ -215,10 +240,11 @@ def test_two_nodes_run_trials_and_one_of_them_dies(project: Path, nodes: Cluster
 def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(project: Path, nodes: Cluster) -> None:
     """Out of memory, not finite, raising: failed with the reason; a killed worker's trial is retried and counted.
 
+    A trial whose workers are killed each time, as by a system without memory, has failed with that as its reason.
     MLflow does not answer all the while; what it missed is listed, and written by the session in which it is back.
     """
     node = _node(nodes)
-    # The first trial, of the defaults, is sound; of the others, each value but the first of its key spoils some.
+    # The first two trials, of the defaults, are sound; of the others, each value but the first of its key spoils some.
     values = {"model.dim": [8, 10**15], "trainer.learning_rate": [0.003, 1e30], "trainer.accelerator": ["cpu", "gpu"]}
     spaces: dict[str, dict[str, Any]] = {}
     for key, choices in values.items():
@@ -226,34 +252,44 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
         spaces.setdefault(section, {})[name] = {"kind": "categorical", "values": choices}
     tune = {
         "name": "small",
-        "trials": 6,
+        "trials": 7,
         "startup": 99,
+        "retries": 1,
         "scheduler": None,
-        "time_budget": 120,
         "spaces": {"common": spaces},
     }
     (project / "pipelines" / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(tune))
-    asked = ["tune=small", "framework=mean_teacher", f"tune.address={nodes.address}"]
+    asked = ["tune=small", "framework=mean_teacher,pseudo_label", f"tune.address={nodes.address}"]
     killed: list[int] = []
 
-    def kill_worker() -> None:
-        _wait(lambda: any((_search(project, 0.5) / "trials" / "0").glob("synthetic/state/0.5/*/last.ckpt")))
+    def kill_worker() -> bool:
         for process in psutil.Process().children(recursive=True):
-            if process.name().startswith("ray::ImplicitFunc"):  # a trial; its node's agents must live
-                process.kill()
+            # A trial; its node's agents must live.
+            if process.name().startswith("ray::ImplicitFunc") and process.pid not in killed:
                 killed.append(process.pid)
+                process.kill()
+                return True
+        return False
 
-    killer = threading.Thread(target=kill_worker, daemon=True)
+    def kill_workers() -> None:
+        for trial in (_search(project, 0.5) / "trials" / number for number in ("0", "1")):
+            _wait(partial(_begun, trial))
+            assert kill_worker()
+        _wait(kill_worker)  # the second trial's next one too, before it has done anything
+
+    killer = threading.Thread(target=kill_workers, daemon=True)
     killer.start()
     sweep([*asked, "tracking.uri=http://127.0.0.1:9"])
     killer.join()
-    assert killed
+    assert len(killed) == 3
     result = _result(project)
     trials = {trial["number"]: trial for trial in result["trials"]}
-    assert len(trials) == 6
+    assert len(trials) == 7
     assert (trials[0]["state"], trials[0]["retries"]) == ("complete", 1)
+    assert (trials[1]["state"], trials[1]["retries"]) == ("failed", 1)
+    assert trials[1]["reason"].startswith("its worker died 2 times: ")
     reasons = set()
-    for trial in trials.values():
+    for trial in list(trials.values())[2:]:
         values = trial["values"]
         if values["trainer.accelerator"] == "gpu" and not torch.cuda.is_available():
             wanted = "MisconfigurationException"
@@ -282,4 +318,31 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
     failed = next(trial for trial in trials.values() if trial["state"] == "failed")
     assert runs[str(failed["number"])].info.status == "FAILED"
     assert runs[str(failed["number"])].data.tags["stop_reason"] == failed["reason"]
+    nodes.remove_node(node)
+
+
+def test_a_search_ends_with_its_time_and_goes_on_and_stores_what_it_found(
+    project: Path, nodes: Cluster, bucket: str, tmp_path: Path
+) -> None:
+    """A trial takes a share of a GPU (one by name, as none is needed to count); what no node has is not waited for."""
+    asked = ["tune=small", "framework=mean_teacher", "tune.trials=1", f"tune.address={nodes.address}"]
+    asked += ["tune.resources.gpu=0.5", "trainer.accelerator=cpu"]
+    address = f"s3://{bucket}/searches"
+    with pytest.raises(SweepError, match=r"no node can hold a trial of tune\.resources\.cpu = 1 and .*gpu = 0\.5: "):
+        sweep(asked)
+    node = _node(nodes, gpus=1)
+    with pytest.raises(StorageError, match="there is no bucket 'absent'"):
+        sweep([*asked, "tune.results=s3://absent"])
+    asked += ["tune.resume=true", f"tune.results={address}"]
+    with pytest.raises(SweepError, match=r"none of \d trials has come to its end: the time was over"):
+        sweep([*asked, "tune.time_budget=0.01s"])
+    sweep(asked)
+    (trial,) = _result(project)["trials"]
+    assert trial["state"] == "complete"
+    download(address, tmp_path / "fetched")
+    stored = {path.name: path for path in (tmp_path / "fetched" / "synthetic" / "search" / "0.5").rglob("*")}
+    assert json.loads(stored["result.json"].read_text()) == _result(project)
+    assert json.loads(stored["run.json"].read_text())["validation"]["ciou"] == trial["score"]
+    assert {"study.db", "model.safetensors"} <= stored.keys()
+    assert not {"last.ckpt", "prepared", "study.lock"} & stored.keys()
     nodes.remove_node(node)

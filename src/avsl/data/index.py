@@ -164,7 +164,7 @@ class ListedConfig(CutConfig):
 
 
 def assign_parts(
-    entries: Iterable[Entry], config: CutConfig, test_sources: Container[str] | None = None, *, test: str = "test"
+    entries: Iterable[Entry], config: CutConfig, test_sources: Container[str] | None = None
 ) -> list[Entry]:
     """Give each annotated row its part, by source: two rows of one recording never lie on two sides.
 
@@ -174,15 +174,14 @@ def assign_parts(
         entries: annotated rows.
         config: shares and seed.
         test_sources: the published test sources; None draws ``config.test_share`` of the sources.
-        test: name of the test part.
     """
 
     def part(source: str) -> str:
         if test_sources is None:
             if draw(f"{config.seed}:test:{source}") < config.test_share:
-                return test
+                return "test"
         elif source in test_sources:
-            return test
+            return "test"
         return "validation" if draw(f"{config.seed}:validation:{source}") < config.validation_share else "train"
 
     return [replace(entry, part=part(entry.source_id)) for entry in entries]
@@ -534,17 +533,29 @@ def add_unannotated(
     return add_pool(entries, media.pool(known, source), left_out)
 
 
-def mixed_rows(first: Entry, second: Entry) -> list[Entry]:
-    """The two rows of a mixture: each frame hears both sounds, and its own source is to be found.
+def mixed_rows(pairs: Sequence[tuple[Entry, Entry]], part: str) -> tuple[list[Entry], int]:
+    """Mix the sounds of test clips by twos: each frame hears both sounds, and its own source is to be found.
 
     This is how published code scores VGGSound-Duet and VGGSound-Instruments (AVGN: Mo and Tian, CVPR 2023).
+
+    Args:
+        pairs: clips with their parts.
+        part: of the mixtures.
+
+    Returns:
+        Two rows for each pair of clips of ``test``, and how many rows of other pairs are left out, as a clip of theirs
+        is learned from.
     """
-    return [
+    tests = [pair for pair in pairs if all(clip.part == "test" for clip in pair)]
+    rows = [
         replace(
             own,
             sample_id=f"{first.sample_id}+{second.sample_id}/{k}",
-            part="test_duet",
+            part=part,
             sounds=first.sounds + second.sounds,
+            meta={"sounding": [first.label, second.label]},
         )
+        for first, second in tests
         for k, own in enumerate((first, second))
     ]
+    return rows, 2 * (len(pairs) - len(tests))

@@ -8,7 +8,7 @@ from avsl.data.index import CutConfig, Entry, Index, assign_parts, read_pixel_bo
 
 
 class IS3Config(CutConfig):
-    """A folder with ``visual_frames/`` and ``audio_wav/``; rows of one image are a group, the part is ``test_swap``.
+    """A folder with ``visual_frames/`` and ``audio_wav/``; rows of one image are a group.
 
     Attributes:
         annotations: JSON file in the folder: each image twice, once for each of its sounds.
@@ -39,4 +39,4 @@ def read_index(config: IS3Config) -> Index:
                 boxes=boxes,
             )
         )
-    return Index(assign_parts(entries, config, test="test_swap"))
+    return Index(assign_parts(entries, config))

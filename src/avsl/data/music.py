@@ -18,7 +18,7 @@ class MUSICConfig(CutConfig):
     A frame hears the middle of its video's recording, as in published code.
 
     Attributes:
-        subset: ``solo`` (part ``test``) or ``duet`` (part ``test_duet``: both players sound, both boxes are right).
+        subset: ``solo`` or ``duet`` (both players sound at once, both boxes are right).
         annotations: JSON file in the folder; empty: ``music_<subset>.json``. Boxes are x, y, width, height as
             fractions; published code reads them as corners, which empties 1,648 of the 2,124 solo boxes.
     """
@@ -51,23 +51,24 @@ def read_index(config: MUSICConfig) -> Index:
     media = Media.read(root)
     path = root / (config.annotations or f"music_{config.subset}.json")
     if config.subset == "solo":
-        rows = [(row.file, row.label, [row.bbox]) for row in read_json_rows(path, _Solo)]
+        rows = [(row.file, [row.label], [row.bbox]) for row in read_json_rows(path, _Solo)]
     else:
         rows = [
-            (row.file, f"{row.class_src1}+{row.class_src2}", [row.bbox_src1, row.bbox_src2])
+            (row.file, [row.class_src1, row.class_src2], [row.bbox_src1, row.bbox_src2])
             for row in read_json_rows(path, _Duet)
         ]
     entries = [
         media.entry(
             name,
             _video,
-            label=label,
+            label="+".join(sounding),
             boxes=as_boxes([(x, y, x + width, y + height) for x, y, width, height in boxes]),
             sounds=(media.sounds.get(_video(name)),),
+            meta={"sounding": sounding},
         )
-        for name, label, boxes in rows
+        for name, sounding, boxes in rows
     ]
-    return Index(assign_parts(entries, config, test="test" if config.subset == "solo" else "test_duet"))
+    return Index(assign_parts(entries, config))
 
 
 def _video(name: str) -> str:

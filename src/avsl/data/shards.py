@@ -75,7 +75,7 @@ class Sample:
         boxes: (n, 4) float32, x0, y0, x1, y1 as fractions of the frame; n = 0 where nothing in view sounds;
             None where nobody drew boxes.
         mask: (H, W) bool, the exact pixels that sound, where known.
-        meta: small JSON values.
+        meta: small JSON values; under ``sounding`` the classes that sound at once, where they are several.
     """
 
     sample_id: str
@@ -571,11 +571,6 @@ class PreparedData:
         return np.array(self._texts("label"), dtype=object)
 
     @cached_property
-    def meta(self) -> list[dict[str, Any]]:
-        """The rows' small JSON values."""
-        return [json.loads(text) for text in self._texts("meta")]
-
-    @cached_property
     def annotated(self) -> NDArray[np.bool_]:
         """(rows,) bool: boxes or the exact mask are known, if only that nothing in view sounds."""
         return np.concatenate([shard.has_boxes | shard.has_mask for shard in self._shards])
@@ -611,6 +606,19 @@ class PreparedData:
         for shard, positions, rows in self._locate(index):
             out[positions] = shard.frames[rows]
         return out
+
+    def meta(self, index: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """The small JSON values of the rows ``index``."""
+        found: list[dict[str, Any]] = [{}] * len(index)
+        for shard, positions, rows in self._locate(index):
+            texts = shard.table.column("meta").take(pa.array(rows)).to_pylist()
+            for position, text in zip(positions, texts, strict=True):
+                found[position] = json.loads(text)
+        return found
+
+    def mixed(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(n,) bool: several sources sound at once."""
+        return np.array([len(meta.get("sounding", ())) > 1 for meta in self.meta(index)], dtype=bool)
 
     def waveforms(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, T) float32 in [-1, 1)."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from avsl.data.errors import DataError
-from avsl.data.index import Index, IndexedConfig, Media, mixed_rows, read_annotations, read_table
+from avsl.data.index import CutConfig, Index, Media, assign_parts, mixed_rows, read_annotations, read_table
 
 
-class VGGSoundDuetConfig(IndexedConfig):
-    """VGG-SS's folder with the list of pairs; all rows are ``test_duet``.
+class VGGSoundDuetConfig(CutConfig):
+    """VGG-SS's folder with the list of pairs, which are the rows of ``test``.
 
-    Each frame of a pair hears the sum of both sounds, and its own boxes are the truth, as in published code.
+    Each frame of a pair hears the sum of both sounds, and its own boxes are the truth, as in published code. With a
+    ``test_share`` below 1 the other videos' clips, heard alone, are for training and validation, and the pairs that
+    hold one of them are left out.
 
     Attributes:
         annotations: VGG-SS's JSON in the folder.
@@ -23,7 +25,7 @@ class VGGSoundDuetConfig(IndexedConfig):
 
 
 def read_index(config: VGGSoundDuetConfig) -> Index:
-    """List two rows for each pair.
+    """List two rows for each pair of test clips, and what else is annotated.
 
     Raises:
         DataError: a file is missing or wrong, or a clip of a pair has no boxes.
@@ -32,11 +34,13 @@ def read_index(config: VGGSoundDuetConfig) -> Index:
     media = Media.read(root)
     known = read_annotations(root / config.annotations)
     path = root / config.pairs
-    entries = []
+    rows = [media.entry(name, label=label, boxes=boxes) for name, (label, boxes) in known.items()]
+    clips = {clip.sample_id: clip for clip in assign_parts(rows, config)}
+    pairs = []
     for number, (one, _, other, *_) in enumerate(read_table(path, 4, "list of pairs"), start=1):
         for name in (one, other):
             if name not in known:
                 raise DataError(f"{path}: row {number}: '{name}' is not annotated in {config.annotations}")
-        rows = [media.entry(name, label=known[name][0], boxes=known[name][1]) for name in (one, other)]
-        entries += mixed_rows(*rows)
-    return Index(entries)
+        pairs.append((clips[one], clips[other]))
+    mixed, left_out = mixed_rows(pairs, "test")
+    return Index([*mixed, *(clip for clip in clips.values() if clip.part != "test")], left_out=left_out)

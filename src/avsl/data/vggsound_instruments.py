@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from avsl.data.errors import DataError
-from avsl.data.index import Index, IndexedConfig, Media, mixed_rows, read_table
+from avsl.data.index import CutConfig, Index, Media, assign_parts, mixed_rows, read_table
 
 
-class VGGSoundInstrumentsConfig(IndexedConfig):
+class VGGSoundInstrumentsConfig(CutConfig):
     """A folder with ``frames/``, ``audio/`` and ``masks/``.
 
     Attributes:
-        test_list: CSV in the folder without a header: id, class; the rows of ``test``.
+        test_list: CSV in the folder without a header: id, class; the masked rows, which are cut by ``test_share``.
         pairs: CSV of id, class, second id, its class: the rows of ``test_duet``, where each frame hears the sum of both
-            sounds; empty: none.
+            sounds, but for those that hold a clip that is not in ``test``; empty: none.
     """
 
     test_list: str = "vgginstruments_test.csv"
@@ -30,13 +30,15 @@ def read_index(config: VGGSoundInstrumentsConfig) -> Index:
     root = Path(config.root)
     media = Media.read(root)
     listed = read_table(root / config.test_list, 2, "test list")
-    entries = {name: media.masked_entry(root / "masks", name, part="test", label=label) for name, label, *_ in listed}
-    rows = list(entries.values())
+    rows = assign_parts((media.masked_entry(root / "masks", name, label=label) for name, label, *_ in listed), config)
+    entries = {entry.sample_id: entry for entry in rows}
+    pairs = []
     if config.pairs:
         path = root / config.pairs
         for number, (one, _, other, *_) in enumerate(read_table(path, 4, "list of pairs"), start=1):
             for name in (one, other):
                 if name not in entries:
                     raise DataError(f"{path}: row {number}: '{name}' is not in {config.test_list}")
-            rows += mixed_rows(entries[one], entries[other])
-    return Index(rows)
+            pairs.append((entries[one], entries[other]))
+    mixed, left_out = mixed_rows(pairs, "test_duet")
+    return Index([*rows, *mixed], left_out=left_out)

@@ -18,8 +18,13 @@ def call(step: Callable[[], None]) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         step()
-    except (ValueError, FileNotFoundError) as error:
-        if isinstance(error, ValueError) and not type(error).__module__.startswith("avsl."):
+    except ValueError as error:
+        if not type(error).__module__.startswith("avsl."):
+            raise
+        print(f"avsl: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
             raise
         print(f"avsl: {error}", file=sys.stderr)
         return 2

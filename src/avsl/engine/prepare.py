@@ -45,17 +45,18 @@ def split(overrides: Sequence[str] = ()) -> None:
     """Draw the labelled rows of one label ratio.
 
     Raises:
-        DataError: nothing is labelled, or nothing is left to choose a threshold on or to test with.
+        DataError: nothing is left to train on, to choose a threshold on or to test with, or too little is annotated.
     """
     config = compose(overrides)
     layout = Layout.of(config)
-    drawn = make_split(PreparedData.open(layout.prepared), config.split)
-    for part, rows in (("validation", drawn.validation), ("testing", drawn.tests)):
-        if not rows:
+    data = PreparedData.open(layout.prepared)
+    for part, purpose in (("train", "training"), ("validation", "validation"), ("test", "testing")):
+        if not len(data.indices(part)):
             raise DataError(
-                f"{layout.prepared}: none of its rows is for {part}: annotate more clips, or set the shares and the "
+                f"{layout.prepared}: none of its rows is for {purpose}: annotate more clips, or set the shares and the "
                 f"seed in data.{config.data.name} so that their draw leaves some"
             )
+    drawn = make_split(data, config.split)
     layout.split.parent.mkdir(parents=True, exist_ok=True)
     drawn.save(layout.split)
     log.info(

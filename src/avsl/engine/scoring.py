@@ -318,7 +318,7 @@ def score_part(part: str, maps: Maps, threshold: float) -> PartScores:
     """Score one part of the data.
 
     Args:
-        part: its name; the rows of ``test_duet`` hear several sources at once.
+        part: its name.
         maps: its maps.
         threshold: the fixed one, from validation.
 
@@ -328,17 +328,18 @@ def score_part(part: str, maps: Maps, threshold: float) -> PartScores:
         threshold; the same with suffix ``_median`` and, told the true area, ``_oracle``; ``ciou_shuffled`` with wrong
         sounds, where there are maps of them; ``false_positive_rate`` over silent rows. Only where they mean something:
 
-        ``iiou`` and ``iauc`` where one frame is heard with several sounds, one at a time; where rows are mixed ``p10``,
-        ``p30``, ``p50`` and ``pixel_ap`` (`avsl.metrics.MultiSourceScore`) at the fixed threshold, the same as
-        published with suffix ``_aligned``, and ``piap_as_published``; over the ``n_exact`` rows whose truth is an exact
-        mask AVSBench's ``miou`` and ``fscore``, and over those of them that sound ``pixel_ap``.
+        ``iiou`` and ``iauc`` where one frame is heard with several sounds, one at a time; where several sources sound
+        at once ``p10``, ``p30``, ``p50`` and ``pixel_ap`` (`avsl.metrics.MultiSourceScore`) at the fixed threshold, the
+        same as published with suffix ``_aligned``, and ``piap_as_published``; over the ``n_exact`` rows whose truth is
+        an exact mask AVSBench's ``miou`` and ``fscore``, and over those of them that sound ``pixel_ap``.
     """
-    mixed, exact = part == "test_duet", bool(maps.reader.data.exact[maps.rows].any())
+    data = maps.reader.data
+    mixed, exact = bool(data.mixed(maps.rows).any()), bool(data.exact[maps.rows].any())
     columns = _Columns(len(maps.rows))
     for chunk in maps.chunks():
         columns.put(chunk.rows, _measure(chunk, threshold, mixed=mixed, exact=exact))
     n_silent = int(columns["ciou"].isnan().sum())
-    listed = maps.reader.data.manifest.expected.get(part, columns.n)
+    listed = data.manifest.expected.get(part, columns.n)
     counts = {"n": columns.n - n_silent, "n_silent": n_silent, "n_listed": listed}
     figures = counts | {name: score.item() for name, score in _summarise(columns, mixed=mixed).items()}
     return PartScores(figures, columns["ciou"], columns["area"], columns["size"], columns["peak"])

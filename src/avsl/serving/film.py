@@ -32,9 +32,10 @@ def write_film(target: Path, frames: Iterable[tuple[float, NDArray[np.uint8]]], 
 
     Args:
         target: the file.
-        frames: seconds, ascending from the recording's beginning, and (H, W, 3) RGB; all are brought to the first
-            one's size, odd sides enlarged by a pixel.
-        source: the recording; its sound is read in step with the frames, whatever of it cannot be read is left out.
+        frames: seconds, ascending from the recording's beginning, and (H, W, 3) RGB, upright; all are brought to the
+            first one's size, odd sides enlarged by a pixel.
+        source: the recording, whose pixels have the same shape; its sound is read in step with the frames, whatever of
+            it cannot be read is left out.
 
     Raises:
         DataError: ``source`` has no sound, or FFmpeg cannot write the file.
@@ -59,6 +60,8 @@ def _write(
         raise ValueError("a film needs a frame")
     height, width = (side + side % 2 for side in pixels.shape[:2])
     picture = _picture_track(out, width, height)
+    if aspect := _pixel_aspect(recording, pixels):
+        picture.codec_context.sample_aspect_ratio = aspect
     packets = _sound_packets(out, recording, sound)
     waiting = next(packets, None)
     while pixels is not None:
@@ -85,6 +88,14 @@ def _picture_track(out: OutputContainer, width: int, height: int) -> av.VideoStr
     track.width, track.height, track.pix_fmt = width, height, "yuv420p"
     track.codec_context.time_base = _TICK
     return track
+
+
+def _pixel_aspect(recording: InputContainer, pixels: NDArray[np.uint8]) -> Fraction | None:
+    """Width of a pixel over its height, where the recording says it: it is not 1 on DVDs and tapes."""
+    shown = recording.streams.video[0]
+    aspect = shown.sample_aspect_ratio
+    turned = pixels.shape[:2] != (shown.height, shown.width)
+    return 1 / aspect if aspect and turned else aspect
 
 
 def _sound_packets(

@@ -37,7 +37,7 @@ _REQUIRED = (
 def model_code() -> ModelCode:
     """The code that serves the exported models of this version of the package."""
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     package = Path(avsl.__file__).parent
     # Each column takes text or numbers, which no narrower column type of MLflow can say.
@@ -45,10 +45,11 @@ def model_code() -> ModelCode:
     inputs = Schema([ColSpec(either(), "frame"), ColSpec(either(), "audio")])
     grid = Array(Array(DataType.double))
     outputs = Schema([ColSpec(grid, "map"), ColSpec(grid, "boxes"), ColSpec(DataType.double, "threshold")])
+    parameters = ParamSchema([ParamSpec("map_size", DataType.string, default="frame")])
     return ModelCode(
         script=package / "serving" / "pyfunc_model.py",
         package=package,
-        signature=ModelSignature(inputs, outputs),
+        signature=ModelSignature(inputs, outputs, parameters),
         # A local build's suffix ("+cpu") is not on the package index.
         input_example=_example(),
         requirements=tuple(f"{name}=={version(name).split('+')[0]}" for name in _REQUIRED),

@@ -34,10 +34,17 @@ class Box(NamedTuple):
 
 
 class Localization(NamedTuple):
-    """Where a sound comes from: P in [0, 1] at the frame's size, (H, W), and its boxes as of :func:`find_boxes`."""
+    """Where a sound comes from.
+
+    Attributes:
+        map: P in [0, 1] at the frame's size, (H, W).
+        boxes: of the map, as of :func:`find_boxes`.
+        grid: P as the network has it, (h, w); the map is its bilinear interpolation.
+    """
 
     map: NDArray[np.float32]
     boxes: list[Box]
+    grid: NDArray[np.float32]
 
 
 class Predictor:
@@ -99,7 +106,8 @@ class Predictor:
             ).cpu()
             for grid, frame in zip(confidence, frames[rows], strict=True):
                 whole = F.interpolate(grid[None, None], size=frame.shape[:2], mode="bilinear", align_corners=False)
-                found.append(Localization(whole[0, 0].numpy(), find_boxes(whole[0, 0].numpy(), self.threshold)))
+                confident = whole[0, 0].numpy()
+                found.append(Localization(confident, find_boxes(confident, self.threshold), grid.numpy()))
         return found
 
     def _picture(self, frame: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:

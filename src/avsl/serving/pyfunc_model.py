@@ -5,6 +5,10 @@ Input: a table or a list of records with the columns ``frame`` (base64 of a PNG 
 the model's sample rate). Output: for each row ``{"map": P as (H, W) nested floats to four decimals, "boxes": [[x0,
 y0, x1, y1, confidence], ...], "threshold": float}``.
 
+The parameter ``map_size`` says how large maps are answered: ``frame``, the default, as large as each frame; ``grid``,
+as the network has them, of which those are the bilinear interpolation. A grid has hundreds of numbers where a frame's
+map has tens of thousands, which take a server longer to write than the network takes to find them.
+
 Limits of a request: ``MAX_ROWS`` rows, ``MAX_PIXELS`` in all its frames together, ``MAX_SECONDS`` of sound in a row at
 ``MIN_RATE`` to ``MAX_RATE``. What is over them, or cannot be read, is refused in one sentence, before it is decoded;
 `mlflow models serve` answers 400.
@@ -36,6 +40,7 @@ MAX_ROWS = 64
 MAX_PIXELS = 2**22
 MAX_SECONDS = 60.0
 MIN_RATE, MAX_RATE = 4_000, 192_000  # Hz
+MAP_SIZES = ("frame", "grid")  # the first where a request says none
 
 
 class LocalizerModel(PythonModel):
@@ -51,17 +56,19 @@ class LocalizerModel(PythonModel):
         """Localise every row; the module's docstring tells the format.
 
         Raises:
-            MlflowException: INVALID_PARAMETER_VALUE where a column is missing, a row cannot be used or the request is
-                over a limit; names it.
+            MlflowException: INVALID_PARAMETER_VALUE where a column is missing, a row or parameter cannot be used or the
+                request is over a limit; names it.
         """
-        del context, params
+        del context
         try:
-            return self._localize(model_input)
+            return self._localize(model_input, (params or {}).get("map_size", MAP_SIZES[0]))
         except InputError as error:
             # The scoring server hides the message of any other exception.
             raise MlflowException.invalid_parameter_value(str(error)) from error
 
-    def _localize(self, table: pd.DataFrame) -> list[dict[str, Any]]:
+    def _localize(self, table: pd.DataFrame, map_size: str) -> list[dict[str, Any]]:
+        if map_size not in MAP_SIZES:
+            raise InputError(f"parameter 'map_size' is '{map_size}', expected one of {', '.join(MAP_SIZES)}")
         missing = {"frame", "audio"} - set(table.columns)
         if missing:
             raise InputError(f"column '{min(missing)}' is missing: expected 'frame' and 'audio'")
@@ -77,7 +84,7 @@ class LocalizerModel(PythonModel):
         return [
             {
                 # Four decimals say all that a map does, in a third of the characters.
-                "map": np.round(found.map.astype(np.float64), 4).tolist(),
+                "map": np.round((found.grid if map_size == "grid" else found.map).astype(np.float64), 4).tolist(),
                 "boxes": [list(box) for box in found.boxes],
                 "threshold": self.predictor.threshold,
             }

@@ -6,15 +6,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from avsl.config import Config, as_override, compose, compose_group, project_root
 from avsl.frameworks import FRAMEWORKS
 from avsl.schema import ConfigError, StrictConfig, pick
+from avsl.storage import is_remote
 from avsl.tuning.space import COMMON, Dimension, Value, read_spaces
 
 _SECONDS = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
@@ -30,7 +31,8 @@ class TrialResources(StrictConfig):
 
     Attributes:
         cpu: cores, and the threads of its arithmetic.
-        gpu: share of a GPU, or several; 0.25 puts four trials on one.
+        gpu: share of a GPU, or several; 0.25 puts four trials on one. Above 0 trials train on it
+            (``trainer.accelerator=gpu``) unless the command line says otherwise.
     """
 
     cpu: float = Field(1, gt=0)
@@ -70,6 +72,7 @@ class TuneConfig(StrictConfig):
         resume: whether to go on with the search that is in ``storage``.
         apply: whether to write the winner into params.yaml.
         storage: the folder of the search, which all nodes see; empty means ``<root>/sweep/<name>``.
+        results: the ``s3://`` address that what was found is copied to when a session ends; empty for none.
     """
 
     name: str
@@ -89,6 +92,20 @@ class TuneConfig(StrictConfig):
     resume: bool = False
     apply: bool = False
     storage: str = ""
+    results: str = ""
+
+    @model_validator(mode="after")
+    def _lies_where_it_can(self) -> Self:
+        if is_remote(self.storage):
+            raise ConfigError(
+                f"key 'tune.storage' = '{self.storage}': a search's SQLite file and checkpoints need a folder that all"
+                " nodes see; tune.results takes an s3:// address, for what was found"
+            )
+        if self.results and not is_remote(self.results):
+            raise ConfigError(
+                f"key 'tune.results' = '{self.results}': an s3:// address is needed; tune.storage is a folder"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -188,12 +205,14 @@ def read_requests(overrides: Sequence[str], project: Path | None = None) -> list
     tune = TuneConfig.read(section, "tune")
     for framework in tune.frameworks:
         pick(framework, FRAMEWORKS, "framework")
+    # A share of a GPU is there to be trained on.
+    accelerator = ["trainer.accelerator=gpu"] if tune.resources.gpu else []
     requests = []
     for ratio in several["split.label_ratio"] or [""]:
         stated = [f"split.label_ratio={ratio.rpartition('=')[2]}"] if ratio else []
         plain = compose([*(text for text in rest if not text.lstrip("+~").startswith("framework.")), *stated], project)
         made = {"data": [plain.data.name], "objective": [plain.objective.name], "framework": tune.frameworks}
-        asked = (*_stated(tune.settings, made), *rest)
+        asked = (*accelerator, *_stated(tune.settings, made), *rest)
         requests.append(Request(tune, plain.split.label_ratio, asked, project))
     return requests
 

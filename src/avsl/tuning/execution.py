@@ -28,7 +28,7 @@ from ray.tune import Callback, Stopper
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from avsl.tuning.config import ASHAConfig, Request, TuneConfig
+from avsl.tuning.config import ASHAConfig, Request, TrialResources, TuneConfig
 from avsl.tuning.study import Study, SweepError, Trial
 from avsl.tuning.trial import run_trial
 
@@ -68,7 +68,7 @@ def cluster(config: TuneConfig) -> Iterator[None]:
     """Within, Ray runs: the cluster of ``tune.address`` or RAY_ADDRESS, else this machine alone.
 
     Raises:
-        SweepError: the cluster does not answer.
+        SweepError: the cluster does not answer, or no node of it can hold a trial.
     """
     address = config.address or os.environ.get("RAY_ADDRESS", "")
     start: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
@@ -82,9 +82,22 @@ def cluster(config: TuneConfig) -> Iterator[None]:
     except ConnectionError as error:
         raise SweepError(f"the Ray cluster {address} does not answer: {str(error).splitlines()[0]}") from None
     try:
+        _check_room(config.resources)
         yield
     finally:
         _RAY.shutdown()
+
+
+def _check_room(asked: TrialResources) -> None:
+    """Ray would wait without end, and without a word, for a node that can hold a trial."""
+    wanted = {"CPU": asked.cpu, "GPU": asked.gpu}
+    nodes = [{name: node["Resources"].get(name, 0.0) for name in wanted} for node in _RAY.nodes() if node["Alive"]]
+    if not any(all(held[name] >= share for name, share in wanted.items()) for held in nodes):
+        there = "; ".join(f"{held['CPU']:g} cores and {held['GPU']:g} GPUs" for held in nodes)
+        raise SweepError(
+            f"no node can hold a trial of tune.resources.cpu = {asked.cpu:g} and tune.resources.gpu = {asked.gpu:g}:"
+            f" Ray's nodes have {there}"
+        )
 
 
 def first_rung(request: Request, configs: Mapping[str, Any], steps_per_epoch: int) -> int:

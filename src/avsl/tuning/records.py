@@ -163,7 +163,7 @@ class Records:
                 self._parent.set_tags(
                     {
                         "kind": "sweep",
-                        "results": str(self._study.folder),
+                        "results": tune.results or str(self._study.folder),
                         "space": json.dumps(self._shown["space"]),
                     }
                 )
@@ -172,6 +172,8 @@ class Records:
     def _write(self, number: int) -> None:
         store, parent = self._open()
         trial = self._study.trial(number)
+        if trial.recorded:  # all of it was written with earlier news, which were older than it
+            return
         if number not in self._runs:
             name = f"trial {number} {trial.framework}{' (defaults)' if trial.default else ''}"
             tags, experiment = self._origin.tags(trial.framework), self._origin.config.data.name

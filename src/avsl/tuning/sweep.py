@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +25,7 @@ from avsl.engine.layout import Layout, read_run
 from avsl.engine.prepare import load_data, prepare, split
 from avsl.files import write_json
 from avsl.serving.register import decide, read_candidates
+from avsl.storage import StorageError, upload
 from avsl.tracking.runs import TrackingError, git_commit
 from avsl.tuning.apply import apply
 from avsl.tuning.config import Request, read_requests
@@ -47,6 +49,7 @@ def sweep(overrides: Sequence[str] = ()) -> None:
     Raises:
         ConfigError: a key, a value or a space is wrong.
         SweepError: a search cannot be started or gone on with, or none of its trials has come to an end.
+        StorageError: nothing can be stored at ``tune.results``; said before any trial.
     """
     requests = read_requests(overrides)
     # Mistakes show before anything is computed.
@@ -77,6 +80,8 @@ class _Search:
         self.storage = Path(tune.storage or self.config.root / "sweep" / tune.name).resolve()
         self.layout = self._layout(self.config, self.storage)
         self.folder = self.layout.base / "search" / self.layout.ratio
+        # Data that differ from the DAG's are the sweep's own.
+        self.own_data = self.config.data.name in tune.settings.get("data", {})
 
     @staticmethod
     def _layout(config: Config, root: Path) -> Layout:
@@ -100,6 +105,8 @@ class _Search:
         }
         tune = self.request.tune
         study = Study(self.folder, self.request, _as_json(stated), self.defaults)
+        if tune.results:
+            self._publish(None)
         epochs = self.config.trainer.epochs
         settings = {f: config.framework.settings for f, config in plain.items()}
         first = first_rung(self.request, settings, steps_per_epoch(self.config, drawn))
@@ -127,7 +134,7 @@ class _Search:
         """The data, once for all trials; made anew only where the sweep has data of its own."""
         base = self.request.base(self.request.tune.frameworks[0])
         here = as_override("root", str(self.storage))
-        if "data" in self.request.tune.settings:
+        if self.own_data:
             prepare([*base, here])
         else:
             prepare(base)
@@ -152,8 +159,8 @@ class _Search:
         }
 
     def _command(self, trial: Trial) -> str:
-        # Data that the sweep alone has lie in its folder; the DAG's are not written over.
-        own = [as_override("root", str(self.storage))] if "data" in self.request.tune.settings else []
+        # Where its own data are; the DAG's are not written over.
+        own = [as_override("root", str(self.storage))] if self.own_data else []
         return shlex.join(["avsl", "run", *self.request.searched(trial.framework, trial.values), *own])
 
     def _finish(self, study: Study, records: Records, unwritten: Sequence[int], interrupted: bool) -> None:
@@ -184,6 +191,11 @@ class _Search:
                 self._apply(best)
         write_json(self.folder / "result.json", result)
         self._record(study, records, interrupted)
+        if self.request.tune.results:
+            try:
+                self._publish(best)
+            except StorageError as error:
+                log.warning("%s; what was found is in %s", error, self.folder)
         if interrupted or any(trial.state == "interrupted" for trial in trials):
             log.info("tune.resume=true goes on with what was interrupted")
         if best is None and not interrupted:
@@ -234,6 +246,20 @@ class _Search:
             parent.finish("KILLED" if interrupted else "FINISHED")
         except TrackingError as error:
             log.warning("%s; plots and results are in %s", error, self.folder)
+
+    def _publish(self, best: Trial | None) -> None:
+        """Store at ``tune.results``, below the search's path: the study, result, plots, and the winner's files."""
+        found = [self.folder / "study.db", self.folder / "result.json", *(self.folder / "plots").glob("*")]
+        if best is not None:
+            layout = Layout.of(self._configured(best))
+            found += [*layout.train.rglob("*"), *layout.evaluation.rglob("*")]
+        with TemporaryDirectory() as staged:
+            for path in found:
+                if path.is_file():
+                    link = Path(staged) / path.relative_to(self.storage)
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(path)
+            upload(Path(staged), self.request.tune.results)
 
 
 def _as_json(value: Any) -> Any:
