@@ -155,6 +155,17 @@ def test_settings_of_a_sweep_are_its_own_and_reproduced(project: Path) -> None:
     assert other.config("dmt", {}).data.settings.model_dump()["image_size"] == 96
 
 
+def test_what_a_sweep_sets_is_searched_and_what_a_person_sets_is_not(project: Path) -> None:
+    """A sweep's settings move where its search starts; a key on the command line is fixed."""
+    key = "framework.xpl.warmup_steps"
+    (request,) = read_requests(["tune=demo", "framework=xpl"])
+    assert request.defaults("xpl")[key] == 150
+    assert compose(["framework=xpl"]).framework.settings.model_dump()["warmup_steps"] == 8
+    (stated,) = read_requests(["tune=demo", "framework=xpl", f"{key}=100"])
+    assert key not in stated.space("xpl")
+    assert stated.config("xpl", {}).framework.settings.model_dump()["warmup_steps"] == 100
+
+
 def test_the_full_search_fits_the_projects_own_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each space's ends are allowed and the values of params.yaml lie within, for every framework that has a space."""
     monkeypatch.chdir(Path(__file__).parents[2])

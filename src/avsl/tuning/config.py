@@ -115,19 +115,21 @@ class Request:
     Attributes:
         tune: the sweep.
         label_ratio: the ratio.
-        overrides: what the person asked for beside ``tune``, the framework and the ratio, after the sweep's settings.
+        settings: the sweep's own, as overrides; they move where a search starts.
+        overrides: what the person asked for beside ``tune``, the framework and the ratio; it is not searched.
         project: the folder with params.yaml and pipelines/conf.
     """
 
     tune: TuneConfig
     label_ratio: float
+    settings: tuple[str, ...]
     overrides: tuple[str, ...]
     project: Path
 
     def base(self, framework: str) -> list[str]:
         """The overrides of a framework's trials before the searched values."""
         aside = tuple(f"framework.{name}." for name in self.tune.frameworks if name != framework)
-        kept = [text for text in self.overrides if not text.lstrip("+~").startswith(aside)]
+        kept = [text for text in (*self.settings, *self.overrides) if not text.lstrip("+~").startswith(aside)]
         return [*kept, f"framework={framework}", f"split.label_ratio={self.label_ratio}"]
 
     def space(self, framework: str) -> dict[str, Dimension]:
@@ -206,14 +208,14 @@ def read_requests(overrides: Sequence[str], project: Path | None = None) -> list
     for framework in tune.frameworks:
         pick(framework, FRAMEWORKS, "framework")
     # A share of a GPU is there to be trained on.
-    accelerator = ["trainer.accelerator=gpu"] if tune.resources.gpu else []
+    accelerator = ("trainer.accelerator=gpu",) if tune.resources.gpu else ()
     requests = []
     for ratio in several["split.label_ratio"] or [""]:
         stated = [f"split.label_ratio={ratio.rpartition('=')[2]}"] if ratio else []
         plain = compose([*(text for text in rest if not text.lstrip("+~").startswith("framework.")), *stated], project)
         made = {"data": [plain.data.name], "objective": [plain.objective.name], "framework": tune.frameworks}
-        asked = (*accelerator, *_stated(tune.settings, made), *rest)
-        requests.append(Request(tune, plain.split.label_ratio, asked, project))
+        settings = (*accelerator, *_stated(tune.settings, made))
+        requests.append(Request(tune, plain.split.label_ratio, settings, tuple(rest), project))
     return requests
 
 
