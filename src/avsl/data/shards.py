@@ -545,6 +545,17 @@ class PreparedData:
     def _texts(self, column: str) -> list[str]:
         return [text for shard in self._shards for text in shard.table.column(column).to_pylist()]
 
+    def _kinds(self, column: str) -> NDArray[np.object_]:
+        """(rows,) str, equal ones the same object: there are few."""
+        seen: dict[str, str] = {}
+        found = np.empty(len(self), dtype=object)
+        start = 0
+        for shard in self._shards:
+            texts = shard.table.column(column).to_pylist()
+            found[start : start + len(texts)] = [seen.setdefault(text, text) for text in texts]
+            start += len(texts)
+        return found
+
     @cached_property
     def sample_ids(self) -> list[str]:
         """The rows' unique names."""
@@ -563,12 +574,12 @@ class PreparedData:
     @cached_property
     def parts(self) -> NDArray[np.object_]:
         """(rows,) str: one of ``PARTS``."""
-        return np.array(self._texts("part"), dtype=object)
+        return self._kinds("part")
 
     @cached_property
     def labels(self) -> NDArray[np.object_]:
         """(rows,) str: class name of the sounding object."""
-        return np.array(self._texts("label"), dtype=object)
+        return self._kinds("label")
 
     @cached_property
     def annotated(self) -> NDArray[np.bool_]:
