@@ -621,15 +621,23 @@ class PreparedData:
     def meta(self, index: NDArray[np.int64]) -> list[dict[str, Any]]:
         """The small JSON values of the rows ``index``."""
         found: list[dict[str, Any]] = [{}] * len(index)
-        for shard, positions, rows in self._locate(index):
-            texts = shard.table.column("meta").take(pa.array(rows)).to_pylist()
-            for position, text in zip(positions, texts, strict=True):
-                found[position] = json.loads(text)
+        for positions, metas in self._metas(index):
+            for position, meta in zip(positions, metas, strict=True):
+                found[position] = meta
         return found
 
     def mixed(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(n,) bool: several sources sound at once."""
-        return np.array([len(meta.get("sounding", ())) > 1 for meta in self.meta(index)], dtype=bool)
+        found = np.empty(len(index), dtype=bool)
+        for positions, metas in self._metas(index):
+            found[positions] = [len(meta.get("sounding", ())) > 1 for meta in metas]
+        return found
+
+    def _metas(self, index: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], list[dict[str, Any]]]]:
+        """Positions in ``index`` and the rows' small JSON values, a shard at a time: a list of all may be large."""
+        for shard, positions, rows in self._locate(index):
+            texts = shard.table.column("meta").take(pa.array(rows)).to_pylist()
+            yield positions, [json.loads(text) for text in texts]
 
     def waveforms(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, T) float32 in [-1, 1)."""
