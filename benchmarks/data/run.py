@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import tempfile
 import threading
@@ -30,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from avsl.data.folder import FolderConfig
 from avsl.data.folder import read_index as list_folder
-from avsl.data.index import Entry, Index, IndexedConfig
+from avsl.data.index import Index, IndexedConfig, Media
 from avsl.data.loading import RowReader, Rows, StepLoader
 from avsl.data.media import read_audio, read_frame, resize_frame
 from avsl.data.preparation import prepare_index
@@ -261,14 +262,21 @@ def _memory(rows: int) -> tuple[float, float, float, float]:
     front_end = LogMel(LogMelConfig(n_mels=16))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for k in range(20):
-            Image.fromarray(np.full((64, 64, 3), k, np.uint8)).save(root / f"{k}.png")
-            soundfile.write(root / f"{k}.wav", 0.1 + np.zeros(4000), 16000)
+        for kind in ("frames", "audio"):
+            (root / kind).mkdir()
+        for k in range(rows):
+            picture, sound = root / "frames" / f"row{k:07d}.png", root / "audio" / f"row{k:07d}.wav"
+            if k < 20:
+                Image.fromarray(np.full((64, 64, 3), k, np.uint8)).save(picture)
+                soundfile.write(sound, 0.1 + np.zeros(4000), 16000)
+            else:  # a few files under many names: what is held of them does not depend on that
+                os.link(picture.with_stem(f"row{k % 20:07d}"), picture)
+                os.link(sound.with_stem(f"row{k % 20:07d}"), sound)
         config = IndexedConfig(root=folder, image_size=64, duration_s=0.25)
         with _Peak() as start:
             front_end(torch.zeros(1, 4000))
         with _Peak() as preparing:
-            manifest = prepare_index("rows", lambda _: _listed(root, rows), config, root / "prepared", 1)
+            manifest = prepare_index("rows", lambda _: Index(Media.read(root).pool(())), config, root / "prepared", 1)
         with _Peak() as training:
             data = PreparedData.open(root / "prepared")
             index = data.indices("train")
@@ -287,16 +295,6 @@ def _memory(rows: int) -> tuple[float, float, float, float]:
                 loader.rows(step)
         disk = sum(shard.bytes for shard in manifest.shards) / 2**20
     return start.mb, preparing.mb, training.mb, disk
-
-
-def _listed(root: Path, rows: int) -> Index:
-    """Rows that share a few files; what is held of them does not depend on that."""
-
-    def entry(k: int) -> Entry:
-        name, file = f"row{k:07d}", root / f"{k % 20}"
-        return Entry(name, name, name, "train", "", file.with_suffix(".png"), (file.with_suffix(".wav"),))
-
-    return Index([entry(k) for k in range(rows)])
 
 
 def measure_memory(sizes: Sequence[int]) -> None:

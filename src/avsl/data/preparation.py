@@ -174,8 +174,6 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
     entries = index.entries
     _check_ids(config.root, entries)
     decode = _Decode.of(index, config)
-    files = (path for entry in entries for path in entry.files() if path is not None)
-    hashes = content_hashes(files, root.with_name(HASHES))
     decoder = file_hash(Path(__file__).with_name("media.py"))
     manifest, rejected = prepare_shards(
         root,
@@ -189,7 +187,7 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
         settings={"duration_s": config.duration_s, "image_size": config.image_size, "decoder_sha256": decoder},
         workers=workers,
         frames=config.frames,
-        keys=[_key(decode.shard(k), hashes) for k in range(decode.n_shards)],
+        keys=_keys(decode, root.with_name(HASHES)),
     )
     expected = Counter(entry.part for entry in entries)
     # The other settings decide which rows there are, and that is in the shards' keys.
@@ -239,6 +237,13 @@ def _check_ids(root: str, entries: Sequence[Entry]) -> None:
     name, times = Counter(entry.sample_id for entry in entries).most_common(1)[0]
     if times > 1:
         raise DataError(f"{root}: {times} rows are named '{name}'")
+
+
+def _keys(decode: _Decode, memory: Path) -> list[str]:
+    """What each shard is made from, hashed."""
+    files = (path for entry in decode.entries for path in entry.files() if path is not None)
+    hashes = content_hashes(files, memory)
+    return [_key(decode.shard(k), hashes) for k in range(decode.n_shards)]
 
 
 def _key(entries: Iterable[Entry], hashes: Mapping[Path, str]) -> str:

@@ -545,6 +545,17 @@ class PreparedData:
     def _texts(self, column: str) -> list[str]:
         return [text for shard in self._shards for text in shard.table.column(column).to_pylist()]
 
+    def _kinds(self, column: str) -> NDArray[np.object_]:
+        """(rows,) str, equal ones the same object: there are few."""
+        seen: dict[str, str] = {}
+        found = np.empty(len(self), dtype=object)
+        start = 0
+        for shard in self._shards:
+            texts = shard.table.column(column).to_pylist()
+            found[start : start + len(texts)] = [seen.setdefault(text, text) for text in texts]
+            start += len(texts)
+        return found
+
     @cached_property
     def sample_ids(self) -> list[str]:
         """The rows' unique names."""
@@ -563,12 +574,12 @@ class PreparedData:
     @cached_property
     def parts(self) -> NDArray[np.object_]:
         """(rows,) str: one of ``PARTS``."""
-        return np.array(self._texts("part"), dtype=object)
+        return self._kinds("part")
 
     @cached_property
     def labels(self) -> NDArray[np.object_]:
         """(rows,) str: class name of the sounding object."""
-        return np.array(self._texts("label"), dtype=object)
+        return self._kinds("label")
 
     @cached_property
     def annotated(self) -> NDArray[np.bool_]:
@@ -610,15 +621,23 @@ class PreparedData:
     def meta(self, index: NDArray[np.int64]) -> list[dict[str, Any]]:
         """The small JSON values of the rows ``index``."""
         found: list[dict[str, Any]] = [{}] * len(index)
-        for shard, positions, rows in self._locate(index):
-            texts = shard.table.column("meta").take(pa.array(rows)).to_pylist()
-            for position, text in zip(positions, texts, strict=True):
-                found[position] = json.loads(text)
+        for positions, metas in self._metas(index):
+            for position, meta in zip(positions, metas, strict=True):
+                found[position] = meta
         return found
 
     def mixed(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(n,) bool: several sources sound at once."""
-        return np.array([len(meta.get("sounding", ())) > 1 for meta in self.meta(index)], dtype=bool)
+        found = np.empty(len(index), dtype=bool)
+        for positions, metas in self._metas(index):
+            found[positions] = [len(meta.get("sounding", ())) > 1 for meta in metas]
+        return found
+
+    def _metas(self, index: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], list[dict[str, Any]]]]:
+        """Positions in ``index`` and the rows' small JSON values, a shard at a time: a list of all may be large."""
+        for shard, positions, rows in self._locate(index):
+            texts = shard.table.column("meta").take(pa.array(rows)).to_pylist()
+            yield positions, [json.loads(text) for text in texts]
 
     def waveforms(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, T) float32 in [-1, 1)."""

@@ -12,27 +12,23 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypedDict
 
 from avsl.data.errors import DataError
 from avsl.files import file_hash, write_json
 
 log = logging.getLogger(__name__)
 
-HASHES = "source-hashes.json"
+HASHES = "file-hashes.json"
 """Beside the prepared set: what is known of the files on this machine."""
 
 # A file may change twice within one tick of the file system's clock, so a hash of so young a file is not kept.
 _YOUNG_NS = 10**9
+# Files handed to the threads at a time: what a pool holds of each takes more than the hash itself.
+_BATCH = 256
 
 
 class AbsentError(DataError):
     """The folder is not here."""
-
-
-class _Known(TypedDict):
-    stamp: list[int]
-    sha256: str
 
 
 def content_hashes(paths: Iterable[Path], memory: Path) -> dict[Path, str]:
@@ -46,26 +42,30 @@ def content_hashes(paths: Iterable[Path], memory: Path) -> dict[Path, str]:
             them will tell why.
         memory: JSON file, made where absent and brought up to date.
     """
-    known: dict[str, _Known] = json.loads(memory.read_bytes()) if memory.is_file() else {}
+    # Each file's stamp and hash as one text: there may be hundreds of thousands.
+    known: dict[str, str] = json.loads(memory.read_bytes()) if memory.is_file() else {}
     hashes: dict[Path, str] = {}
-    new: dict[Path, list[int]] = {}
+    new: list[Path] = []
+    size = 0
     for path in set(paths):
-        stamp, entry = _stamp(path), known.get(str(path.absolute()))
-        if entry and entry["stamp"] == stamp:
-            hashes[path] = entry["sha256"]
+        stamp = _stamp(path)
+        before, _, sha256 = known.get(str(path.absolute()), "").rpartition(" ")
+        if stamp and stamp == before:
+            hashes[path] = sha256
         elif stamp:
-            new[path] = stamp
+            new.append(path)
+            size += int(stamp.partition(" ")[0])
     if new:
-        log.info("%d files (%.1f MB) to hash", len(new), sum(size for size, *_ in new.values()) / 1e6)
-        now = time.time_ns()
+        log.info("%d files (%.1f MB) to hash", len(new), size / 1e6)
         with ThreadPoolExecutor() as pool:
-            read = {path: sha256 for path, sha256 in zip(new, pool.map(_hash, new), strict=True) if sha256}
-        for path, sha256 in read.items():
-            stamp = new[path]
-            if max(stamp[1:3]) < now - _YOUNG_NS and _stamp(path) == stamp:
-                known[str(path.absolute())] = {"stamp": stamp, "sha256": sha256}
+            for start in range(0, len(new), _BATCH):
+                batch = new[start : start + _BATCH]
+                for path, (stamp, sha256) in zip(batch, pool.map(_read, batch), strict=True):
+                    if sha256:
+                        hashes[path] = sha256
+                    if stamp:
+                        known[str(path.absolute())] = f"{stamp} {sha256}"
         write_json(memory, known)
-        hashes |= read
     return hashes
 
 
@@ -103,17 +103,23 @@ def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
             yield path
 
 
-def _stamp(path: Path) -> list[int]:
+def _stamp(path: Path) -> str:
     """Size, times and inode of a file; empty where there is none."""
     try:
         found = path.stat()
     except OSError:
-        return []
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino] if stat.S_ISREG(found.st_mode) else []
-
-
-def _hash(path: Path) -> str:
-    try:
-        return file_hash(path)
-    except OSError:
         return ""
+    if not stat.S_ISREG(found.st_mode):
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+
+
+def _read(path: Path) -> tuple[str, str]:
+    """A file's stamp, empty where it may change unseen, and its hash, empty where it cannot be read."""
+    now, stamp = time.time_ns(), _stamp(path)
+    try:
+        sha256 = file_hash(path)
+    except OSError:
+        return "", ""
+    young = max(map(int, stamp.split()[1:3]), default=now) >= now - _YOUNG_NS
+    return "" if young or _stamp(path) != stamp else stamp, sha256
