@@ -4,7 +4,7 @@
 
 Compares random search without stopping with the sweep as it is (TPE, ASHA, defaults first), by the epochs that they
 train and by validation alone; measures who had the cores meanwhile, and what a trial takes beyond the training
-function itself, timed within it. Trainings are small (256 clips of the embedded set, 144 steps), about 25 core-minutes
+function itself, timed within it. Trainings are small (512 clips of the embedded set, 192 steps), about 30 core-minutes
 in all. Searches that are finished are kept. Overrides go to every search. Two nodes, one of them killed, are in
 tests/tuning/test_sweep.py.
 """
@@ -28,26 +28,28 @@ import psutil
 
 HERE = Path(__file__).parent
 _SWEEP = HERE.parents[1] / "pipelines" / "sweep.py"
-# 16 steps an epoch; two epochs of warm-up at most, so that the first rung is at a third of a training.
+# 16 steps an epoch; three epochs of warm-up at most, so that the first rung is at a third of a training.
 _SIZE = (
     "tune=full",
     "tune.time_budget=null",
-    "split.label_ratio=0.1",
-    "data.synthetic.n_train=256",
-    "data.synthetic.n_validation=200",
+    "split.label_ratio=0.25",
+    "data.synthetic.n_train=512",
+    "data.synthetic.n_validation=300",
     "data.synthetic.n_test=8",
     "data.synthetic.n_offscreen=4",
     "data.synthetic.n_swap=4",
     "data.synthetic.n_small=0",
     "data.synthetic.n_duet=0",
     "data.synthetic.n_unheard=0",
-    "data.synthetic.image_size=48",
-    "trainer.batch_size=16",
-    "trainer.labelled_batch_size=8",
-    "trainer.epochs=9",
-    *(f"framework.{name}.warmup_steps=24" for name in ("dmt", "xpl")),
-    "framework.xpl.pacing.length=90",
-    "tune.spaces.xpl.pacing.length={kind: int, low: 20, high: 140, step: 10}",
+    "data.synthetic.image_size=32",
+    "data.synthetic.duration_s=0.5",
+    "trainer.batch_size=32",
+    "trainer.labelled_batch_size=16",
+    "trainer.epochs=12",
+    "framework.dmt.warmup_steps=48",
+    "framework.xpl.warmup_steps=48",
+    "framework.xpl.pacing.length=120",
+    "tune.spaces.xpl.pacing.length={kind: int, low: 20, high: 190, step: 10}",
 )
 
 

@@ -47,7 +47,7 @@ def _result(project: Path, ratio: float = 0.5) -> dict[str, Any]:
     return found
 
 
-def _wait(what: Callable[[], object], seconds: float = 240) -> None:
+def _wait(what: Callable[[], object], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "nothing came of it"
@@ -75,7 +75,7 @@ def _kill_with_all_it_started(process: subprocess.Popen[str]) -> None:
     orphans = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    _, alive = psutil.wait_procs(orphans, timeout=10)
+    _, alive = psutil.wait_procs(orphans, timeout=30)
     for orphan in alive:
         orphan.kill()
     psutil.wait_procs(alive)
@@ -119,8 +119,8 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
     _wait(lambda: mid_way(driver, 0))
     started = psutil.Process(driver.pid).children(recursive=True)
     os.killpg(driver.pid, signal.SIGINT)
-    assert driver.wait(60) == 0, log.read_text()
-    _, alive = psutil.wait_procs(started, timeout=10)
+    assert driver.wait(240) == 0, log.read_text()
+    _, alive = psutil.wait_procs(started, timeout=30)
     assert not alive, "Ctrl-C leaves processes behind"
     assert "tune.resume=true goes on with what was interrupted" in log.read_text()
     assert _result(project)["best"] in {trial["number"] for trial in _result(project)["trials"]}
@@ -136,7 +136,7 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
     assert state
     for path in state:
         path.write_bytes(b"")
-    assert start("tune.resume=true").wait(200) == 0, log.read_text()
+    assert start("tune.resume=true").wait(600) == 0, log.read_text()
     result = _result(project)
     assert [trial["number"] for trial in result["trials"]] == [0, 1, 2, 3, 4]
     assert {trial["state"] for trial in result["trials"]} == {"complete"}
@@ -244,7 +244,7 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
     MLflow does not answer all the while; what it missed is listed, and written by the session in which it is back.
     """
     node = _node(nodes)
-    # The first two trials, of the defaults, are sound; of the others, each value but the first of its key spoils some.
+    # The first two trials, of the defaults, are sound; of the others, each value but the first of its key spoils one.
     values = {"model.dim": [8, 10**15], "trainer.learning_rate": [0.003, 1e30], "trainer.accelerator": ["cpu", "gpu"]}
     spaces: dict[str, dict[str, Any]] = {}
     for key, choices in values.items():
@@ -252,7 +252,8 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
         spaces.setdefault(section, {})[name] = {"kind": "categorical", "values": choices}
     tune = {
         "name": "small",
-        "trials": 7,
+        "trials": 5,
+        "seed": 8,
         "startup": 99,
         "retries": 1,
         "scheduler": None,
@@ -284,17 +285,17 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
     assert len(killed) == 3
     result = _result(project)
     trials = {trial["number"]: trial for trial in result["trials"]}
-    assert len(trials) == 7
+    assert len(trials) == 5
     assert (trials[0]["state"], trials[0]["retries"]) == ("complete", 1)
     assert (trials[1]["state"], trials[1]["retries"]) == ("failed", 1)
     assert trials[1]["reason"].startswith("its worker died 2 times: ")
     reasons = set()
     for trial in list(trials.values())[2:]:
         values = trial["values"]
-        if values["trainer.accelerator"] == "gpu" and not torch.cuda.is_available():
-            wanted = "MisconfigurationException"
-        elif values["model.dim"] == 10**15:
+        if values["model.dim"] == 10**15:
             wanted = "RuntimeError"
+        elif values["trainer.accelerator"] == "gpu" and not torch.cuda.is_available():
+            wanted = "MisconfigurationException"
         elif values["trainer.learning_rate"] == 1e30:
             wanted = "TrainingError: the loss is nan"
         else:
@@ -303,7 +304,7 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
         assert trial["state"] == "failed"
         assert trial["reason"].startswith(wanted), trial["reason"]
         reasons.add(wanted)
-    assert len(reasons) >= 2
+    assert {"RuntimeError", "TrainingError: the loss is nan"} <= reasons
     assert result["unwritten_in_mlflow"] == list(trials)
     assert result["registry"].startswith("not offered: ")
 
