@@ -24,14 +24,20 @@ def _open(chromium: Browser, address: str, width: int) -> tuple[Page, list[str],
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_opens_alone_and_whole(chromium: Browser, made: Path, width: int) -> None:
-    """No complaint, no request but the file's own, every picture drawn, nothing wider than the screen or a phone."""
+    """No complaint, no request but the file's own, all pictures and captions legible on a screen and on a phone."""
     address = (made / "report.html").as_uri()
     page, asked, complaints = _open(chromium, address, width)
     assert complaints == []
     assert {url for url in asked if not url.startswith("data:")} == {address}
-    widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
+    widths = page.eval_on_selector_all("img", "images => images.map(image => [image.naturalWidth, image.width])")
     assert len(widths) == 6
-    assert min(widths) > 200
+    for natural, shown in widths:
+        # Neither blown up nor shrunk until its words cannot be read.
+        assert min(natural, 700) <= shown <= natural
+    captions = page.locator("caption:visible").all()
+    assert captions
+    for caption in captions:
+        assert caption.evaluate("element => element.getBoundingClientRect().right") <= width
     assert page.evaluate("document.documentElement.scrollWidth") == width
     page.close()
 

@@ -123,8 +123,11 @@ def test_the_best_on_validation_is_champion_until_a_better_one_comes(project: _P
     assert "| test, sounds shuffled | 11.0 |  | 2 |" in card
     assert "| whole image, no model | 5.0 | 18.0 | 2 |" in card
     assert "offscreen: no source in view, yet 25.0 % of 3 clips get a region." in card
-    # Two clips, one found: draws with replacement find none, one or both.
-    assert re.search(r"^\| test \| 20\.0 \[0\.0, 100\.0\] \| 30\.0 \[\d", card, re.MULTILINE)
+    # Two clips, one found: draws with replacement find none, one or both. A clip of cIoU c adds c to the AUC, to within
+    # half a step of the thresholds.
+    found = re.search(r"^\| test \| 20\.0 \[0\.0, 100\.0\] \| 30\.0 \[([\d.]+), ([\d.]+)\] \|", card, re.MULTILINE)
+    assert found is not None
+    assert [float(end) for end in found.groups()] == pytest.approx([20, 70], abs=2.6)
     assert f'load_model("models:/{_NAME}@champion")' in card
     assert len(card) <= 5000  # as long as MLflow's databases take
 

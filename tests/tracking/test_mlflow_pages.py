@@ -117,7 +117,7 @@ def test_runs_of_one_ratio_compare(page: Page, address: str, recorded: tuple[Sto
 
 
 def test_a_registered_model_has_its_card_and_its_champion(page: Page, address: str) -> None:
-    """The model's page lists the champion's version, and the version's page describes it."""
+    """The model's page lists the champion's version, whose page has the card, tags and signature."""
     name = "avsl-synthetic-ratio-0.03"
     _go(page, address, f"models/{name}")
     expect(page.get_by_role("link", name="Version 1")).to_be_visible()
@@ -125,3 +125,5 @@ def test_a_registered_model_has_its_card_and_its_champion(page: Page, address: s
     _go(page, address, f"models/{name}/versions/1")
     expect(page.get_by_role("heading", name="A card")).to_be_visible()
     expect(page.get_by_text("90 labels")).to_be_visible()
+    expect(page.get_by_text("label_ratio")).to_be_visible()
+    expect(page.get_by_text("Inputs (1)")).to_be_visible()

@@ -475,7 +475,7 @@ def test_runs_and_champions_on_a_server(
 def _take_part(uri: str, root: Path, candidate: Candidate, code: ModelCode, start: Barrier) -> None:
     """A process that registers a candidate at the same moment as others."""
     store = open_store(TrackingConfig(uri=uri, artifact_root=str(root), system_metrics=False), root)
-    start.wait(60)
+    start.wait(240)
     _promote(store, code, candidate)
 
 

@@ -185,10 +185,12 @@ def test_artifacts_lie_under_the_root(store: Store, data: str, tags: RunTags, tm
 def test_system_metrics_are_recorded_while_open(
     store: Store, data: str, tags: RunTags, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow's monitor writes to the run and stops with it."""
+    """MLflow's monitor writes to the run, after the first epoch, which comparisons show first, and stops with it."""
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     watched = Store(store.client, store.artifact_root, system_metrics=True)
     with _start(watched, data, tags) as run:
+        time.sleep(0.5)
+        run.log_epoch({"val/ciou": 0.5}, 1)
         deadline = time.monotonic() + 60
         while "system/cpu_utilization_percentage" not in store.client.get_run(run.run_id).data.metrics:
             assert time.monotonic() < deadline
@@ -196,6 +198,7 @@ def test_system_metrics_are_recorded_while_open(
     recorded = store.client.get_run(run.run_id)
     assert recorded.info.status == "FINISHED"
     assert recorded.data.metrics["system/system_memory_usage_megabytes"] > 0
+    assert next(iter(recorded.data.metrics)) == "val/ciou"
 
 
 def test_environment_names_the_store_where_the_config_does_not(

@@ -141,6 +141,8 @@ def test_curves_hold_the_points_they_were_given(tmp_path: Path) -> None:
     figure = curves.plot_curves({"loss": {"total": points, "once": [(1.0, 2.0)]}, "score": {"ciou": points}})
     assert [axes.get_title() for axes in figure.axes] == ["loss", "score"]
     assert [line.get_label() for line in figure.axes[0].lines] == ["total", "once"]
+    named = [[text.get_text() for text in legend.get_texts()] for axes in figure.axes if (legend := axes.get_legend())]
+    assert (named, figure.legends) == ([["total", "once"], ["ciou"]], [])
     np.testing.assert_array_equal(np.asarray(figure.axes[0].lines[0].get_xydata()), points)
     for name in ("curves.png", "curves.svg"):
         curves.save_figure(figure, tmp_path / name)
@@ -149,6 +151,17 @@ def test_curves_hold_the_points_they_were_given(tmp_path: Path) -> None:
         assert curves.encode_figure(figure, name.rpartition(".")[2]) == written
     with pytest.raises(ValueError, match="at least one panel"):
         curves.plot_curves({})
+
+
+def test_panels_of_the_same_curves_share_a_legend_and_colours() -> None:
+    """A curve that a panel lacks changes neither."""
+    one = [(1.0, 2.0), (2.0, 3.0)]
+    figure = curves.plot_curves({"3 %": {"dmt": one, "xpl": one}, "100 %": {"dmt": [], "xpl": one}})
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["dmt", "xpl"]
+    assert [axes.get_legend() for axes in figure.axes] == [None, None]
+    first, second = ({line.get_label(): line.get_color() for line in axes.lines} for axes in figure.axes)
+    assert second == {"xpl": first["xpl"]}
 
 
 def test_comparison_bars_are_means_over_seeds() -> None:

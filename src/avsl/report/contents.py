@@ -88,7 +88,11 @@ def read_curves(base: Path, cell: Cell) -> list[dict[str, str]]:
 
 
 def _labels(cell: Cell) -> str:
-    return f"{100 * cell['label_ratio']:g}\N{NO-BREAK SPACE}%"
+    return _share(cell["label_ratio"])
+
+
+def _share(ratio: float) -> str:
+    return f"{100 * ratio:g}\N{NO-BREAK SPACE}%"
 
 
 def _percent(value: float | None) -> str:
@@ -110,9 +114,10 @@ def _accuracy(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], lines: M
     seeds = ", ".join(sorted({str(cell["seed"]) for cell in cells}))
     picture = Picture(
         embed_figure(figure),
+        "Test CIoU over the labelled share",
         "Curves of test CIoU over the labelled share, one for each framework: "
         + "; ".join(
-            f"{name} " + ", ".join(f"{of_ratio[ratio][0]:.1f} at {100 * ratio:g} %" for ratio in sorted(of_ratio))
+            f"{name} " + ", ".join(f"{of_ratio[ratio][0]:.1f} at {_share(ratio)}" for ratio in sorted(of_ratio))
             for name, of_ratio in scores.items()
         ),
         f"Each point is one training (seed {seeds}). Bars are 95 % intervals over {cells[0]['test']['n']} test rows "
@@ -223,20 +228,19 @@ def _training(base: Path, cells: Sequence[Cell]) -> Section:
     pictures = [
         Picture(
             embed_figure(plot_curves(panels["val"])),
+            "Validation over the epochs",
             f"Curves of validation CIoU over the epochs, a panel for each of {len(panels['val'])} label ratios.",
             "Validation CIoU at the best threshold of the epoch, per cent, over the epochs.",
-            wide=True,
         )
     ]
     if panels["pseudo"]:
         pictures.append(
             Picture(
                 embed_figure(plot_curves(panels["pseudo"])),
+                "Quality of the pseudo-labels",
                 "Curves of the pseudo-labels' acceptance, precision and recall over the epochs, by label ratio.",
                 "Pseudo-labels over the epochs, per cent: rows accepted, and of the accepted rows' pixels the "
                 "precision and the recall against boxes that training never sees.",
-                title="Quality of the pseudo-labels",
-                wide=True,
             )
         )
     return Section("Training", [], pictures)
@@ -272,12 +276,11 @@ def _galleries(base: Path, cells: Sequence[Cell], data: PreparedData) -> Section
             pictures.append(
                 Picture(
                     embed_image(gallery(rows)),
+                    f"{_share(ratio)} labels",
                     f"{len(rows)} validation frames, each with its annotated boxes and the confidence maps of "
-                    f"{', '.join(maps)} trained with {100 * ratio:g} % labels.",
+                    f"{', '.join(maps)} trained with {_share(ratio)} labels.",
                     "Columns: the frame, the annotated boxes, and each model's confidence over the frame (absolute: "
                     "dark violet from 0 through orange to yellow at 1); white: annotated boxes.",
-                    title=f"{100 * ratio:g} % labels",
-                    wide=True,
                 )
             )
     return Section(
@@ -332,7 +335,7 @@ def _data_card(base: Path, cells: Sequence[Cell], data: PreparedData) -> Section
         Split.load(base / "split" / f"{float(ratio)}.json") for ratio in sorted({c["label_ratio"] for c in cells})
     ]
     labels = [
-        [f"{100 * split.label_ratio:g} %"]
+        [_share(split.label_ratio)]
         + [str(len(ids)) for ids in (split.labelled, split.unlabelled, split.validation)]
         + [str(split.seed), split.content_hash]
         for split in splits

@@ -40,21 +40,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture within the page.
+    """A picture within the page; on a narrow screen it keeps its size and is scrolled.
 
     Attributes:
         source: a ``data:`` address.
+        title: stands over it.
         alt: what it shows, for who does not see it.
         caption: stands under it.
-        title: stands over it, where given.
-        wide: kept at its size, to be scrolled on a narrow screen.
     """
 
     source: str
+    title: str
     alt: str
     caption: str
-    title: str = ""
-    wide: bool = False
 
 
 @dataclass(frozen=True)

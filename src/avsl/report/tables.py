@@ -60,8 +60,9 @@ def report(overrides: Sequence[str] = ()) -> None:
     _write_csv(layout.report / "curves.csv", curves)
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for point in curves:
-        panel = panels.setdefault(f"label ratio {point['label_ratio']}", {})
-        panel.setdefault(point["framework"], []).append((point["epoch"], 100 * point["val_ciou"]))
+        # Every framework in every panel, so that each keeps its colour.
+        panel = panels.setdefault(f"label ratio {point['label_ratio']}", {name: [] for name in sorted(scores)})
+        panel[point["framework"]].append((point["epoch"], 100 * point["val_ciou"]))
     save_figure(plot_curves(panels), layout.report / "curves.png")
     best = {f"{c['framework']}@{c['label_ratio']}": c["test"]["ciou"] for c in cells}
     write_json(layout.report / "summary.json", best)

@@ -90,7 +90,7 @@ def _scores(figures: Mapping[str, Any], per_sample: Path) -> Iterator[tuple[str,
         if part.startswith("test") and values["n"]:
             scores = _per_clip(per_sample, part)
             # The AUC is a mean too: of what each clip adds to its curve.
-            areas = np.trapezoid(scores[:, None] >= _THRESHOLDS, _THRESHOLDS, axis=1)
+            areas = np.trapezoid((scores[:, None] >= _THRESHOLDS).astype(float), _THRESHOLDS, axis=1)
             what = part.replace("test_", "test, ")
             hits = _percent(values["ciou"], bootstrap_interval(torch.from_numpy(scores >= 0.5)))
             area = _percent(values["auc"], bootstrap_interval(torch.from_numpy(areas)))

@@ -51,7 +51,8 @@ class TrackingConfig(StrictConfig):
             ``<root>/mlflow/mlflow.db``.
         artifact_root: a folder or ``s3://bucket/prefix`` for artifacts; empty means ``<root>/mlflow/artifacts``
             for a database, and a server's own root for a server.
-        system_metrics: whether CPU, memory, disk, network and GPU use are recorded while a run is open.
+        system_metrics: whether CPU, memory, disk, network and GPU use are recorded while a run is open, from its first
+            epoch's end on.
     """
 
     uri: str = ""
@@ -223,12 +224,8 @@ class TrackedRun:
         # Steps recorded before this process, by metric; looked up when a metric first comes.
         self._recorded: dict[str, set[int]] | None = {} if resumed else None
         self._monitor: Any = None
-        if store.system_metrics:
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-            monitor: Any = SystemMetricsMonitor  # MLflow leaves it untyped
-            self._monitor = monitor(run_id, resume_logging=resumed, tracking_uri=store.uri)
-            self._monitor.start()
+        self._watch = store.system_metrics
+        self._resumed = resumed
 
     def log_params(self, config: Mapping[str, Any]) -> None:
         """Record a configuration, nested keys joined by dots.
@@ -250,7 +247,10 @@ class TrackedRun:
                 self._client.set_tag(self.run_id, "params_cut", ", ".join(cut))
 
     def log_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Record metrics with step = epoch; a metric already recorded at that step keeps its value."""
+        """Record metrics with step = epoch; a metric already recorded at that step keeps its value.
+
+        From then on the system's are recorded too, where the store wants them.
+        """
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -260,6 +260,14 @@ class TrackedRun:
             ]
             for start in range(0, len(points), _METRICS_PER_BATCH):
                 self._client.log_batch(self.run_id, metrics=points[start : start + _METRICS_PER_BATCH])
+        if self._watch:
+            # Not earlier: MLflow's comparison draws the metric that was there first.
+            self._watch = False
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            monitor: Any = SystemMetricsMonitor  # MLflow leaves it untyped
+            self._monitor = monitor(self.run_id, resume_logging=self._resumed, tracking_uri=self._store.uri)
+            self._monitor.start()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, in the place of what they said before."""

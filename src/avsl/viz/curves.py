@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from avsl.files import whole_file
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -23,7 +24,7 @@ _APART: Final = 1.03
 
 
 def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], xlabel: str = "epoch") -> Figure:
-    """Draw named curves in panels beside each other.
+    """Draw named curves in panels beside each other, with one legend where all panels have curves of the same names.
 
     Args:
         panels: by the panel's title, the curves by name, each a list of (epoch, value) in rising order. A curve
@@ -37,9 +38,11 @@ def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
 
     if not panels:
         raise ValueError("a figure of curves needs at least one panel")
-    figure = _figure(4.6 * min(len(panels), 3), 3.4 * (-(-len(panels) // 3)))
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
+    figure = _figure(4.6 * columns, 3.4 * rows)
+    alike = len({tuple(curves) for curves in panels.values()}) == 1
+    drawn: dict[str, Artist] = {}
     for place, (title, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, columns, place)
         for index, (name, points) in enumerate(curves.items()):
@@ -49,13 +52,17 @@ def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
             x, y = [point[0] for point in points], [point[1] for point in points]
             # A single point has no line to show it.
             marker = "o" if len(points) == 1 else None
-            axes.plot(x, y, style, color=_PALETTE[index % len(_PALETTE)], label=name, marker=marker)
+            lines = axes.plot(x, y, style, color=_PALETTE[index % len(_PALETTE)], label=name, marker=marker)
+            drawn.setdefault(name, lines[0])
         _dress(axes)
         axes.set_title(title)
         axes.set_xlabel(xlabel)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if axes.lines:
+        if axes.lines and not alike:
             axes.legend(fontsize=8, frameon=False)
+    if drawn and alike:
+        # Beneath, as in a panel there may be no place free of curves.
+        figure.legend(drawn.values(), drawn, loc="outside lower left", ncols=2 * columns, fontsize=9, frameon=False)
     return figure
 
 
