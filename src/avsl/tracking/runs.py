@@ -39,6 +39,9 @@ _PARAM_LENGTH = 6000
 _DIGEST_LENGTH = 8
 
 
+log = logging.getLogger(__name__)
+
+
 class TrackingError(ValueError):
     """A store that cannot be reached or a run that cannot be used; the message is one sentence."""
 
@@ -295,8 +298,12 @@ class TrackedRun:
     ) -> None:
         if kind is None:
             self.finish()
-        else:
+            return
+        try:
             self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+        except TrackingError as unreached:
+            # What has ended the block is what is to be told.
+            log.warning("%s", unreached)
 
     def _steps(self, key: str) -> set[int]:
         if self._recorded is None:
