@@ -384,7 +384,7 @@ def test_a_skipped_step_changes_nothing_and_is_counted(
             assert kept == after.keys() == before.keys()
         else:
             assert len(kept) < len(after) / 2
-    (line,) = csv.DictReader((layout().train / "curves.csv").read_text().splitlines())
+    (line,) = csv.DictReader((layout(*asked).train / "curves.csv").read_text().splitlines())
     assert float(line["train/skipped"]) == 2
     assert 0 < float(line["train/loss"]) < 100
 
