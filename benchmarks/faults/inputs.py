@@ -1,6 +1,7 @@
 """Damaged inputs: whether a command survives each, says so in a sentence, ends, and loses no row without a word.
 
-Every case runs in a process of its own, forked from one that has imported everything: its time, its greatest memory and its exit are those of the command.
+Every case runs in a process of its own, forked from one that has imported everything: its time, its greatest memory
+and its exit are those of the command.
 """
 
 from __future__ import annotations
@@ -115,10 +116,8 @@ def _arguments(case: Case, place: Path) -> list[str]:
 def _settings(data: str) -> list[str]:
     """Of a data set: its annotations, and room for a damaged row or two among four."""
     own = {"folder": ["annotations=boxes.csv"], "vggss": ["test_list=test.csv", "leak=drop"], "flickr": ["leak=drop"]}
-    return [
-        f"data.{data}.{setting}"
-        for setting in ("max_broken=0.8", "duration_s=0.5", "image_size=32", "shard_rows=4096", *own[data])
-    ]
+    small = ["max_broken=0.8", "duration_s=0.5", "image_size=32", "shard_rows=4096"]
+    return [f"data.{data}.{setting}" for setting in (*small, *own[data])]
 
 
 def _verdict(case: Case, place: Path, code: int | None, said: str) -> str:

@@ -90,8 +90,8 @@ class TrainerConfig(StrictConfig):
         channels_last: memory layout of images and kernels.
         cache_features: compute spectrograms once and keep them in a file beside the prepared set.
         checkpoint_every: steps between checkpoints.
-        non_finite: what becomes of a step whose loss or gradient is NaN or infinite: ``stop`` ends the training, ``skip``
-            changes nothing by it and counts it.
+        non_finite: what becomes of a step whose loss or gradient is NaN or infinite: ``stop`` ends the training,
+            ``skip`` changes nothing by it and counts it.
     """
 
     name: str = "default"

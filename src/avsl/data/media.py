@@ -33,8 +33,9 @@ _CUT_OFF_S = 0.5
 MAX_PIXELS = 2**26
 # Rates outside are damage, and what is decoded in a time grows with them.
 _MIN_RATE, _MAX_RATE = 1_000, 768_000  # Hz
-# torchaudio filters with as many weights as the two rates' product divided by the square of what they share: 70,560 for
-# 44.1 to 16 kHz, but 700 million, gigabytes, for 44,099 Hz, which a damaged header may state. Beyond this, SciPy does it.
+# torchaudio filters with as many weights as the two rates' product divided by the square of what they share: 70,560
+# from 44.1 to 16 kHz, but 700 million, gigabytes, from 44,099 Hz, which a damaged header may state. Beyond this many,
+# SciPy's filter of a few weights a sample takes its place.
 _MAX_KERNEL = 2**20
 # Time stamps of adjoining frames of sound are rounded, by a millisecond in Matroska; a larger step is a hole.
 JITTER_S = 0.05

@@ -244,8 +244,8 @@ def fit(
         if checkpoints.written is not None:
             good = f"{checkpoint}, after {checkpoints.written} steps"
         raise TrainingError(
-            f"{error} (rows {ids}); last good checkpoint: {good}; trainer.non_finite=skip goes on from there and leaves "
-            "such steps out"
+            f"{error} (rows {ids}); last good checkpoint: {good}; trainer.non_finite=skip goes on from there and "
+            "leaves such steps out"
         ) from None
     return module, epochs, reader
 
