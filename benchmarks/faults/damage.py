@@ -53,7 +53,7 @@ def write_valid(root: Path) -> None:
         (root / "flickr" / f"flickr_{file}").write_text("".join(f"{row}\n" for row in rows))
     for name in ("film.mp4", "film.mkv"):
         _write_video(root / "videos" / name, 1)
-    _write_model(root / "model")
+    write_model(root / "model")
     _write_checkpoint(root / "checkpoint" / "best.pth")
 
 
@@ -95,7 +95,7 @@ def _write_video(path: Path, k: int) -> None:
         container.mux(track.encode())
 
 
-def _write_model(folder: Path) -> None:
+def write_model(folder: Path) -> None:
     torch.manual_seed(0)
     network = {"backbone": "resnet10t", "backbone_args": {"channels": [8, 8, 8, 8], "stem_width": 8}}
     sound = network | {"front_end": {"hop_length": 320, "n_mels": 32}}
