@@ -9,13 +9,13 @@ from typing import Protocol
 import numpy as np
 import pytest
 import torch
+from benchmarks.faults.damage import write_model
 
 from avsl.cli import main
 from avsl.data.shards import PreparedData
 from avsl.files import PART
 from avsl.frameworks.label_store import LabelStore
 from avsl.models import load_exported, save_exported
-from benchmarks.faults.damage import write_model
 
 
 class _Disk(Protocol):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-
 from benchmarks.faults.damage import GENERIC, Case, cases, write_valid
 from benchmarks.faults.inputs import Inputs
 
@@ -20,7 +18,7 @@ _CHOSEN = {
 
 
 @pytest.fixture(scope="module")
-def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inputs]:
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     """The campaign in a folder."""
     # What a command imports is imported before its process is forked.
     import avsl.engine.check
@@ -28,7 +26,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inputs]:
     import avsl.serving.batch
     import avsl.serving.imported  # noqa: F401
 
-    yield Inputs(tmp_path_factory.mktemp("inputs"))
+    return Inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def _chosen() -> list[Case]:
