@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avsl.data.errors import DataError
-from avsl.data.flickr import read_boxes
-from avsl.data.index import read_annotations, read_list, read_pixel_boxes, read_table
+from avsl.data.flickr import FlickrConfig, read_boxes
+from avsl.data.flickr import read_index as read_flickr
+from avsl.data.index import Media, read_annotations, read_list, read_pixel_boxes, read_table
 from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.models import read_description
@@ -121,6 +122,36 @@ def test_what_is_published(name: str, mutations: list[tuple[float, int, bytes]])
         whole = json.loads(path.read_bytes())[:4]
         start = json.dumps(whole, indent=1).encode()
     _read(name, _mutated(start, mutations), _PUBLISHED[name])
+
+
+@pytest.mark.parametrize("file", ["../shard-0.arrow", "/etc/passwd", "a/b.arrow", "a\\b", "a\nb"])
+def test_a_manifest_leads_to_no_file_outside_its_folder(file: str, tmp_path: Path) -> None:
+    """A shard's name is a name."""
+    shards = [{"file": file, "rows": 1, "bytes": 1, "sha256": "s"}]
+    (tmp_path / "manifest.json").write_text(json.dumps(_MANIFEST | {"shards": shards}))
+    with pytest.raises(DataError, match=r"not a valid manifest: shards\.0\.file: string should match pattern"):
+        PreparedData.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd"])
+def test_a_lists_name_leads_to_no_file_outside_the_folder(name: str, tmp_path: Path) -> None:
+    """An annotation or a mask is looked for only by the names of pictures that are there."""
+    root = tmp_path / "data" / "set"
+    for folder in ("frames", "audio", "Annotations", "masks"):
+        (root / folder).mkdir(parents=True)
+    (root / "frames" / "a.jpg").touch()
+    (root / "flickr_test.csv").write_text(f"{name}\na\n")
+    (root / "flickr_sup_train.txt").write_text("b\n")
+    outside = (root / "Annotations" / f"{name}.xml") if name.startswith("..") else tmp_path / "unused"
+    outside.resolve().parent.mkdir(parents=True, exist_ok=True)
+    outside.resolve().write_bytes(_XML)
+    index = read_flickr(FlickrConfig(root=str(root), train_list=""))
+    told = {entry.sample_id: entry for entry in index.entries}
+    assert told[name].boxes is None
+    assert told["a"].broken.endswith("a.xml: no such annotation file")
+    media = Media.read(root)
+    assert media.masked_entry(root / "masks", name).files() == [None, None]
+    assert "no mask" in media.masked_entry(root / "masks", "a").broken
 
 
 def test_entities_are_never_expanded(tmp_path: Path) -> None:
