@@ -418,13 +418,13 @@ LISTS: tuple[Damage, ...] = (
 
 def not_a_number(path: Path, rng: Generator) -> None:
     """A weight that is NaN."""
-    if path.suffix == ".safetensors":
-        weights = load_file(path)
-        next(iter(weights.values())).view(-1)[0] = torch.nan
-        save_file(weights, path)
+    exported = path.suffix == ".safetensors"
+    content = load_file(path) if exported else torch.load(path, weights_only=True)
+    weights = content if exported else content["model"]
+    next(tensor for tensor in weights.values() if tensor.is_floating_point()).view(-1)[0] = torch.nan
+    if exported:
+        save_file(content, path)
     else:
-        content = torch.load(path, weights_only=True)
-        next(iter(content["model"].values())).view(-1)[0] = torch.nan
         torch.save(content, path)
 
 

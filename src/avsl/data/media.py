@@ -279,7 +279,7 @@ def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
             if array.ndim != 2:
                 raise DataError(f"{path}: the array has shape {array.shape}, not (height, width)")
             _check_pixels(array.shape[1], array.shape[0], path)
-            mask = np.asarray(array != 0)
+            mask = array != 0
         except DataError:
             raise
         except Exception as error:  # whatever NumPy's parser of headers raises for a damaged file

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.error import HTTPError
 from urllib.request import urlopen
+from uuid import uuid4
 
 from filelock import FileLock
 
@@ -149,7 +150,9 @@ def _create_database(database: Path) -> None:
     with FileLock(database.with_name(f"{database.name}.lock")):
         if database.exists():
             return
-        draft, complete = (database.with_name(f".{database.name}.{os.getpid()}.{part}") for part in ("new", "part"))
+        # A name of its own for every attempt: MLflow goes on using what it has once opened, though it be deleted.
+        attempt = database.with_name(f".{database.name}.{uuid4().hex}")
+        draft, complete = attempt.with_suffix(".new"), attempt.with_suffix(".part")
         try:
             _client(f"{_SQLITE}{draft}").search_experiments(max_results=1)
             # MLflow keeps its connection to the draft, so a copy is renamed.
