@@ -151,8 +151,8 @@ def _create_database(database: Path) -> None:
         if database.exists():
             return
         # A name of its own for every attempt: MLflow goes on using what it has once opened, though it be deleted.
-        attempt = database.with_name(f".{database.name}.{uuid4().hex}")
-        draft, complete = attempt.with_suffix(".new"), attempt.with_suffix(".part")
+        attempt = f".{database.name}.{uuid4().hex}"
+        draft, complete = (database.with_name(f"{attempt}.{part}") for part in ("new", "part"))
         try:
             _client(f"{_SQLITE}{draft}").search_experiments(max_results=1)
             # MLflow keeps its connection to the draft, so a copy is renamed.
