@@ -1,14 +1,16 @@
-"""A localiser small enough that a training step takes a moment, views for it, a browser and an S3 server."""
+"""A localiser small enough that a training step takes a moment, views for it, a browser, an S3 and an MLflow server."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -21,6 +23,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from avsl.functional.geometry import identity
 from avsl.models import LocalizerConfig, make_front_end
+from avsl.tracking.runs import TrackingConfig, TrackingError, open_store
 from avsl.types import AVBatch
 
 
@@ -137,3 +140,40 @@ def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> s
     name = f"bucket-{uuid4().hex}"
     boto3.client("s3").create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., AbstractContextManager[str]]:
+    """Runs a real `mlflow server`, as light as it goes, in a folder with further options; gives its address."""
+
+    @contextmanager
+    def run(folder: Path, *options: str) -> Iterator[str]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port), *options]
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            environment.pop(name, None)
+        told = folder / "server.log"
+        with told.open("w") as log:
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + 120
+            while True:
+                try:
+                    open_store(TrackingConfig(uri=address), folder)
+                    break
+                except TrackingError:
+                    assert process.poll() is None, told.read_text()
+                    assert time.monotonic() < deadline
+                    time.sleep(0.2)
+            yield address
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(timeout=30)
+
+    return run

@@ -459,6 +459,32 @@ class TestRepro:
         assert f"outputs/synthetic/evaluate/{_RATIO}/dmt/metrics.json" in changed
         assert not any("supervised" in path for path in changed)
 
+    def test_a_second_repro_at_the_same_time_is_refused(self, copy: _Copy) -> None:
+        """DVC says who holds the stage; the first ends with the weights that it would have had alone."""
+        command = ("dvc", "repro", "--force", "--single-item", f"train@supervised-{_RATIO}")
+        weights = copy.base / "train" / str(_RATIO) / "supervised" / "model" / "model.safetensors"
+        checkpoint = copy.base / "state" / str(_RATIO) / "supervised" / "last.ckpt"
+        before = weights.read_bytes()
+        first = copy.start(*command)
+        while first.poll() is None and not checkpoint.exists():
+            time.sleep(0.01)
+        training = psutil.Process(first.pid).children(recursive=True)
+        for process in training:
+            process.suspend()
+        second = copy.start(*command)
+        printed, _ = second.communicate()
+        for process in training:
+            process.resume()
+        ended, _ = first.communicate()
+        assert second.returncode != 0
+        assert f"is busy, it is being blocked by:\n  (PID {first.pid}): dvc repro" in printed
+        assert first.returncode == 0, ended
+        assert weights.read_bytes() == before
+        assert not checkpoint.exists()
+        # The run that it was recorded as is another one, and that its registration and the report state.
+        copy("dvc", "repro")
+        assert not _changed(copy)
+
     def test_an_experiment_sets_delta(self, copy: _Copy) -> None:
         """`dvc exp run -S` edits params.yaml; what has been run with that value before comes from the cache."""
         copy.set_delta(0.3)

@@ -90,6 +90,8 @@ class TrainerConfig(StrictConfig):
         channels_last: memory layout of images and kernels.
         cache_features: compute spectrograms once and keep them in a file beside the prepared set.
         checkpoint_every: steps between checkpoints.
+        non_finite: what becomes of a step whose loss or gradient is NaN or infinite: ``stop`` ends the training,
+            ``skip`` changes nothing by it and counts it.
     """
 
     name: str = "default"
@@ -106,6 +108,7 @@ class TrainerConfig(StrictConfig):
     channels_last: bool = True
     cache_features: bool = True
     checkpoint_every: int = Field(100, ge=1)
+    non_finite: Literal["stop", "skip"] = "stop"
 
     @model_validator(mode="after")
     def _labelled_rows_fit(self) -> Self:
@@ -187,8 +190,13 @@ class Config(StrictConfig):
     tracking: TrackingConfig = TrackingConfig()
 
     def training_hash(self) -> str:
-        """SHA-256 of all that decides a training's result, apart from the data and the code."""
+        """SHA-256 of all that decides a training's result, apart from the data and the code.
+
+        `trainer.non_finite` is no part of it: no checkpoint is written after a step that it decides on unless that step
+        was skipped, so what stopped may go on with ``skip``.
+        """
         decisive = self.model_dump(mode="json", exclude={"root", "data", "evaluate", "tracking"})
+        del decisive["trainer"]["non_finite"]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

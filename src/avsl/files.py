@@ -15,12 +15,20 @@ PART = ".part"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` to write to; it becomes ``path`` if the block ends without an error."""
+    """Give a temporary name beside ``path`` to write to; it becomes ``path`` if the block ends without an error.
+
+    Raises:
+        OSError: what the block raised (a full disk), naming ``path`` where it named nothing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -28,7 +28,7 @@ from avsl.engine import fit
 from avsl.engine.build import make_framework
 from avsl.engine.fit import find_checkpoint, identity
 from avsl.engine.layout import Layout, read_run
-from avsl.engine.module import TrainingError
+from avsl.engine.module import SemiModule, TrainingError
 from avsl.engine.prepare import split
 from avsl.engine.train import train
 from avsl.frameworks import FRAMEWORKS
@@ -308,25 +308,111 @@ def test_a_second_training_on_the_same_state_is_refused(layout: _Where) -> None:
     assert list(_runs().values()) == ["FAILED"]
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_a_loss_that_is_not_finite_ends_the_training(
-    epoch: int, layout: _Where, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error names the step that the epoch ended with, and nothing is exported."""
+@contextlib.contextmanager
+def _spoilt_at(*steps: int) -> Iterator[None]:
+    """The sounds of the labelled rows of some steps are NaN."""
     rows = StepLoader.rows
 
     def broken(self: StepLoader, number: int) -> TrainingRows:
         drawn = rows(self, number)
-        if number < 3 * (epoch - 1):
+        if number not in steps:
             return drawn
         spoilt = {key: f * float("nan") for key, f in drawn.labelled.features.items()}
         return replace(drawn, labelled=replace(drawn.labelled, features=spoilt))
 
-    monkeypatch.setattr(StepLoader, "rows", broken)
-    with pytest.raises(TrainingError, match=f"^the loss is nan in the epoch that ended with step {3 * epoch - 1}$"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepLoader, "rows", broken)
+        yield
+
+
+@pytest.mark.parametrize(("step", "waits", "kept"), [(0, False, 0), (3, False, 2), (3, True, 2), (5, True, 4)], ids=str)
+def test_a_step_that_is_not_finite_ends_the_training(
+    step: int, waits: bool, kept: int, layout: _Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the step, its rows and the last checkpoint, which is from before, however late one looks."""
+    if waits:  # as on a GPU, where nobody looks until a checkpoint or the validation is due
+        monkeypatch.setattr(SemiModule, "on_train_batch_end", lambda *_: None)
+    asked: list[TrainingRows] = []
+    rows = StepLoader.rows
+    monkeypatch.setattr(StepLoader, "rows", lambda self, number: asked.append(rows(self, number)) or asked[-1])
+    with _spoilt_at(step), pytest.raises(TrainingError) as caught:
         train()
-    assert not layout().train.exists()
+    here = layout()
+    spoilt = next(drawn for drawn in asked if drawn.step == step)
+    assert spoilt.unlabelled is not None
+    known = PreparedData.open(here.prepared).sample_ids
+    ids = ", ".join(known[k] for k in [*spoilt.labelled.index.tolist(), *spoilt.unlabelled.index.tolist()])
+    checkpoint = here.state / "last.ckpt"
+    good = f"{checkpoint}, after {kept} steps" if kept else "none yet"
+    start = f"the loss or its gradient is not finite in step {step} (rows {ids}); last good checkpoint: {good}; "
+    assert str(caught.value).startswith(start)
+    assert checkpoint.exists() == bool(kept)
+    if kept:
+        assert torch.load(checkpoint, weights_only=True)["global_step"] == kept
+    assert not here.train.exists()
     assert list(_runs().values()) == ["FAILED"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [["framework=dmt"], ["framework=xpl"], ["framework=self_supervised", "objective=slavc"]],
+    ids=["teachers", "peers", "momentum encoders"],
+)
+def test_a_skipped_step_changes_nothing_and_is_counted(
+    asked: list[str], layout: _Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, statistics, teachers and the optimiser's moments are what they were; the step's loss is in no mean."""
+    seen: dict[int, tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]] = {}
+    step = SemiModule.optimizer_step
+
+    def state(module: SemiModule) -> dict[str, torch.Tensor]:
+        tensors = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        moments = module.trainer.optimizers[0].state_dict()["state"]
+        return tensors | {f"{k}.{name}": m.clone() for k, entry in moments.items() for name, m in entry.items()}
+
+    def watched(self: SemiModule, *args: Any, **kwargs: Any) -> None:
+        before = state(self)
+        step(self, *args, **kwargs)
+        seen[self._step] = before, state(self)
+
+    monkeypatch.setattr(SemiModule, "optimizer_step", watched)
+    with _spoilt_at(1, 2):
+        train([*asked, "trainer.non_finite=skip", "trainer.epochs=1", "trainer.gradient_clip=0"])
+    for number, (before, after) in seen.items():
+        kept = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
+        if number in (1, 2):
+            assert kept == after.keys() == before.keys()
+        else:
+            assert len(kept) < len(after) / 2
+    (line,) = csv.DictReader((layout(*asked).train / "curves.csv").read_text().splitlines())
+    assert float(line["train/skipped"]) == 2
+    assert 0 < float(line["train/loss"]) < 100
+
+
+def test_an_epoch_without_a_finite_step_ends_the_training(layout: _Where) -> None:
+    """Skipping has an end where there is nothing else."""
+    with _spoilt_at(3, 4, 5), pytest.raises(TrainingError, match=r"^no step was finite in the epoch .* step 5$"):
+        train(["trainer.non_finite=skip"])
+    assert not layout().train.exists()
+
+
+@pytest.mark.slow
+def test_what_stopped_goes_on_with_skip_as_if_it_had_been_asked_for_at_once(
+    layout: _Where, undisturbed: Callable[..., tuple[bytes, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the last good checkpoint; and where every step is finite both are the same to the bit."""
+    caplog.set_level(logging.INFO)
+    skip, here = "trainer.non_finite=skip", layout()
+    with _spoilt_at(3):
+        with pytest.raises(TrainingError, match="not finite in step 3"):
+            train()
+        train([skip])
+        assert "continuing from" in caplog.text
+        resumed = _outcome(here)[0]
+        shutil.rmtree(here.train)
+        train([skip])
+    assert _outcome(here)[0] == resumed
+    assert undisturbed("framework=dmt", skip)[0] == undisturbed("framework=dmt")[0] != resumed
 
 
 def _poison(data: PreparedData, ids: set[str]) -> None:

@@ -62,7 +62,9 @@ def read_index(config: FlickrConfig) -> Index:
     if both:
         raise DataError(f"{root / config.labelled_list}: {len(both)} of its ids are test ids too, as '{min(both)}'")
     annotations = root / config.annotations
-    rows = [_annotated(media.entry(name, str), annotations / f"{name}.xml") for name in [*tests, *labelled]]
+    rows = [media.entry(name, str) for name in [*tests, *labelled]]
+    # A list's names lead to no file but through the names of files that are there.
+    rows = [row if row.picture is None else _annotated(row, annotations / f"{row.sample_id}.xml") for row in rows]
     entries = assign_parts(rows, config, set(tests))
     return add_unannotated(entries, config, media, {*tests, *labelled}, "flickr", str)
 
@@ -107,7 +109,8 @@ def read_boxes(path: Path) -> list[NDArray[np.float64]]:
     schema; an object is taken for one annotator.
 
     Raises:
-        DataError: the file is missing, not well-formed, declares an entity, or a bbox has not four numbers.
+        DataError: the file is missing, cannot be read, is not well-formed or declares an entity, or a bbox has not four
+            numbers.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such annotation file")
@@ -150,11 +153,17 @@ def _bbox_texts(path: Path) -> Iterator[tuple[int, list[str]]]:
     def entity(name: str, *_: Any) -> None:
         raise DataError(f"{path}: declares the entity '{name}', which an annotation does not need")
 
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
     parser.EntityDeclHandler = entity
     try:
-        parser.Parse(path.read_bytes(), True)
-    except expat.ExpatError as error:
+        parser.Parse(content, True)
+    except DataError:
+        raise
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two: encodings that it does not know
         raise DataError(f"{path}: not well-formed XML: {error}") from None
     yield from found

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from avsl.data.errors import DataError
+from avsl.data.errors import DataError, check_name
 from avsl.data.media import PICTURE_SUFFIXES, SOUND_SUFFIXES
 from avsl.data.shards import FrameFormat
 from avsl.schema import StrictConfig
@@ -269,16 +269,20 @@ def read_table(path: Path, columns: int, what: str) -> list[list[str]]:
         what: the file's role, for the error.
 
     Raises:
-        DataError: the file is missing, no UTF-8 text or empty, or a row is too short; names it.
+        DataError: the file is missing, cannot be read, no UTF-8 text, no CSV or empty, or a row is too short; names it.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such {what}")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        parsed = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file: {error}") from error
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV file: {error}") from error
     rows = []
-    for number, row in enumerate(csv.reader(lines), start=1):
+    for number, row in enumerate(parsed, start=1):
         cells = [cell.strip() for cell in row]
         if not any(cells):
             continue
@@ -307,12 +311,17 @@ def read_json_rows(path: Path, model: type[_Row]) -> list[_Row]:
     """A JSON list of ``model``.
 
     Raises:
-        DataError: the file is missing, no JSON or empty, or a row is not of that form; names the row and the key.
+        DataError: the file is missing, cannot be read, no JSON or empty, or a row is not of that form; names the row
+            and the key.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such annotation file")
     try:
-        rows: list[_Row] = TypeAdapter(list[model]).validate_json(path.read_bytes())  # type: ignore[valid-type]  # a type made at run time
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        rows: list[_Row] = TypeAdapter(list[model]).validate_json(content)  # type: ignore[valid-type]  # a type made at run time
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
@@ -413,13 +422,14 @@ def files_by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The files of a folder with one of ``suffixes``, by their name without it.
 
     Raises:
-        DataError: there is no such folder, or two files have one name.
+        DataError: there is no such folder, or two files have one name, or one a name that is not UTF-8.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     for path in folder.iterdir():
         if path.suffix.lower() in suffixes:
+            check_name(path)
             if path.stem in found:
                 raise DataError(f"{folder}: both '{found[path.stem].name}' and '{path.name}' are there")
             found[path.stem] = path
@@ -454,6 +464,8 @@ class Media:
 
     def masked_entry(self, masks: Path, name: str, **known: Any) -> Entry:
         """The row of this name with its mask in the folder ``masks``, a ``.npy`` array or a ``.png``."""
+        if name not in self.pictures:  # a list's names lead to no file but through the names of files that are there
+            return self.entry(name, **known)
         path = next((p for p in (masks / f"{name}.npy", masks / f"{name}.png") if p.is_file()), None)
         return self.entry(name, mask=path, broken="" if path else f"no mask (.png, .npy) in {masks}", **known)
 

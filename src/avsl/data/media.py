@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,16 +17,26 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from avsl.data.errors import DataError
+from avsl.data.errors import DataError, check_name
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
 SOUND_SUFFIXES = (".wav", ".ogg", ".flac", ".mp3")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# What may lie under these names, as downloads have it. Of the others that Pillow reads some run programs.
+_PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
 # How much earlier than its header says a stream may end before the file counts as cut off.
 _CUT_OFF_S = 0.5
+# Larger pictures and frames are refused before they are decoded: one of 8192 x 8192 takes some 0.8 GB on the way.
+MAX_PIXELS = 2**26
+# Rates outside are damage, and what is decoded in a time grows with them.
+_MIN_RATE, _MAX_RATE = 1_000, 768_000  # Hz
+# torchaudio filters with as many weights as the two rates' product divided by the square of what they share: 70,560
+# from 44.1 to 16 kHz, but 700 million, gigabytes, from 44,099 Hz, which a damaged header may state. Beyond this many,
+# SciPy's filter of a few weights a sample takes its place.
+_MAX_KERNEL = 2**20
 # Time stamps of adjoining frames of sound are rounded, by a millisecond in Matroska; a larger step is a hole.
 JITTER_S = 0.05
 
@@ -77,9 +88,15 @@ def read_frame(path: Path, time_s: float | None) -> NDArray[np.uint8]:
     _check_file(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:
         try:
-            with Image.open(path) as picture:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of a limit above ours
+                picture = Image.open(path, formats=_PICTURE_FORMATS)
+            with picture:
+                _check_pixels(picture.width, picture.height, path)
                 return np.array(picture.convert("RGB"))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # whatever Pillow's decoders raise for a damaged file
             raise DataError(f"{path}: cannot read the picture: {error}") from error
     with open_media(path) as container:
         stream = _video_stream(container, path)
@@ -257,11 +274,16 @@ def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
     _check_file(path)
     if path.suffix.lower() == ".npy":
         try:
-            mask = np.load(path, allow_pickle=False) != 0
-        except (ValueError, OSError, EOFError) as error:
+            # Mapped: room for what the header states is taken only if the file holds it.
+            array = np.load(path, allow_pickle=False, mmap_mode="r")
+            if array.ndim != 2:
+                raise DataError(f"{path}: the array has shape {array.shape}, not (height, width)")
+            _check_pixels(array.shape[1], array.shape[0], path)
+            mask = array != 0
+        except DataError:
+            raise
+        except Exception as error:  # whatever NumPy's parser of headers raises for a damaged file
             raise DataError(f"{path}: cannot read the array: {error}") from error
-        if mask.ndim != 2:
-            raise DataError(f"{path}: the array has shape {mask.shape}, not (height, width)")
     elif path.suffix.lower() in PICTURE_SUFFIXES:
         mask = read_frame(path, None).any(axis=2)
     else:
@@ -271,10 +293,21 @@ def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
 
 
 def _check_file(path: Path) -> None:
+    check_name(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
+
+
+def _check_pixels(width: int, height: int, path: Path) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{path}: {width} x {height} pixels are more than {MAX_PIXELS}")
+
+
+def _check_rate(rate: int, path: Path) -> None:
+    if not _MIN_RATE <= rate <= _MAX_RATE:
+        raise DataError(f"{path}: states {rate} samples a second, not {_MIN_RATE} to {_MAX_RATE}")
 
 
 @contextmanager
@@ -305,7 +338,11 @@ def _duration(container: InputContainer, path: Path) -> float:
 def _video_stream(container: InputContainer, path: Path) -> av.VideoStream:
     if not container.streams.video:
         raise DataError(f"{path}: has no video stream")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    _check_pixels(stream.width, stream.height, path)
+    # A stream may hold larger frames than its header states.
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    return stream
 
 
 def sound_stream(container: InputContainer, path: Path) -> av.AudioStream:
@@ -414,6 +451,7 @@ def _read_sound_file(path: Path, start_s: float | None, duration_s: float) -> tu
     try:
         with soundfile.SoundFile(path) as sound:
             rate, total = sound.samplerate, sound.frames
+            _check_rate(rate, path)
             length = math.ceil(duration_s * rate)
             start = (total - length) // 2 if start_s is None else round(start_s * rate)
             start = max(0, min(start, total - length))
@@ -479,6 +517,7 @@ def _sound_chunks(
     end: float | None = None
     frames = container.decode(stream) if damage is None else salvage(container, stream, "sound", damage)
     for decoded in frames:
+        _check_rate(decoded.sample_rate, path)
         for frame in to_float.resample(decoded):
             time = (frame.time if frame.time is not None else (end or 0.0) + origin) - origin
             end = time + frame.samples / frame.sample_rate
@@ -494,7 +533,12 @@ def _sound_chunks(
 
 def _window(samples: NDArray[np.float32], rate: int, duration_s: float, sample_rate: int) -> NDArray[np.float32]:
     """Resample and bring to the exact length: tiled where short, cut where long."""
-    if rate != sample_rate:
+    common = math.gcd(rate, sample_rate)
+    if rate * sample_rate > _MAX_KERNEL * common**2:
+        from scipy.signal import resample_poly
+
+        samples = resample_poly(samples, sample_rate // common, rate // common)
+    elif rate != sample_rate:
         # torchaudio takes a second to import and most prepared media need no resampling.
         import torch
         from torchaudio.functional import resample

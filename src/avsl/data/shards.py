@@ -93,7 +93,7 @@ class Sample:
 class ShardEntry(StrictConfig):
     """One shard in the manifest."""
 
-    file: str
+    file: str = Field(pattern=r"^[\w.-]+$")  # in the manifest's folder, never outside
     rows: int = Field(ge=0)
     bytes: int = Field(gt=0)
     sha256: str
@@ -461,7 +461,7 @@ def _open_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> _Shard:
         raise DataError(f"{path}: the shard has {size} bytes, not the {entry.bytes} that {MANIFEST} states")
     try:
         batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Arrow file ({error})") from None
     side, n = manifest.image_size, batch.num_rows
     if n != entry.rows:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from avsl.data.errors import DataError
+from avsl.data.errors import DataError, check_name
 from avsl.files import file_hash, write_json
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def folder_hashes(folder: Path, memory: Path) -> dict[str, str]:
 
     Raises:
         AbsentError: there is no such folder.
-        DataError: it holds no files, or a link in it leads to a folder above itself.
+        DataError: it holds no files, a link in it leads to a folder above itself, or a name is not UTF-8.
     """
     if not folder.is_dir():
         raise AbsentError(f"{folder}: no such folder")
@@ -97,6 +97,7 @@ def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
+        check_name(path)
         if path.is_dir():
             yield from _files(path, (*above, real))
         else:

@@ -9,6 +9,7 @@ from typing import cast
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from avsl.config import as_override, compose
 from avsl.data.index import IndexedConfig
@@ -42,10 +43,11 @@ def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
     index = read(settings.model_copy(update=lenient))
     states = check_index(name, index, settings, os.cpu_count() or 1)
 
-    table = Table("part", "listed", "usable", "missing", "broken", "the first of them", title=f"{name}: {root}")
+    table = Table("part", "listed", "usable", "missing", "broken", "the first of them", title=Text(f"{name}: {root}"))
     for state in states:
         usable = state.listed - state.missing - state.broken
-        cells = (f"{usable:,} of {state.listed:,}", f"{state.missing:,}", f"{state.broken:,}", state.example)
+        example = Text(state.example)  # brackets in a file's name are no markup
+        cells = (f"{usable:,} of {state.listed:,}", f"{state.missing:,}", f"{state.broken:,}", example)
         table.add_row(state.part, f"{state.listed:,}", *cells)
     console = Console()
     console.print(table)

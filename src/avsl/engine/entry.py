@@ -6,26 +6,24 @@ import logging
 import sys
 from collections.abc import Callable
 
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}
+
 
 def call(step: Callable[[], None]) -> int:
     """Run ``step``; returns the exit code.
 
-    Mistakes that name a file, key or value are one sentence on stderr and code 2; anything else is a defect and
-    keeps its traceback.
+    Mistakes that name a file, key or value, and what the system refuses (a full disk, a file that may not be read), are
+    one sentence on stderr and code 2; anything else is a defect and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Lightning says by itself, twice, what hardware there is.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         step()
-    except ValueError as error:
-        if not type(error).__module__.startswith("avsl."):
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) and not type(error).__module__.startswith("avsl."):
             raise
-        print(f"avsl: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"avsl: {error}", file=sys.stderr)
+        # A file's name may hold any character but "/".
+        print(f"avsl: {str(error).translate(_ESCAPES)}", file=sys.stderr)
         return 2
     return 0

@@ -24,7 +24,7 @@ from avsl.data.loading import RowLoader, RowReader
 from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.engine.build import code_hash, make_loader, make_reader, rows_of, steps_per_epoch
-from avsl.engine.module import SemiModule, TrainingError
+from avsl.engine.module import NonFiniteError, SemiModule, TrainingError
 from avsl.files import whole_file
 from avsl.tracking.runs import Recorder
 from avsl.types import Framework, KeepsState
@@ -47,9 +47,13 @@ class Checkpoints(Callback):
         stamp: what the checkpoint must carry to be continued (identity, MLflow run).
         framework: what is trained; state that it keeps beside the checkpoint is kept in step with it.
         rows: of the prepared data set.
+
+    Attributes:
+        written: steps that the checkpoint holds; None where there is none of this training.
     """
 
     def __init__(self, path: Path, every: int, stamp: dict[str, str], framework: Framework, rows: int) -> None:
+        self.written: int | None = None
         self._path = path
         self._every = every
         self._stamp = stamp
@@ -63,6 +67,7 @@ class Checkpoints(Callback):
     ) -> None:
         """Remember which state belongs to the checkpoint that is continued."""
         self._token = checkpoint["stamp"]["token"]
+        self.written = int(checkpoint["global_step"])
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Count from where the training starts; open the framework's state."""
@@ -77,15 +82,23 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write when due."""
+        """Write when due, and never what a step has spoilt.
+
+        Raises:
+            NonFiniteError: one has.
+        """
         if trainer.global_step - self._last < self._every or trainer.is_last_batch:
             return
+        if not isinstance(pl_module, SemiModule):
+            raise TypeError("Checkpoints keeps a SemiModule")
+        pl_module.check_finite()
         self._last = trainer.global_step
         self._token = uuid.uuid4().hex
         if self._kept is not None:
             self._kept.stage(self._token)
         with whole_file(self._path) as part:
             trainer.save_checkpoint(part)
+        self.written = self._last
         if self._kept is not None:
             self._kept.commit()
 
@@ -178,7 +191,8 @@ def fit(
         the trained module, the history of its epochs and the reader of training and validation rows.
 
     Raises:
-        TrainingError: another training uses the same state, or the loss is not finite.
+        TrainingError: another training uses the same state, or a step was not finite; names its rows and the last
+            checkpoint.
     """
     validation = rows_of(data, split.validation)
     rows = np.concatenate([rows_of(data, split.labelled), rows_of(data, split.unlabelled), validation])
@@ -222,6 +236,17 @@ def fit(
             )
     except Timeout:
         raise TrainingError(f"another training is using {checkpoint.parent}") from None
+    except NonFiniteError as error:
+        drawn = loader.rows(error.step)
+        indices = [part.index for part in (drawn.labelled, drawn.unlabelled) if part is not None]
+        ids = ", ".join(data.sample_ids[k] for k in torch.cat(indices).tolist())
+        good = "none yet"
+        if checkpoints.written is not None:
+            good = f"{checkpoint}, after {checkpoints.written} steps"
+        raise TrainingError(
+            f"{error} (rows {ids}); last good checkpoint: {good}; trainer.non_finite=skip goes on from there and "
+            "leaves such steps out"
+        ) from None
     return module, epochs, reader
 
 

@@ -26,16 +26,34 @@ class TrainingError(ValueError):
     """A training that cannot go on; the message is one sentence."""
 
 
+class NonFiniteError(TrainingError):
+    """A loss or a gradient that is not finite.
+
+    Attributes:
+        step: the first one.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss or its gradient is not finite in step {step}")
+        self.step = step
+
+
 class SemiModule(lightning.LightningModule):
     """Trains a framework.
 
     All randomness of a step (augmentation, dropout) comes from the seed and the step's number, so a resumed training
     takes the steps the uninterrupted one would have taken.
 
+    Whether a step's loss and gradient are finite is found where they are computed and read rarely, as reading makes a
+    step wait for the device.
+
     Args:
         config: the run's configuration.
         total_steps: length of the learning-rate schedule.
     """
+
+    # The first step that was not finite, -1 for none.
+    _spoilt: Tensor
 
     def __init__(self, config: Config, total_steps: int) -> None:
         super().__init__()
@@ -46,6 +64,10 @@ class SemiModule(lightning.LightningModule):
         self._step = 0
         # Sums over the epoch so far; tensors, as reading them would make every step wait for the device.
         self._sums: dict[str, Tensor] = {}
+        self.register_buffer("_spoilt", torch.tensor(-1), persistent=False)
+        self._finite = torch.tensor(True)
+        # What the present step may change besides what the optimiser does, and how it was before.
+        self._undone: tuple[list[tuple[Tensor, Tensor]], dict[str, Tensor]] | None = None
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move rows of training and validation."""
@@ -61,6 +83,10 @@ class SemiModule(lightning.LightningModule):
     def training_step(self, rows: TrainingRows, batch_idx: int) -> Tensor:
         """Augment, ask the framework for its loss, remember what is logged."""
         self._step = rows.step
+        if self.config.trainer.non_finite == "skip":
+            # Statistics of the students, teachers, momentum encoders.
+            kept = [t for t in self.framework.state_dict(keep_vars=True).values() if not t.requires_grad]
+            self._undone = [(t, t.clone()) for t in kept], dict(self._sums)
         seed = derive_seed(self.config.seed, 2000, rows.step)
         torch.manual_seed(seed)
         batch = make_views(
@@ -72,6 +98,7 @@ class SemiModule(lightning.LightningModule):
             generator=torch.Generator(self.device).manual_seed(seed),
         )
         output = self.framework.training_step(batch, rows.step)
+        self._finite = output.loss.total.detach().isfinite()
         self._add({"loss": output.loss.total.detach(), **output.loss.parts}, "train/")
         if output.pseudo is not None and batch.unlabelled is not None and batch.unlabelled.weak is not None:
             self._measure(output.pseudo, rows.hidden, batch.unlabelled.weak.geometry)
@@ -84,23 +111,54 @@ class SemiModule(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip here: Lightning's own refuses fused optimisers, which matters for float16 alone."""
-        if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf, foreach=True)
+        self._finite = self._finite & norm.isfinite()
+        if self._undone is None:
+            self._spoilt = torch.where(self._finite | (self._spoilt >= 0), self._spoilt, self._step)
+        else:
+            # A fused optimiser looks at this on the device and does nothing where it is 1.
+            optimizer.found_inf = (~self._finite).float()  # type: ignore[attr-defined]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The optimiser's step and what the framework does after it (EMA), before any checkpoint is written."""
+        """The optimiser's step and what the framework does after it (EMA), before any checkpoint is written.
+
+        Where steps that are not finite are skipped, nothing has changed after one but their number.
+        """
         super().optimizer_step(*args, **kwargs)
         self.framework.after_step(self._step)
+        if self._undone is None:
+            return
+        tensors, sums = self._undone
+        for tensor, before in tensors:
+            tensor.copy_(torch.where(self._finite, tensor, before))
+        for key, value in self._sums.items():
+            self._sums[key] = torch.where(self._finite, value, sums.get(key, torch.zeros_like(value)))
+        skipped = (~self._finite).float()
+        self._sums["skipped"] = sums["skipped"] + skipped if "skipped" in sums else skipped
 
-    def on_validation_start(self) -> None:
-        """Look at the epoch's loss: a network that it has spoilt cannot be validated.
+    def check_finite(self) -> None:
+        """Look whether the weights are still sound; reading that waits for the device.
 
         Raises:
-            TrainingError: the loss is not finite.
+            NonFiniteError: a step's loss or gradient was not finite, and steps are not skipped.
         """
-        loss = float(self._sums["train/loss"])
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} in the epoch that ended with step {self._step}")
+        if (step := int(self._spoilt)) >= 0:
+            raise NonFiniteError(step)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Look at once where there is no device to wait for."""
+        if self.device.type == "cpu":
+            self.check_finite()
+
+    def on_validation_start(self) -> None:
+        """Look at the epoch's steps: a network that they have spoilt cannot be validated.
+
+        Raises:
+            TrainingError: one was not finite, or all were skipped.
+        """
+        self.check_finite()
+        if not float(self._sums["n:train/loss"]):
+            raise TrainingError(f"no step was finite in the epoch that ended with step {self._step}")
 
     def validation_step(self, rows: Rows, batch_idx: int) -> None:
         """CIoU of the models that would be exported, at every candidate threshold; silent rows have no say."""
@@ -117,12 +175,14 @@ class SemiModule(lightning.LightningModule):
         """Means over the epoch that ends, and validation's figures; the sums start again."""
         sums = {key: float(value) for key, value in self._sums.items()}
         self._sums = {}
-        means = {key: value / sums[f"n:{key}"] for key, value in sums.items() if f"n:{key}" in sums}
+        means = {key: value / sums[f"n:{key}"] for key, value in sums.items() if sums.get(f"n:{key}")}
         if "px:hit" in sums:
             hit = sums["px:hit"]
             means["pseudo/precision"] = hit / max(sums["px:labelled"], 1.0)
             means["pseudo/recall"] = hit / max(sums["px:true"], 1.0)
             means["pseudo/iou"] = sums["px:iou"] / max(sums["px:accepted"], 1.0)
+        if "skipped" in sums:
+            means["train/skipped"] = sums["skipped"]
         # The headline first: MLflow's comparison of runs starts with the metric that was recorded first.
         validation = {"val/ciou": float(self.sweep.compute().max()), "val/threshold": self.sweep.best()}
         self.sweep.reset()

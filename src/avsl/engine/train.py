@@ -43,7 +43,8 @@ def train(overrides: Sequence[str] = ()) -> None:
         dvc_stage=f"train@{layout.framework}-{layout.ratio}",
     )
     name = f"{config.framework.name} {layout.ratio} seed {config.seed}"
-    params = config.model_dump(mode="json")
+    # Without what may differ between a training and its continuation, as MLflow keeps a parameter's first value.
+    params = config.model_dump(mode="json", exclude={"trainer": {"non_finite"}})
     with start_or_resume_run(store, config.data.name, name, tags, params, run_id) as run:
         origin = {"command": shlex.join(["avsl", "train", *overrides]), "git_commit": tags.git_commit}
         train_and_export(config, data, drawn, run, origin, resume=run_id is not None)
@@ -63,7 +64,7 @@ def train_and_export(
         resume: whether to go on from the layout's checkpoint.
 
     Raises:
-        TrainingError: another training uses the same folder, or the loss is not finite.
+        TrainingError: another training uses the same folder, or a step was not finite.
     """
     layout = Layout.of(config)
     module, epochs, reader = fit(config, data, drawn, run, layout.checkpoint, resume)

@@ -125,9 +125,14 @@ class LabelStore:
             if not path.is_file():
                 with whole_file(path) as part:
                     np.lib.format.open_memmap(part, "w+", np.float16, (len(self._reliability), *labels.shape[1:]))
-            stored = np.load(path, mmap_mode="r+")
-            stored[rows] = labels
-            stored.flush()
+            start = np.load(path, mmap_mode="r").offset
+            # Not through a mapping: a full disk would end the process by a signal.
+            with path.open("r+b") as file:
+                for row, label in zip(rows.tolist(), labels, strict=True):
+                    file.seek(start + row * label.nbytes)
+                    file.write(label.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
             with _durable(folder / _RELIABILITY) as file:
                 np.save(file, self._reliability)
         self._write_header(folder, token)

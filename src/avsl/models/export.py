@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from avsl.files import whole_file, write_json
 from avsl.models.localizer import Localizer, LocalizerConfig, LocalizerEnsemble
@@ -39,11 +41,18 @@ def save_exported(folder: Path, model: LocalizerEnsemble, description: ExportedM
     """Write an inference model; each file is replaced atomically, the description last.
 
     The description names no initial weights: the export replaces them, and elsewhere their file may not be.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     description = description.model_copy(update={"members": [_from_scratch(m) for m in description.members]})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with whole_file(folder / "model.safetensors") as part:
-        save_file(tensors, part)
+    weights = folder / "model.safetensors"
+    with whole_file(weights) as part:
+        try:
+            save_file(tensors, part)
+        except SafetensorError as error:  # a full disk among others
+            raise OSError(f"{weights} cannot be written: {error}") from error
     write_json(folder / "model.json", description.model_dump(mode="json"))
 
 
@@ -79,15 +88,32 @@ def load_exported(folder: Path) -> tuple[LocalizerEnsemble, ExportedModel]:
     """Load an exported model in evaluation mode.
 
     Raises:
-        ConfigError: a file is missing or damaged, or the weights do not fit the description.
+        ConfigError: a file is missing or damaged, or the weights do not fit the description or are not finite.
     """
     description = read_description(folder)
     model = LocalizerEnsemble([Localizer(member) for member in description.members])
     weights = folder / "model.safetensors"
     try:
-        model.load_state_dict(load_file(weights))
+        tensors = load_file(weights)
+        model.load_state_dict(tensors)
     except FileNotFoundError:
         raise ConfigError(f"{weights} is missing") from None
     except (SafetensorError, RuntimeError) as error:
         raise ConfigError(f"{weights} does not hold this model's weights: {' '.join(str(error).split())}") from None
+    check_finite(tensors, weights)
     return model.eval(), description
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+    """Refuse weights that no training can have left.
+
+    Args:
+        tensors: by name.
+        where: they come from, for the error.
+
+    Raises:
+        ConfigError: one holds NaN or infinity; names it.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ConfigError(f"{where}: '{name}' holds NaN or infinity")

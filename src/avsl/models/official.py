@@ -15,6 +15,7 @@ from torch import Tensor
 
 from avsl.models.audio import SpectrogramEncoderConfig, VGGishEncoderConfig
 from avsl.models.coding import PredictiveCodingConfig
+from avsl.models.export import check_finite
 from avsl.models.front_ends import LogSpectrogramConfig
 from avsl.models.image import ImageEncoderConfig
 from avsl.models.localizer import Localizer, LocalizerConfig
@@ -69,7 +70,8 @@ def load_official(method: str, paths: Sequence[Path], *, momentum: bool = False)
 
     Raises:
         ConfigError: the method is unknown or has no momentum encoders, no file is named, one cannot be read or is
-            refused, or the tensors are not the method's; names the file and every missing and unexpected tensor.
+            refused, or the tensors are not the method's or not finite; names the file and every missing and unexpected
+            tensor.
     """
     describe = pick(method, OFFICIAL, "published method")
     if not paths:
@@ -85,6 +87,7 @@ def load_official(method: str, paths: Sequence[Path], *, momentum: bool = False)
     published: _Published = describe(found, momentum)
     model = Localizer(published.config)
     where = ", ".join(map(str, paths))
+    check_finite(found, where)
     model.load_state_dict(_convert(published, model.state_dict(), found, f"{where} is no {method} checkpoint"))
     return model.eval()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from avsl.data.errors import DataError
@@ -244,7 +245,7 @@ def localize_video(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         total = None if length is None else max(1, round(length * frames_per_second))
-        task = progress.add_task(path.name, total=total)
+        task = progress.add_task(escape(path.name), total=total)
         frames = _frames(iter_shots(path, damage), looker, frames_per_second, lambda n: progress.advance(task, n))
         write_film(film, frames, path)
         progress.update(task, total=len(looker.rows))

@@ -38,6 +38,7 @@ from botocore.config import Config
 from botocore.session import Session
 from filelock import FileLock
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -476,7 +477,7 @@ def _progress(what: str, total: int) -> Iterator[_Advance]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     times = (TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
     with Progress(*columns, *times, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(escape(what), total=total)
         yield lambda size: progress.advance(task, size)
 
 

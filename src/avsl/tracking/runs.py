@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.error import HTTPError
 from urllib.request import urlopen
+from uuid import uuid4
 
 from filelock import FileLock
 
@@ -37,6 +38,9 @@ _METRICS_PER_BATCH = 1000
 _PARAM_LENGTH = 6000
 # Of what identifies a data set in a column.
 _DIGEST_LENGTH = 8
+
+
+log = logging.getLogger(__name__)
 
 
 class TrackingError(ValueError):
@@ -147,7 +151,9 @@ def _create_database(database: Path) -> None:
     with FileLock(database.with_name(f"{database.name}.lock")):
         if database.exists():
             return
-        draft, complete = (database.with_name(f".{database.name}.{os.getpid()}.{part}") for part in ("new", "part"))
+        # A name of its own for every attempt: MLflow goes on using what it has once opened, though it be deleted.
+        attempt = f".{database.name}.{uuid4().hex}"
+        draft, complete = (database.with_name(f"{attempt}.{part}") for part in ("new", "part"))
         try:
             _client(f"{_SQLITE}{draft}").search_experiments(max_results=1)
             # MLflow keeps its connection to the draft, so a copy is renamed.
@@ -303,8 +309,12 @@ class TrackedRun:
     ) -> None:
         if kind is None:
             self.finish()
-        else:
+            return
+        try:
             self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+        except TrackingError as unreached:
+            # What has ended the block is what is to be told.
+            log.warning("%s", unreached)
 
     def _steps(self, key: str) -> set[int]:
         if self._recorded is None:

@@ -1,0 +1,56 @@
+"""A project whose data set and networks are so small that every command takes seconds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+_ROOT = Path(__file__).parents[2]
+_NETWORK = {"backbone": "resnet10t", "backbone_args": {"channels": [8, 8, 8, 8], "stem_width": 8}}
+_MODEL = {
+    "name": "tiny",
+    "dim": 8,
+    "image": _NETWORK | {"stages": [1]},
+    "audio": _NETWORK | {"front_end": {"hop_length": 320, "n_mels": 32}},
+}
+_PARAMS = {
+    "seed": 0,
+    "data": {
+        "name": "synthetic",
+        "synthetic": {
+            **{"image_size": 32, "duration_s": 0.25, "n_train": 64, "n_validation": 24, "n_test": 8, "n_offscreen": 4},
+            **{"n_swap": 4, "n_small": 0, "n_duet": 0, "n_unheard": 0},
+        },
+    },
+    "split": {"label_ratio": 0.5},
+    "model": {"name": "tiny"},
+    "objective": {"name": "ezvsl", "ezvsl": {"pooling": "topk", "topk": 4}},
+    "framework": {
+        "name": "dmt",
+        "xpl": {"warmup_steps": 8, "pacing": {"start": 0.5, "length": 16}},
+        "dmt": {"delta": 0.05, "tau": 0.0, "ema_decay": 0.9, "warmup_steps": 8},
+    },
+    # Eight steps an epoch.
+    "trainer": {
+        **{"name": "default", "epochs": 4, "batch_size": 8, "labelled_batch_size": 4, "checkpoint_every": 3},
+        **{"learning_rate": 0.003, "precision": "32-true"},
+    },
+    "evaluate": {"gallery": 2},
+    "tracking": {"system_metrics": False},
+}
+_TUNE = {
+    **{"defaults": ["full", "_self_"], "name": "small", "trials": 3, "startup": 2, "concurrency": 1},
+    "scheduler": {"grace": 1, "reduction": 2},
+    "spaces": {"dmt": {"warmup_steps": {"low": 4, "high": 8, "step": 2}, "contrastive_weight": {"high": 2.0}}},
+}
+
+
+def make_project(folder: Path) -> None:
+    """Write params.yaml and pipelines/conf; its search is ``tune=small``."""
+    conf = folder / "pipelines" / "conf"
+    shutil.copytree(_ROOT / "pipelines" / "conf", conf)
+    (conf / "model" / "tiny.yaml").write_text(yaml.safe_dump(_MODEL))
+    (conf / "tune" / "small.yaml").write_text(yaml.safe_dump(_TUNE))
+    (folder / "params.yaml").write_text(yaml.safe_dump(_PARAMS))
