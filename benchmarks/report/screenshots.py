@@ -35,7 +35,7 @@ def main() -> None:
     compare = f"compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1280, "height": 1240})
+        page = browser.new_page(viewport={"width": 1280, "height": 1400})
         page.goto(report.resolve().as_uri())
         page.screenshot(path=_HERE / "report.png")
         page.set_viewport_size({"width": 1600, "height": 900})
