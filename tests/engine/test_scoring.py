@@ -19,10 +19,18 @@ from torch import Tensor, nn
 from avsl.data.loading import RowReader
 from avsl.data.registry import DATASETS
 from avsl.data.shards import Manifest, PreparedData, Sample, ShardEntry, write_manifest, write_shard
-from avsl.engine.scoring import break_down, choose_presence, compute_maps, score_detection, score_model, score_part
+from avsl.engine.scoring import (
+    Maps,
+    break_down,
+    choose_presence,
+    compute_maps,
+    score_detection,
+    score_model,
+    score_part,
+)
 from avsl.files import file_hash
 from avsl.functional import localization as F
-from avsl.metrics import ExtendedScore, MultiSourceScore, SegmentationScore
+from avsl.metrics import ExtendedScore, LocalizationScore, MultiSourceScore, SegmentationScore
 from avsl.models import ObjectPrior, ObjectPriorConfig
 from avsl.types import AVBatch, AVOutput
 
@@ -339,6 +347,45 @@ def test_mixtures_have_the_multi_source_figures(
             assert found[name + suffix] == pytest.approx(expected[name].item(), abs=1e-9)
     assert found["piap_as_published"] == pytest.approx(expected["piap_as_published"].item(), abs=1e-9)
     assert found["p10"] > found["p50"]
+
+
+def test_every_annotators_boxes_give_the_published_figures_too(
+    data: PreparedData, parts: dict[str, _Rows], tmp_path: Path
+) -> None:
+    """What one of several annotators marked counts half, under the median convention; other rows have no say."""
+    drawn = [[[0, 0, 128, 128], [64, 0, 192, 128], [64, 64, 128, 256]], [[128, 128, 256, 256], [128, 128, 192, 256]]]
+    known = [
+        ([[0.25, 0, 0.5, 0.5]], {"boxes_256": drawn[0]}),
+        ([[0.5, 0.5, 0.75, 1]], {"boxes_256": drawn[1]}),
+        ([], {}),
+    ]
+    frame, sound = np.zeros((32, 32, 3), np.uint8), np.zeros(400, np.int16)
+    samples = [
+        Sample(
+            f"s{k}", f"s{k}", f"s{k}", "test", "", frame, sound, np.array(boxes, np.float32).reshape(-1, 4), meta=meta
+        )
+        for k, (boxes, meta) in enumerate(known)
+    ]
+    write_shard(tmp_path / "shard-00000.arrow", samples)
+    path = tmp_path / "shard-00000.arrow"
+    entry = ShardEntry(file=path.name, rows=3, bytes=path.stat().st_size, sha256=file_hash(path))
+    sizes = {"image_size": 32, "sample_rate": 16000, "n_samples_audio": 400}
+    manifest = Manifest(
+        **sizes, name="f", counts={"test": 3}, classes=[], settings={}, shards=[entry], content_hash=entry.sha256
+    )
+    write_manifest(tmp_path, manifest)
+    rows = np.arange(3)
+    confidence = torch.rand(3, 7, 7, generator=_generator(0))
+    maps = Maps(rows, [confidence], None, RowReader(PreparedData.open(tmp_path), [], rows))
+    found = score_part("test", maps, 0.5).figures
+    metric = LocalizationScore("median")
+    for k, boxes in enumerate(drawn):
+        metric.update(confidence[k : k + 1], F.consensus_maps(torch.tensor([boxes]), 32))
+    expected = {f"{name}_consensus": value.item() for name, value in metric.compute().items()}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert found["mean_ciou_consensus"] != pytest.approx(found["mean_ciou_median"])
+    ours = Maps(parts["test"], [confidence[:1].repeat(6, 1, 1)], None, RowReader(data, [], np.arange(len(data))))
+    assert not any("consensus" in name for name in score_part("test", ours, 0.5).figures)
 
 
 @pytest.fixture

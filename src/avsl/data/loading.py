@@ -14,6 +14,7 @@ from torch import Tensor
 from avsl.data.errors import DataError
 from avsl.data.shards import PreparedData
 from avsl.functional.image import normalise
+from avsl.functional.localization import consensus_maps
 from avsl.types import FrontEnd
 
 if TYPE_CHECKING:
@@ -113,6 +114,18 @@ class RowReader:
     def truth(self, index: NDArray[np.int64]) -> Tensor:
         """(B, H, W) bool, what is annotated of the rows ``index``: `PreparedData.truth_masks`."""
         return torch.from_numpy(self.data.truth_masks(index))
+
+    def consensus(self, index: NDArray[np.int64]) -> Tensor:
+        """(B, H, W) float: min(1, Σ boxes / 2) over all annotators, as Flickr-SoundNet is scored in published code.
+
+        NaN in rows whose data set does not keep every annotator's boxes.
+        """
+        side = self.data.manifest.image_size
+        maps = torch.full((len(index), side, side), torch.nan)
+        for row, meta in enumerate(self.data.meta(index)):
+            if "boxes_256" in meta:
+                maps[row] = consensus_maps(torch.tensor(meta["boxes_256"])[None], side)[0]
+        return maps
 
 
 def _cache(data: PreparedData, front_end: FrontEnd, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -75,7 +75,8 @@ class Sample:
         boxes: (n, 4) float32, x0, y0, x1, y1 as fractions of the frame; n = 0 where nothing in view sounds;
             None where nobody drew boxes.
         mask: (H, W) bool, the exact pixels that sound, where known.
-        meta: small JSON values; under ``sounding`` the classes that sound at once, where they are several.
+        meta: small JSON values; under ``sounding`` the classes that sound at once, where they are several, under
+            ``boxes_256`` the boxes of all annotators in units of a 256-pixel frame, where some agree in part only.
     """
 
     sample_id: str
@@ -628,9 +629,16 @@ class PreparedData:
 
     def mixed(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(n,) bool: several sources sound at once."""
+        return self._where(index, lambda meta: len(meta.get("sounding", ())) > 1)
+
+    def voted(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(n,) bool: the boxes of every annotator are kept."""
+        return self._where(index, lambda meta: "boxes_256" in meta)
+
+    def _where(self, index: NDArray[np.int64], holds: Callable[[dict[str, Any]], bool]) -> NDArray[np.bool_]:
         found = np.empty(len(index), dtype=bool)
         for positions, metas in self._metas(index):
-            found[positions] = [len(meta.get("sounding", ())) > 1 for meta in metas]
+            found[positions] = [holds(meta) for meta in metas]
         return found
 
     def _metas(self, index: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], list[dict[str, Any]]]]:

@@ -244,7 +244,9 @@ class _Columns:
         return name in self._columns
 
 
-def _measure(chunk: Chunk, threshold: float, *, mixed: bool, exact: bool) -> dict[str, Tensor]:
+def _measure(
+    chunk: Chunk, threshold: float, *, mixed: bool, exact: bool, consensus: Tensor | None
+) -> dict[str, Tensor]:
     """What is known of each row on its own; NaN where a score needs a source in view.
 
     Args:
@@ -252,6 +254,7 @@ def _measure(chunk: Chunk, threshold: float, *, mixed: bool, exact: bool) -> dic
         threshold: the fixed one.
         mixed: whether a row hears several sources at once.
         exact: whether some row of the part has an exact mask.
+        consensus: (B, H, W) of `RowReader.consensus`; None where no row of the part has it.
     """
     confidence, truth = chunk.confidence, chunk.truth
     validate(confidence, truth, silent=True)
@@ -273,6 +276,8 @@ def _measure(chunk: Chunk, threshold: float, *, mixed: bool, exact: bool) -> dic
     if chunk.shuffled is not None:
         validate(chunk.shuffled, truth, silent=True)
         found["ciou_shuffled"] = F.ciou(F.predict_mask(chunk.shuffled, truth, "fixed", threshold), truth)
+    if consensus is not None:
+        found["ciou_consensus"] = F.ciou(ranked["median"], consensus)
     if mixed or exact:
         found["pixel_ap"] = S.pixel_average_precision(smooth, truth)
     if mixed:
@@ -294,6 +299,10 @@ def _summarise(columns: _Columns, *, mixed: bool) -> dict[str, Tensor]:
         for suffix in ("", "_median", "_oracle"):
             summary = F.summarise(columns[f"ciou{suffix}"][sounding])
             found |= {name + suffix: score for name, score in summary.items()}
+        if "ciou_consensus" in columns:
+            voted = ~columns["ciou_consensus"].isnan()
+            summary = F.summarise(columns["ciou_consensus"][voted])
+            found |= {f"{name}_consensus": score for name, score in summary.items()}
         if "ciou_shuffled" in columns:
             found["ciou_shuffled"] = F.success_rate(columns["ciou_shuffled"][sounding])
         if mixed:
@@ -328,6 +337,9 @@ def score_part(part: str, maps: Maps, threshold: float) -> PartScores:
         threshold; the same with suffix ``_median`` and, told the true area, ``_oracle``; ``ciou_shuffled`` with wrong
         sounds, where there are maps of them; ``false_positive_rate`` over silent rows. Only where they mean something:
 
+        with suffix ``_consensus`` those with ``_median`` once more, where every annotator's boxes are known, as
+        published code scores Flickr-SoundNet: a pixel that one annotator marked counts half;
+
         ``iiou`` and ``iauc`` where one frame is heard with several sounds, one at a time; where several sources sound
         at once ``p10``, ``p30``, ``p50`` and ``pixel_ap`` (`avsl.metrics.MultiSourceScore`) at the fixed threshold, the
         same as published with suffix ``_aligned``, and ``piap_as_published``; over the ``n_exact`` rows whose truth is
@@ -335,9 +347,11 @@ def score_part(part: str, maps: Maps, threshold: float) -> PartScores:
     """
     data = maps.reader.data
     mixed, exact = bool(data.mixed(maps.rows).any()), bool(data.exact[maps.rows].any())
+    voted = bool(data.voted(maps.rows).any())
     columns = _Columns(len(maps.rows))
     for chunk in maps.chunks():
-        columns.put(chunk.rows, _measure(chunk, threshold, mixed=mixed, exact=exact))
+        consensus = maps.reader.consensus(maps.rows[chunk.rows]) if voted else None
+        columns.put(chunk.rows, _measure(chunk, threshold, mixed=mixed, exact=exact, consensus=consensus))
     n_silent = int(columns["ciou"].isnan().sum())
     listed = data.manifest.expected.get(part, columns.n)
     counts = {"n": columns.n - n_silent, "n_silent": n_silent, "n_listed": listed}
