@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,12 @@ def make_loader(config: Config, reader: RowReader, split: Split, framework: Fram
     )
 
 
+@cache
 def code_hash() -> str:
-    """SHA-256 of the package's source: a checkpoint is not continued by other code."""
+    """SHA-256 of the package's source: a checkpoint is not continued by other code.
+
+    Read once, before a training starts: an edit meanwhile is not what it ran.
+    """
     digest = hashlib.sha256()
     folder = Path(avsl.__file__).parent
     for path in sorted(folder.rglob("*.py")):
