@@ -489,7 +489,7 @@ class Case:
 def cases(number: int) -> Iterator[Case]:
     """The campaign: each special damage once or twice, then general ones in turn on every file, ``number`` in all."""
     numbers = count()
-    specials = [
+    specials: list[tuple[str, str, str, tuple[Damage, ...]]] = [
         *((d, "folder", f"frames/{f}", PICTURES) for d in ("prepare", "check") for f in ("r0.jpg", "r1.png")),
         *((d, "folder", "audio/r0.wav", SOUNDS) for d in ("prepare", "check")),
         *((d, "vggss", f, VIDEOS) for d in ("prepare", "check") for f in ("r0.mp4",)),
@@ -504,7 +504,7 @@ def cases(number: int) -> Iterator[Case]:
         ("localize", "model", "model.safetensors", (not_a_number, endless_header)),
         ("import", "checkpoint", "best.pth", (not_a_number,)),
     ]
-    listed = [(*where, damage) for *where, damages in specials for damage in damages]
+    listed = [(command, data, file, damage) for command, data, file, damages in specials for damage in damages]
     yield from (Case(next(numbers), *case) for case in listed[:number])
     files = [
         *(("prepare", "folder", f"frames/r{k}.{('jpg', 'png')[k % 2]}") for k in (0, 1)),

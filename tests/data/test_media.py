@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avsl.data.errors import DataError
-from avsl.data.media import iter_audio, iter_shots, media_duration, read_audio, read_frame, resize_frame
+from avsl.data.index import files_by_id
+from avsl.data.media import (
+    iter_audio,
+    iter_shots,
+    media_duration,
+    read_audio,
+    read_frame,
+    read_mask,
+    resize_frame,
+)
 
 SHARED = Path(os.environ.get("AVSL_SHARED_DIR", Path(__file__).parents[3] / "shared"))
 
@@ -328,6 +338,78 @@ def test_damage_in_the_middle_is_passed_over_and_told(video: Path, tmp_path: Pat
     for second, window in zip((0, 5), windows, strict=True):
         assert window is not None
         assert pitch(window) == pytest.approx(300 + 200 * second, abs=3)
+
+
+@pytest.mark.parametrize("leap", [7200, 20_000])
+def test_a_leap_of_the_pictures_time_is_its_end(tmp_path: Path, leap: int) -> None:
+    """A frame that is said to come, or to stay, hours later than the one before is damage, not a long shot."""
+    path = tmp_path / "leap.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for due in (0, 1, 2, leap):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")
+            frame.pts = due
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    damage: list[str] = []
+    shots = list(iter_shots(path, damage))
+    assert [(shot.start_s, shot.end_s) for shot in shots] == [(0, 1), (1, 2), (2, 2)]
+    assert damage[0] == "the picture is lost after 2.0 s, as its time leaps on by over an hour"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path: Path, suffix: str) -> None:
+    """A small file that would take gigabytes; the same of an array that only claims to be large."""
+    path = tmp_path / f"bomb{suffix}"
+    Image.new("1", (9000, 9000)).save(path, "PNG")
+    assert path.stat().st_size < 20_000
+    with pytest.raises(DataError, match=rf"bomb\{suffix}: 9000 x 9000 pixels are more than"):
+        read_frame(path, None)
+    header = b"\x93NUMPY\x01\x00v\x00{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000000), }"
+    claim = tmp_path / "claim.npy"
+    claim.write_bytes(header.ljust(127) + b"\n")
+    with pytest.raises(DataError, match=r"claim\.npy: cannot read the array"):
+        read_mask(claim, 8)
+
+
+@pytest.mark.parametrize("rate", [44_099, 47_999, 127_997])
+def test_odd_rates_are_resampled_in_little_memory(tmp_path: Path, rate: int) -> None:
+    """Rates that share nothing with ours: a filter for every phase of them would take gigabytes."""
+    path = tmp_path / "odd.wav"
+    soundfile.write(path, tone(1, rate, 440), rate)
+    tracemalloc.start()
+    sound = read_audio(path, None, 1.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sound.shape == (16000,)
+    assert pitch(sound) == pytest.approx(440, abs=1)
+    assert peak < 200e6
+
+
+@pytest.mark.parametrize("rate", [0, 100, 10_000_000])
+def test_rates_that_cannot_be_are_refused(tmp_path: Path, rate: int) -> None:
+    """A damaged header is no reason to decode for minutes."""
+    path = tmp_path / "rate.wav"
+    soundfile.write(path, tone(1, 16000), 16000)
+    content = bytearray(path.read_bytes())
+    content[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"rate\.wav: (states {rate} samples a second|cannot be decoded)"):
+        read_audio(path, None, 1.0)
+
+
+@pytest.mark.parametrize("name", ["a\nb.wav", "a\rb.wav", os.fsdecode(b"a\xff.wav")])
+def test_a_name_that_is_no_line_of_text_is_refused(tmp_path: Path, name: str) -> None:
+    """It could stand in no list and no table; the error shows it with escapes, on one line."""
+    path = tmp_path / name
+    soundfile.write(tmp_path / "a.wav", tone(1, 16000), 16000)
+    (tmp_path / "a.wav").rename(path)
+    with pytest.raises(DataError, match="the name is not UTF-8 or holds a control character") as caught:
+        read_audio(path, None, 1.0)
+    assert str(caught.value).isprintable()
+    with pytest.raises(DataError, match="the name is not UTF-8 or holds a control character"):
+        files_by_id(tmp_path, (".wav",))
 
 
 def test_missing_streams_are_named(tmp_path: Path) -> None:

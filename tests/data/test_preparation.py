@@ -71,6 +71,20 @@ def test_bytes_do_not_depend_on_workers_and_a_lost_shard_is_made_again(
     assert (one / first.shards[0].file).stat().st_mtime_ns == kept
 
 
+def test_every_name_that_a_list_can_hold_is_one_row_of_the_quarantine(
+    folder: Path, tmp_path: Path, prepare: Prepare, read_csv: ReadCSV
+) -> None:
+    """Line ends, quotes, commas and NUL in an annotation's names: n of N stays right, and a reader finds each."""
+    names = ["a\nb", "a\rb", "a\r\nb", 'a"b', "a,b", "a\0b", "ɹ🐈", "../a", "[/b]"]
+    rows = json.loads((folder / "vggss.json").read_text())
+    rows += [{"file": name, "class": "c", "bbox": []} for name in names]
+    (folder / "vggss.json").write_text(json.dumps(rows))
+    data = prepare("vggss", folder, max_broken=0.9, **LISTED)
+    found = [row["sample_id"] for row in read_csv(tmp_path / "out" / "quarantine.csv")]
+    assert sorted(name.replace("\\r", "\r") for name in found) == sorted(names)
+    assert sum(data.manifest.expected.values()) == ROWS + len(names)
+
+
 def test_changed_media_are_decoded_again(folder: Path, prepare: Prepare) -> None:
     """A picture replaced under the same name reaches the prepared set."""
     before = prepare("vggss", folder, **LISTED).manifest

@@ -334,7 +334,12 @@ def test_a_step_that_is_not_finite_ends_the_training(
         monkeypatch.setattr(SemiModule, "on_train_batch_end", lambda *_: None)
     asked: list[TrainingRows] = []
     rows = StepLoader.rows
-    monkeypatch.setattr(StepLoader, "rows", lambda self, number: asked.append(rows(self, number)) or asked[-1])
+
+    def noted(self: StepLoader, number: int) -> TrainingRows:
+        asked.append(rows(self, number))
+        return asked[-1]
+
+    monkeypatch.setattr(StepLoader, "rows", noted)
     with _spoilt_at(step), pytest.raises(TrainingError) as caught:
         train()
     here = layout()

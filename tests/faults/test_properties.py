@@ -58,7 +58,7 @@ def _opened(root: Path, samples: Sequence[Sample], side: int) -> PreparedData:
             counts={"train": len(samples)},
             classes=["c"],
             settings={},
-            shards=[{"file": "shard-0.arrow", "rows": len(samples), "bytes": size, "sha256": ""}],  # type: ignore[list-item]  # as in the file
+            shards=[{"file": "shard-0.arrow", "rows": len(samples), "bytes": size, "sha256": ""}],
             content_hash="",
         ),
     )

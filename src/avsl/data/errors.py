@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+# Control characters, and what stands for bytes that are no UTF-8.
+_NO_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class DataError(ValueError):
@@ -10,12 +14,10 @@ class DataError(ValueError):
 
 
 def check_name(path: Path) -> None:
-    """Refuse a file name that is no text: it could stand in no list, table, log or DVC file.
+    """Refuse a file name that is no line of text: it could stand in no list, table, log or DVC file.
 
     Raises:
-        DataError: the name is not UTF-8; it is said with escapes.
+        DataError: the name is not UTF-8 or holds a control character; it is said with escapes.
     """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{str(path).encode(errors='backslashreplace').decode()}: the name is not UTF-8") from None
+    if _NO_LINE.search(str(path)):
+        raise DataError(f"{str(path)!r}: the name is not UTF-8 or holds a control character")

@@ -422,7 +422,7 @@ def files_by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The files of a folder with one of ``suffixes``, by their name without it.
 
     Raises:
-        DataError: there is no such folder, or two files have one name, or one a name that is not UTF-8.
+        DataError: there is no such folder, or two files have one name, or one a name that is no line of text.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")

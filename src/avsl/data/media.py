@@ -37,6 +37,8 @@ _MIN_RATE, _MAX_RATE = 1_000, 768_000  # Hz
 # from 44.1 to 16 kHz, but 700 million, gigabytes, from 44,099 Hz, which a damaged header may state. Beyond this many,
 # SciPy's filter of a few weights a sample takes its place.
 _MAX_KERNEL = 2**20
+# No frame is on screen for longer; a damaged time stamp may say that one is for days.
+_LONGEST_SHOT_S = 3600.0
 # Time stamps of adjoining frames of sound are rounded, by a millisecond in Matroska; a larger step is a hole.
 JITTER_S = 0.05
 
@@ -156,16 +158,23 @@ def iter_shots(path: Path, damage: list[str]) -> Iterator[Shot]:
         stream.thread_type = "AUTO"
         origin = origin_s(container)
         shown: av.VideoFrame | None = None
+        beyond: float | None = None
         for frame in salvage(container, stream, "picture", damage):
             if frame.time is None or (shown is not None and frame.time <= shown.time):
                 continue
             if shown is not None:
+                if frame.time - shown.time > _LONGEST_SHOT_S:
+                    beyond = frame.time
+                    break
                 yield Shot(shown.time - origin, frame.time - origin, shown)
             shown = frame
         if shown is None:
             raise DataError(f"{path}: the video stream holds no frame")
-        yield Shot(shown.time - origin, _end(shown) - origin, shown)
-        end = _end(shown)
+        start, end = shown.time, _end(shown) if beyond is None else beyond
+        if end - start > _LONGEST_SHOT_S:
+            damage.append(f"the picture is lost after {start - origin:.1f} s, as its time leaps on by over an hour")
+            end = start
+        yield Shot(start - origin, end - origin, shown)
         damage += _cut_off("picture", stream, end)
         # Matroska states the length of the whole alone, and that may be the sound's.
         whole = container.duration / av.time_base if container.duration and stream.duration is None else 0.0

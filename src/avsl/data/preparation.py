@@ -265,7 +265,8 @@ def _key(entries: Iterable[Entry], hashes: Mapping[Path, str]) -> str:
 def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([header, *rows])
+    # At a carriage return a reader ends a row, and the module does not quote one.
+    writer.writerows([header, *([cell.replace("\r", "\\r") for cell in row] for row in rows)])
     write_text(path, text.getvalue())
 
 

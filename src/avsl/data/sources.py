@@ -80,7 +80,7 @@ def folder_hashes(folder: Path, memory: Path) -> dict[str, str]:
 
     Raises:
         AbsentError: there is no such folder.
-        DataError: it holds no files, a link in it leads to a folder above itself, or a name is not UTF-8.
+        DataError: it holds no files, a link in it leads to a folder above itself, or a name is no line of text.
     """
     if not folder.is_dir():
         raise AbsentError(f"{folder}: no such folder")

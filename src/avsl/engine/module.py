@@ -85,7 +85,7 @@ class SemiModule(lightning.LightningModule):
         self._step = rows.step
         if self.config.trainer.non_finite == "skip":
             # Statistics of the students, teachers, momentum encoders.
-            kept = [t for t in self.framework.state_dict(keep_vars=True).values() if not t.requires_grad]
+            kept = [t for t in self.state_dict(keep_vars=True).values() if not t.requires_grad]
             self._undone = [(t, t.clone()) for t in kept], dict(self._sums)
         seed = derive_seed(self.config.seed, 2000, rows.step)
         torch.manual_seed(seed)
