@@ -166,6 +166,8 @@ class StepLoader:
         seed: of the shuffles.
         masks: whether the labelled rows' masks are read.
         hidden: whether the unlabelled rows' true masks are read for measuring pseudo-labels, where all are annotated.
+        rank: which of the processes that train together this is, from 0; each reads its own share of a step's rows.
+        processes: how many there are; both sizes are divisible by it.
     """
 
     def __init__(
@@ -180,8 +182,11 @@ class StepLoader:
         seed: int,
         masks: bool,
         hidden: bool,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self._reader = reader
+        self._share = rank, processes
         self._pools = labelled, unlabelled
         self._sizes = (labelled_batch_size, batch_size - labelled_batch_size) if len(unlabelled) else (batch_size, 0)
         self._steps_per_epoch = steps_per_epoch
@@ -200,18 +205,23 @@ class StepLoader:
             yield self.rows(self._next - 1)
 
     def rows(self, step: int) -> TrainingRows:
-        """The rows of step number ``step``, counted from 0 over all epochs."""
+        """The rows of step number ``step``, counted from 0 over all epochs: of what is drawn, this process's share."""
         (labelled, unlabelled), (n_labelled, n_unlabelled) = self._pools, self._sizes
-        drawn = endless(labelled, self._seed, step * n_labelled, n_labelled)
+        drawn = self._own(endless(labelled, self._seed, step * n_labelled, n_labelled))
         if not n_unlabelled:
             return TrainingRows(self._reader(drawn, masks=self._masks), None, None, step)
-        others = endless(unlabelled, self._seed + 1, step * n_unlabelled, n_unlabelled)
+        others = self._own(endless(unlabelled, self._seed + 1, step * n_unlabelled, n_unlabelled))
         return TrainingRows(
             labelled=self._reader(drawn, masks=self._masks),
             unlabelled=self._reader(others, masks=False),
             hidden=self._reader.truth(others).float() if self._hidden else None,
             step=step,
         )
+
+    def _own(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+        rank, processes = self._share
+        size = len(drawn) // processes
+        return drawn[rank * size : (rank + 1) * size]
 
     def state_dict(self) -> dict[str, Any]:
         """The next step's number."""

@@ -16,6 +16,7 @@ from avsl.data.loading import Rows, TrainingRows
 from avsl.data.transforms import make_views, plain_view
 from avsl.engine.build import derive_seed, make_framework
 from avsl.functional.geometry import warp
+from avsl.functional.processes import follow_first, gather
 from avsl.functional.pseudo_labels import mask_iou, to_grid
 from avsl.metrics import ThresholdSweep
 from avsl.models import LocalizerEnsemble
@@ -29,8 +30,8 @@ class TrainingError(ValueError):
 class SemiModule(lightning.LightningModule):
     """Trains a framework.
 
-    All randomness of a step (augmentation, dropout) comes from the seed and the step's number, so a resumed training
-    takes the steps the uninterrupted one would have taken.
+    All randomness of a step (augmentation, dropout) comes from the seed, the step's number and, of several processes
+    that train together, the process's, so a resumed training takes the steps the uninterrupted one would have taken.
 
     Args:
         config: the run's configuration.
@@ -61,7 +62,7 @@ class SemiModule(lightning.LightningModule):
     def training_step(self, rows: TrainingRows, batch_idx: int) -> Tensor:
         """Augment, ask the framework for its loss, remember what is logged."""
         self._step = rows.step
-        seed = derive_seed(self.config.seed, 2000, rows.step)
+        seed = derive_seed(self.config.seed, 2000, rows.step, *([self.global_rank] if self.global_rank else []))
         torch.manual_seed(seed)
         batch = make_views(
             rows.labelled,
@@ -95,9 +96,14 @@ class SemiModule(lightning.LightningModule):
     def on_validation_start(self) -> None:
         """Look at the epoch's loss: a network that it has spoilt cannot be validated.
 
+        Of several processes each validates its share of the rows, and the first one's network, which is what is kept:
+        batch-norm statistics are the only thing in which they differ.
+
         Raises:
             TrainingError: the loss is not finite.
         """
+        self._sums = {key: gather(value.unsqueeze(0)).sum(0) for key, value in self._sums.items()}
+        follow_first(self.buffers())
         loss = float(self._sums["train/loss"])
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} in the epoch that ended with step {self._step}")
@@ -148,12 +154,12 @@ class SemiModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the epoch's sums, so that a resumed epoch logs the same means."""
-        checkpoint["sums"] = dict(self._sums)
+        """Keep the epoch's sums, each process's own, so that a resumed epoch logs the same means."""
+        checkpoint["sums"] = {key: gather(value.unsqueeze(0)) for key, value in self._sums.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the epoch's sums."""
-        self._sums = dict(checkpoint["sums"])
+        self._sums = {key: values[self.global_rank] for key, values in checkpoint["sums"].items()}
 
     def _add(self, values: Mapping[str, Tensor], prefix: str) -> None:
         for name, value in values.items():
