@@ -75,7 +75,8 @@ def main() -> None:
     parts = [_conditions()]
     with tempfile.TemporaryDirectory() as folder:
         frames = {224: generated(Path(folder) / "224", 224, 64, duration_s=3.0)}
-        parts.append(measure_fnac(frames[224], epochs=1 if quick else 6))
+        parts.append(measure_fnac(frames[224], repeats=2 if quick else 12))
+        parts.append(measure_curves(generated(Path(folder) / "96", 96, 64), epochs=1 if quick else 8))
         frames[64] = generated(Path(folder) / "64", 64, 256)
         for name, (size, overrides) in SIZES.items():
             parts.append(measure_parts(name, frames[size], overrides, steps=2 if quick else 7))
@@ -103,77 +104,79 @@ def _conditions() -> str:
 # --- FNAC ----------------------------------------------------------------------------------------------------
 
 
-def measure_fnac(data: PreparedData, epochs: int) -> str:
-    """The published step and ours, in turns on the same batches, from the same weights; their losses by epoch."""
+def measure_fnac(data: PreparedData, repeats: int) -> str:
+    """The published step and ours, in turns on the same batches."""
     config = configure(*FNAC)
     ours = Training(config, data)
-    model = ours.framework.eval_models()[0]
-    rows = ours.loader.rows
-    batches = len(data.indices("train")) // config.trainer.batch_size
-
-    def start() -> NaiveTraining:
-        naive = NaiveFNAC()
-        naive.take(model)
-        return NaiveTraining(naive)
-
-    published, again = start(), start()
-    _check_equal(published.model, ours, plain_view(rows(0).labelled))
-    times: dict[str, list[float]] = defaultdict(list)
-    losses: dict[str, list[float]] = defaultdict(list)
-    wall: dict[str, list[float]] = defaultdict(list)
-
-    def run(name: str, work: Callable[[], Any]) -> None:
+    published = _published(ours)
+    _check_equal(published.model, ours, plain_view(ours.loader.rows(0).labelled))
+    pairs, clock = [], []
+    for step in range(repeats + 1):
+        frames, sounds, batch = _batch(ours, step)
         began = time.perf_counter()
-        found: list[Any] = []
-        times[name].append(cpu_seconds(lambda: found.append(work())))
-        wall[name].append(time.perf_counter() - began)
-        losses[name].append(float(found[0]))
-
-    for step in range(batches * epochs):
-        view, other = (plain_view(rows(k).labelled) for k in (step, step + 1000 * batches))
-        (sound,), (other_sound,) = view.features.values(), other.features.values()
-        run("published", partial(published.step, view.frame, sound))
-        run("ours", partial(ours.step, SemiBatch(Views((view,))), step))
-        run("published, another order", partial(again.step, other.frame, other_sound))
-        shown = ", ".join(f"{name} {losses[name][-1]:.2f} in {times[name][-1]:.2f} s" for name in losses)
-        print(f"step {step + 1} of {batches * epochs}: {shown}", file=sys.stderr, flush=True)
-
-    def means(name: str) -> list[float]:
-        return [statistics.mean(losses[name][k * batches : (k + 1) * batches]) for k in range(epochs)]
-
-    curves = {name: means(name) for name in losses}
-    skip = 1  # the first step of each pays for what is set up once
-    ratio = statistics.median(a / b for a, b in list(zip(times["published"], times["ours"], strict=True))[skip:])
-    clock = statistics.median(a / b for a, b in list(zip(wall["published"], wall["ours"], strict=True))[skip:])
-    samples = {name: config.trainer.batch_size / statistics.median(spent[skip:]) for name, spent in times.items()}
-    gaps = {
-        name: statistics.mean(abs(a - b) / abs(a) for a, b in zip(curves["published"], curves[name], strict=True))
-        for name in ("ours", "published, another order")
-    }
+        first = cpu_seconds(partial(published.step, frames, sounds))
+        middle = time.perf_counter()
+        second = cpu_seconds(partial(ours.step, batch, step))
+        pairs.append((first, second))
+        clock.append((middle - began) / (time.perf_counter() - middle))
+        print(f"step {step} of {repeats}: published {first:.2f} s, ours {second:.2f} s", file=sys.stderr, flush=True)
+    # The first step of each pays for what is set up once.
+    ratio, wall = statistics.median(a / b for a, b in pairs[1:]), statistics.median(clock[1:])
+    rates = [config.trainer.batch_size / statistics.median(side) for side in zip(*pairs[1:], strict=True)]
+    heard = "x".join(map(str, sounds.shape[-2:]))
+    how = f"{config.trainer.precision}, channels last" if config.trainer.channels_last else config.trainer.precision
     speed = table(
-        ["FNAC step, ResNet-18 pair, 224 px, 128 x 201 spectrogram, batch 16", "samples/s of CPU time", "ratio"],
+        [f"FNAC step, ResNet-18 pair, {frames.shape[-1]} px, {heard} spectrogram, batch 16", "samples/s", "ratio"],
         [
-            ["published: float32, channels first, eager, Adam", f"{samples['published']:.1f}", "1.0"],
-            [
-                f"ours: {config.trainer.precision}, channels last, AdamW (fused)",
-                f"{samples['ours']:.1f}",
-                f"**{ratio:.2f}** (of wall time {clock:.2f})",
-            ],
-        ],
-    )
-    curve = table(
-        ["mean loss of epoch", *[str(k + 1) for k in range(epochs)], "mean gap to the first"],
-        [
-            [name, *[f"{value:.2f}" for value in values], f"{100 * gaps[name]:.1f} %" if name in gaps else ""]
-            for name, values in curves.items()
+            ["published: float32, channels first, eager", f"{rates[0]:.1f}", "1.0"],
+            [f"ours: {how}", f"{rates[1]:.1f}", f"**{ratio:.2f}** (by the clock {wall:.2f})"],
         ],
     )
     return (
         f"## The published FNAC step against ours\n\n{speed}\n"
-        f"{batches * epochs} pairs of steps from the same weights on the same batches of {batches * 16} clips, without "
-        "augmentation; in float32 the two\ngive the same first loss. The third curve says what is noise: the published "
-        f"step with the clips in another order.\n\n{curve}"
+        f"{repeats} pairs, without augmentation; in float32 the two give the same loss of the same weights.\n"
     )
+
+
+def measure_curves(data: PreparedData, epochs: int) -> str:
+    """Their losses by epoch, from the same weights on the same batches."""
+    ours = Training(configure(*FNAC), data)
+    published, again = _published(ours), _published(ours)
+    batches = len(data.indices("train")) // ours.config.trainer.batch_size
+    losses: dict[str, list[float]] = defaultdict(list)
+    for step in range(batches * epochs):
+        frames, sounds, batch = _batch(ours, step)
+        losses["published"].append(published.step(frames, sounds))
+        losses["ours"].append(float(ours.step(batch, step)))
+        losses["published, another order"].append(again.step(*_batch(ours, step + 1000 * batches)[:2]))
+    curves = {
+        name: [statistics.mean(values[k * batches : (k + 1) * batches]) for k in range(epochs)]
+        for name, values in losses.items()
+    }
+    first = curves["published"]
+    lines = []
+    for name, values in curves.items():
+        gap = statistics.mean(abs(a - b) / abs(a) for a, b in zip(first, values, strict=True))
+        lines.append([name, *[f"{value:.2f}" for value in values], "" if values is first else f"{100 * gap:.1f} %"])
+    curve = table(["mean loss of epoch", *[str(k + 1) for k in range(epochs)], "mean gap to the first"], lines)
+    return (
+        f"{batches * epochs} steps on {batches * 16} clips at {frames.shape[-1]} px, from the same weights. The third "
+        f"curve says what is noise:\nthe published step with the clips in another order.\n\n{curve}"
+    )
+
+
+def _published(ours: Training) -> NaiveTraining:
+    """The published training, from our weights."""
+    naive = NaiveFNAC()
+    naive.take(ours.framework.eval_models()[0])
+    return NaiveTraining(naive)
+
+
+def _batch(training: Training, step: int) -> tuple[Tensor, Tensor, SemiBatch]:
+    """Frames and spectrograms of a step, and the same as our step takes them."""
+    view = plain_view(training.loader.rows(step).labelled)
+    (sounds,) = view.features.values()
+    return view.frame, sounds, SemiBatch(Views((view,)))
 
 
 def _check_equal(naive: NaiveFNAC, ours: Training, view: AVBatch) -> None:

@@ -198,9 +198,9 @@ _KEYS = {"step": "CPU s of a step", "memory": "memory, MB", "start": "CPU s unti
 def _report(curves: dict[str, dict[int, Cost]]) -> str:
     parts = [
         "# One run of `python -m benchmarks.train.scaling`\n\n"
-        "DMT with the tiny model, one thread, other work beside it. Frames of 64 px and a batch of 16 where they are not\n"
-        "what varies; samples: 32 px, 1/8 s of sound. Memory is what a process holds at most beyond its imports; mapped\n"
-        "files do not count.\n"
+        "DMT with the tiny model, one thread, other work beside it. Frames of 64 px and a batch of 16 where they are\n"
+        "not what varies; samples: 32 px, 1/8 s of sound. Memory is what a process holds at most beyond its imports;\n"
+        "mapped files do not count.\n"
     ]
     for axis, points in curves.items():
         lines = [[f"{size:,}", *[f"{getattr(cost, key):.3g}" for key in _KEYS]] for size, cost in points.items()]

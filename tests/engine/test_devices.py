@@ -57,8 +57,9 @@ def _drawn(rows: TrainingRows) -> list[list[int]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("framework", ["dmt", "xpl"])
 def test_two_processes_are_one_training_that_goes_on_after_a_kill(
-    make_project: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+    framework: str, make_project: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One log, one MLflow run, every row read once; after SIGKILL no process is left and the end is the same.
 
@@ -66,9 +67,10 @@ def test_two_processes_are_one_training_that_goes_on_after_a_kill(
     """
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     undisturbed, killed = make_project(), make_project()
+    asked = [*_TWO, f"framework={framework}"]
 
     monkeypatch.chdir(undisturbed)
-    here = Layout.of(compose(_TWO))
+    here = Layout.of(compose(asked))
     told = undisturbed / "second.jsonl"
     do = f"import json; open({str(told)!r}, 'a').write(json.dumps([step, drawn.labelled.index.tolist(), "
     do += "drawn.unlabelled.index.tolist()]) + '\\n')"
@@ -82,7 +84,7 @@ def test_two_processes_are_one_training_that_goes_on_after_a_kill(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StepLoader, "rows", read)
-        train(_TWO)
+        train(asked)
     second = {step: parts for step, *parts in map(json.loads, told.read_text().splitlines())}
     assert sorted(first) == sorted(second) == list(range(6))
     for step in first:
@@ -109,7 +111,7 @@ def test_two_processes_are_one_training_that_goes_on_after_a_kill(
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return rows(self, step)\n"
         "StepLoader.rows = dying\n"
-        f"train({_TWO!r})\n"
+        f"train({asked!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -120,7 +122,7 @@ def test_two_processes_are_one_training_that_goes_on_after_a_kill(
     assert not psutil.pid_exists(other)
     assert torch.load(here.checkpoint, weights_only=True)["global_step"] == 4
     (run_id,) = _runs()
-    train(_TWO)
+    train(asked)
     assert _outcome(here) == expected
     assert _runs() == {run_id: "FINISHED"} == {read_run(here)["run_id"]: "FINISHED"}
 
@@ -135,13 +137,6 @@ def test_a_process_that_fails_ends_the_training(layout: _Where, monkeypatch: pyt
     assert list(_runs().values()) == ["FAILED"]
     assert psutil.Process().children() == before
     assert not layout(*_TWO).train.exists()
-
-
-@pytest.mark.slow
-def test_what_processes_cannot_share_is_refused(project: Path) -> None:
-    """XPL keeps a label of every sample, which each process would see a part of."""
-    with pytest.raises(TrainingError, match=r"^framework 'xpl' keeps labels .* needs trainer\.devices = 1, not 2$"):
-        train([*_TWO, "framework=xpl"])
 
 
 def test_a_step_is_divided_evenly(project: Path) -> None:

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from avsl.frameworks import Branch
+from avsl.frameworks import XPL, Branch, XPLConfig
 from avsl.functional.processes import follow_first, gather
 from avsl.models import Localizer, LocalizerConfig
 from avsl.objectives import OBJECTIVES
@@ -61,6 +62,21 @@ def _found(loss: nn.Module, views: Sequence[AVBatch]) -> dict[str, Tensor]:
     return {"loss": total.detach()} | {name: gradient for name, gradient in named.items() if gradient is not None}
 
 
+def _labelled(tiny: LocalizerConfig, views: Sequence[AVBatch]) -> dict[str, Tensor]:
+    """What XPL knows of all rows once it has labelled two views of those that a process sees."""
+
+    def student(k: int) -> Branch:
+        torch.manual_seed(k)
+        build, config = OBJECTIVES["ezvsl"]
+        return Branch(Localizer(tiny), build(config()))
+
+    framework = XPL(student, XPLConfig())
+    for view in views:
+        framework.label(view)
+    labels = framework.labels.read(np.arange(ROWS), (8, 8))
+    return {"labels": torch.from_numpy(labels), "reliability": torch.from_numpy(framework.labels.reliability)}
+
+
 def _train(rank: int, folder: str, tiny: Mapping[str, Any], views: Sequence[AVBatch]) -> None:
     """One of the processes: each objective on its share of the rows, as Lightning has it trained."""
     torch.set_num_threads(1)
@@ -71,6 +87,7 @@ def _train(rank: int, folder: str, tiny: Mapping[str, Any], views: Sequence[AVBa
     found: dict[str, Any] = {
         name: _found(DistributedDataParallel(Loss(name, described)), own) for name in sorted(OBJECTIVES)
     }
+    found["xpl"] = _labelled(described, own)
     mine = torch.full((2,), float(rank))
     found["gather"] = gather(mine)
     follow_first([mine])
@@ -108,6 +125,18 @@ def test_loss_and_gradient_are_those_of_one_process(
         assert set(found[name]) == set(expected)
         for key, value in expected.items():
             torch.testing.assert_close(found[name][key], value, atol=1e-5 * float(value.abs().max()), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_every_process_knows_the_labels_of_all_rows(
+    together: list[dict[str, Any]], tiny: LocalizerConfig, views: list[AVBatch]
+) -> None:
+    """XPL's averages and their reliability, by which clips are admitted, are those of one process that sees all."""
+    expected = _labelled(tiny, views)
+    assert not expected["labels"].isnan().any()
+    for found in together:
+        for key, value in expected.items():
+            torch.testing.assert_close(found["xpl"][key], value, atol=1e-3, rtol=0)
 
 
 @pytest.mark.slow

@@ -19,6 +19,9 @@ from avsl.types import FrontEnd
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Sounds read at a time for their features.
+_READ = 64
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -125,11 +128,13 @@ def _cache(data: PreparedData, front_end: FrontEnd, rows: NDArray[np.int64]) -> 
     try:
         # Beside the prepared set and not in it, as DVC hashes what is there; no system-wide folder: it may be memory.
         with tempfile.TemporaryFile(dir=data.root.parent) as file:
-            # Per clip: batched on a CPU, a mel spectrogram gets slower with every clip in the batch.
-            for k in range(len(rows)):
-                output = front_end(torch.from_numpy(data.waveforms(rows[k : k + 1]))).numpy()
-                shape = output.shape[1:]
-                file.write(output.astype(np.float32, copy=False).tobytes())
+            for start in range(0, len(rows), _READ):
+                sounds = torch.from_numpy(data.waveforms(rows[start : start + _READ]))
+                # Per clip: batched on a CPU, a mel spectrogram gets slower with every clip in the batch.
+                for k in range(len(sounds)):
+                    output = front_end(sounds[k : k + 1]).numpy()
+                    shape = output.shape[1:]
+                    file.write(output.astype(np.float32, copy=False).tobytes())
             file.flush()
             return np.memmap(file, np.float32, "r", shape=(len(rows), *shape))
     except OSError as error:

@@ -73,7 +73,7 @@ class Checkpoints(Callback):
         self._last = trainer.global_step
         if self._kept is None:
             return
-        if self._token is None:
+        if self._token is None and trainer.is_global_zero:
             # Another training's checkpoint: it must not outlive the state beside it, which is emptied now.
             self._path.unlink(missing_ok=True)
         self._kept.open_state(self._path.with_name("framework"), self._rows, self._stamp["identity"], self._token)
@@ -256,11 +256,6 @@ def _fit(
     reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
     per_epoch = steps_per_epoch(config, split)
     module = SemiModule(config, per_epoch * config.trainer.epochs)
-    if processes is not None and isinstance(module.framework, KeepsState):
-        raise TrainingError(
-            f"framework '{config.framework.name}' keeps labels that several processes do not share: "
-            f"it needs trainer.devices = 1, not {count}"
-        )
     loader = make_loader(config, reader, split, module.framework, rank)
     epochs = EpochLog(run)
     stamp = {"identity": identity(config, split), "run_id": run.run_id}
