@@ -78,7 +78,7 @@ class TrainerConfig(StrictConfig):
     Attributes:
         name: the Hydra choice it comes from.
         epochs: passes over as many rows as the training part has.
-        batch_size: rows of a step.
+        batch_size: rows of a step, of all devices together.
         labelled_batch_size: how many of them are labelled, where there are unlabelled ones.
         learning_rate: peak of the cosine schedule.
         warmup_share: share of all steps in which the learning rate rises linearly.
@@ -86,7 +86,9 @@ class TrainerConfig(StrictConfig):
         gradient_clip: highest norm of the gradient; 0 leaves it alone.
         precision: Lightning's name, never chosen by what the machine has.
         accelerator: ``cpu`` or ``gpu``.
-        devices: how many of them.
+        devices: how many of them, on one machine; each is a process that takes an equal share of a step's rows.
+            Contrastive negatives are of all of them, batch-norm statistics of each one's own rows; the first one's
+            are kept.
         channels_last: memory layout of images and kernels.
         cache_features: compute spectrograms once and keep them in a file beside the prepared set.
         checkpoint_every: steps between checkpoints.
@@ -104,7 +106,7 @@ class TrainerConfig(StrictConfig):
     gradient_clip: float = Field(1.0, ge=0)
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     accelerator: Literal["cpu", "gpu"] = "cpu"
-    devices: Literal[1] = 1
+    devices: int = Field(1, ge=1)
     channels_last: bool = True
     cache_features: bool = True
     checkpoint_every: int = Field(100, ge=1)
@@ -114,6 +116,11 @@ class TrainerConfig(StrictConfig):
     def _labelled_rows_fit(self) -> Self:
         if self.labelled_batch_size >= self.batch_size:
             raise ValueError("labelled_batch_size must be smaller than batch_size")
+        if self.batch_size % self.devices or self.labelled_batch_size % self.devices:
+            raise ConfigError(
+                f"keys 'trainer.batch_size' = {self.batch_size} and 'trainer.labelled_batch_size' = "
+                f"{self.labelled_batch_size} must be divisible by 'trainer.devices' = {self.devices}"
+            )
         return self
 
 

@@ -268,3 +268,40 @@ def test_validation_reads_every_row_once_in_order(reader: RowReader) -> None:
     assert len(loader) == 3
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(3, 14))
     assert all(batch.mask is not None for batch in batches)
+
+
+@pytest.mark.parametrize("unlabelled", [UNLABELLED, UNLABELLED[:0]])
+def test_processes_share_what_a_single_one_would_read(
+    reader: RowReader, unlabelled: np.ndarray[tuple[int], np.dtype[np.int64]]
+) -> None:
+    """Their parts of a step, in the order of their ranks, are its rows: none twice, none left out, masks included."""
+
+    def loader(rank: int, processes: int) -> StepLoader:
+        return StepLoader(
+            reader,
+            LABELLED,
+            unlabelled,
+            batch_size=8,
+            labelled_batch_size=2,
+            steps_per_epoch=4,
+            seed=0,
+            masks=True,
+            hidden=len(unlabelled) > 0,
+            rank=rank,
+            processes=processes,
+        )
+
+    def found(rows: TrainingRows) -> dict[str, torch.Tensor]:
+        of = {"labelled": rows.labelled} | ({} if rows.unlabelled is None else {"unlabelled": rows.unlabelled})
+        read = {
+            f"{name} {what}": getattr(part, what) for name, part in of.items() for what in ("index", "pixels", "mask")
+        }
+        return {name: value for name, value in (read | {"hidden": rows.hidden}).items() if value is not None}
+
+    for step in range(9):
+        whole, parts = loader(0, 1).rows(step), [loader(rank, 2).rows(step) for rank in range(2)]
+        assert {part.step for part in parts} == {step}
+        expected, shares = found(whole), [found(part) for part in parts]
+        assert set(expected) == set(shares[0]) == set(shares[1]) > {"labelled mask"}
+        for name, value in expected.items():
+            assert torch.cat([share[name] for share in shares]).equal(value), name

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from avsl.frameworks import Branch
-from avsl.frameworks.branch import ask, pseudo_label_loss
+from avsl.frameworks.branch import ask, forward_together, pseudo_label_loss
 from avsl.models import Localizer, LocalizerConfig
 from avsl.objectives import EZVSL, EZVSLConfig
-from avsl.types import AVBatch
+from avsl.types import AVBatch, SemiBatch, Views, join
 
 MakeTables = Callable[..., Callable[[int], Branch]]
 
@@ -43,6 +43,25 @@ def test_a_student_is_asked_in_evaluation_mode_and_left_as_it_was(
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
     assert not answer.logits.requires_grad
     torch.testing.assert_close(answer.logits, student.model.eval()(view).logits.detach())
+
+
+def test_labelled_and_unlabelled_rows_share_batch_norm_statistics(tiny: LocalizerConfig, make_view: MakeView) -> None:
+    """One pass over both: the statistics it uses and keeps are those of all rows, not of either part."""
+    torch.manual_seed(0)
+    student = Branch(Localizer(tiny), EZVSL(EZVSLConfig()))
+    state = {name: value.clone() for name, value in student.state_dict().items()}
+    first, second = make_view(3, 0), make_view(4, 1)
+    _, labelled, unlabelled = forward_together(student, SemiBatch(Views((first,)), Views((second,))))
+    assert unlabelled is not None
+    kept = {name: value.clone() for name, value in student.state_dict().items()}
+    student.load_state_dict(state)
+    (whole,) = student([join(first, second)])
+    assert torch.equal(torch.cat([labelled, unlabelled]), whole.logits)
+    assert all(torch.equal(value, kept[name]) for name, value in student.state_dict().items())
+    student.load_state_dict(state)
+    (alone,) = student([first])
+    assert (alone.logits - labelled).abs().max() > 1e-3
+    assert any(not torch.equal(value, kept[name]) for name, value in student.state_dict().items())
 
 
 def test_a_student_that_fails_keeps_its_mode(tables: MakeTables) -> None:

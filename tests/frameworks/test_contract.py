@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from avsl.frameworks import FRAMEWORKS, Branch
 from avsl.frameworks.branch import Teacher, is_matrix
@@ -367,6 +368,40 @@ def test_resumed_is_uninterrupted(make: Make, batch: SemiBatch, tmp_path: Path) 
     assert torch.equal(torch.stack(losses), torch.stack(undisturbed))
     expected = module(first).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in module(loaded).state_dict().items())
+
+
+def test_a_step_on_a_gpu_never_waits_for_it(make: Make, batch: SemiBatch) -> None:
+    """No value is read and no tensor of the host is mixed in, on a GPU that torch plays without having one.
+
+    But for XPL once it labels: its memory of labels is on the host's disk.
+    """
+    framework = make()
+    with FakeTensorMode() as mode:
+
+        def move(tensor: Tensor) -> Tensor:
+            return mode.from_tensor(tensor).to("cuda")
+
+        def view(of: AVBatch) -> AVBatch:
+            features = {key: move(value) for key, value in of.features.items()}
+            mask = None if of.mask is None else move(of.mask)
+            return AVBatch(move(of.frame), None, features, move(of.index), move(of.geometry), mask)
+
+        module(framework)._apply(move)  # type: ignore[no-untyped-call]  # torch's own
+        assert batch.unlabelled is not None
+        assert batch.unlabelled.weak is not None
+        there = SemiBatch(
+            Views(tuple(map(view, batch.labelled.strong))),
+            Views(tuple(map(view, batch.unlabelled.strong)), view(batch.unlabelled.weak)),
+        )
+        for step in (0, LATE):
+            if isinstance(framework, KeepsState) and step:
+                with pytest.raises(RuntimeError, match="numpy"):
+                    framework.training_step(there, step)
+                break
+            output = framework.training_step(there, step)
+            assert output.loss.total.device.type == "cuda"
+            assert (output.pseudo is not None) == (framework.needs_weak_view and step > 0)
+            framework.after_step(step)
 
 
 def test_students_start_differently(make: Make) -> None:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from scipy import signal
 from torch import Tensor
 
-from avsl.models.front_ends import LogSpectrogram, LogSpectrogramConfig
+from avsl.models.front_ends import LogMel, LogMelConfig, LogSpectrogram, LogSpectrogramConfig
 from avsl.models.vggish import VGGishExamples
 from avsl.models.waveform import RawWaveform
+from avsl.types import FrontEnd
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", ROOT.parent / "shared" / "reference"))
@@ -121,3 +122,14 @@ def test_a_raw_waveform_is_left_alone() -> None:
     waveform = _sounds(1000)
     assert torch.equal(RawWaveform()(waveform), waveform[:, None])
     assert not RawWaveform.cacheable
+
+
+@pytest.mark.parametrize("samples", [16000, 16001, 16003])
+@pytest.mark.parametrize(
+    "front_end", [LogMel(LogMelConfig()), LogSpectrogram(LogSpectrogramConfig()), VGGishExamples()]
+)
+def test_a_sound_is_heard_alike_wherever_it_lies_in_memory(front_end: FrontEnd, samples: int) -> None:
+    """To the bit, cut from a block of sounds or alone: features are cached from blocks."""
+    sounds = _sounds(samples, rows=9)
+    for k in range(len(sounds)):
+        assert torch.equal(front_end(sounds[k : k + 1]), front_end(sounds[k : k + 1].clone()))

@@ -20,6 +20,9 @@ from avsl.types import FrontEnd
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Sounds read at a time for their features.
+_READ = 64
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -138,11 +141,13 @@ def _cache(data: PreparedData, front_end: FrontEnd, rows: NDArray[np.int64]) -> 
     try:
         # Beside the prepared set and not in it, as DVC hashes what is there; no system-wide folder: it may be memory.
         with tempfile.TemporaryFile(dir=data.root.parent) as file:
-            # Per clip: batched on a CPU, a mel spectrogram gets slower with every clip in the batch.
-            for k in range(len(rows)):
-                output = front_end(torch.from_numpy(data.waveforms(rows[k : k + 1]))).numpy()
-                shape = output.shape[1:]
-                file.write(output.astype(np.float32, copy=False).tobytes())
+            for start in range(0, len(rows), _READ):
+                sounds = torch.from_numpy(data.waveforms(rows[start : start + _READ]))
+                # Per clip: batched on a CPU, a mel spectrogram gets slower with every clip in the batch.
+                for k in range(len(sounds)):
+                    output = front_end(sounds[k : k + 1]).numpy()
+                    shape = output.shape[1:]
+                    file.write(output.astype(np.float32, copy=False).tobytes())
             file.flush()
             return np.memmap(file, np.float32, "r", shape=(len(rows), *shape))
     except OSError as error:
@@ -179,6 +184,8 @@ class StepLoader:
         seed: of the shuffles.
         masks: whether the labelled rows' masks are read.
         hidden: whether the unlabelled rows' true masks are read for measuring pseudo-labels, where all are annotated.
+        rank: which of the processes that train together this is, from 0; each reads its own share of a step's rows.
+        processes: how many there are; both sizes are divisible by it.
     """
 
     def __init__(
@@ -193,8 +200,11 @@ class StepLoader:
         seed: int,
         masks: bool,
         hidden: bool,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self._reader = reader
+        self._share = rank, processes
         self._pools = labelled, unlabelled
         self._sizes = (labelled_batch_size, batch_size - labelled_batch_size) if len(unlabelled) else (batch_size, 0)
         self._steps_per_epoch = steps_per_epoch
@@ -212,19 +222,30 @@ class StepLoader:
             self._next += 1
             yield self.rows(self._next - 1)
 
-    def rows(self, step: int) -> TrainingRows:
-        """The rows of step number ``step``, counted from 0 over all epochs."""
+    def drawn(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The labelled and the other row numbers of step number ``step``, of all processes."""
         (labelled, unlabelled), (n_labelled, n_unlabelled) = self._pools, self._sizes
         drawn = endless(labelled, self._seed, step * n_labelled, n_labelled)
         if not n_unlabelled:
-            return TrainingRows(self._reader(drawn, masks=self._masks), None, None, step)
-        others = endless(unlabelled, self._seed + 1, step * n_unlabelled, n_unlabelled)
+            return drawn, unlabelled[:0]
+        return drawn, endless(unlabelled, self._seed + 1, step * n_unlabelled, n_unlabelled)
+
+    def rows(self, step: int) -> TrainingRows:
+        """The rows of step number ``step``, counted from 0 over all epochs: of what is drawn, this process's share."""
+        labelled, others = (self._own(drawn) for drawn in self.drawn(step))
+        if not len(others):
+            return TrainingRows(self._reader(labelled, masks=self._masks), None, None, step)
         return TrainingRows(
-            labelled=self._reader(drawn, masks=self._masks),
+            labelled=self._reader(labelled, masks=self._masks),
             unlabelled=self._reader(others, masks=False),
             hidden=self._reader.truth(others).float() if self._hidden else None,
             step=step,
         )
+
+    def _own(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+        rank, processes = self._share
+        size = len(drawn) // processes
+        return drawn[rank * size : (rank + 1) * size]
 
     def state_dict(self) -> dict[str, Any]:
         """The next step's number."""

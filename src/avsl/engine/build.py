@@ -80,8 +80,8 @@ def describe_model(model: LocalizerEnsemble, data: PreparedData, threshold: floa
     )
 
 
-def make_loader(config: Config, reader: RowReader, split: Split, framework: Framework) -> StepLoader:
-    """The training loader of a split."""
+def make_loader(config: Config, reader: RowReader, split: Split, framework: Framework, rank: int = 0) -> StepLoader:
+    """The training loader of a split, for the process ``rank`` of those that train together."""
     labelled = rows_of(reader.data, split.labelled)
     unlabelled = rows_of(reader.data, split.unlabelled if framework.uses_unlabelled else [])
     if not framework.uses_labels:
@@ -97,6 +97,8 @@ def make_loader(config: Config, reader: RowReader, split: Split, framework: Fram
         seed=derive_seed(config.seed, 1000),
         masks=framework.uses_labels,
         hidden=framework.needs_weak_view,
+        rank=rank,
+        processes=config.trainer.devices,
     )
 
 

@@ -9,7 +9,9 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.strategies import DDPStrategy
 
 from avsl.config import Config
 from avsl.data.loading import RowLoader, RowReader
@@ -25,6 +28,7 @@ from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.engine.build import code_hash, make_loader, make_reader, rows_of, steps_per_epoch
 from avsl.engine.module import NonFiniteError, SemiModule, TrainingError
+from avsl.engine.processes import Processes, started, take_over
 from avsl.files import whole_file
 from avsl.tracking.runs import Recorder
 from avsl.types import Framework, KeepsState
@@ -74,7 +78,7 @@ class Checkpoints(Callback):
         self._last = trainer.global_step
         if self._kept is None:
             return
-        if self._token is None:
+        if self._token is None and trainer.is_global_zero:
             # Another training's checkpoint: it must not outlive the state beside it, which is emptied now.
             self._path.unlink(missing_ok=True)
         self._kept.open_state(self._path.with_name("framework"), self._rows, self._stamp["identity"], self._token)
@@ -96,8 +100,12 @@ class Checkpoints(Callback):
         self._token = uuid.uuid4().hex
         if self._kept is not None:
             self._kept.stage(self._token)
-        with whole_file(self._path) as part:
-            trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            with whole_file(self._path) as part:
+                trainer.save_checkpoint(part)
+        else:
+            # Of several processes the first one writes, and all take part.
+            trainer.save_checkpoint(self._path)
         self.written = self._last
         if self._kept is not None:
             self._kept.commit()
@@ -194,21 +202,86 @@ def fit(
         TrainingError: another training uses the same state, or a step was not finite; names its rows and the last
             checkpoint.
     """
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    devices = config.trainer.devices
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(checkpoint.with_suffix(".lock"), timeout=0))
+        except Timeout:
+            raise TrainingError(f"another training is using {checkpoint.parent}") from None
+        processes = None
+        if devices > 1:
+            task = {
+                "config": config.model_dump(mode="json"),
+                "data": str(data.root),
+                "split": split.model_dump(mode="json"),
+                "run_id": run.run_id,
+                "checkpoint": str(checkpoint),
+                "resume": resume,
+            }
+            processes = stack.enter_context(started(task, devices, config.trainer.accelerator))
+        return _fit(config, data, split, run, checkpoint, resume, processes)
+
+
+def take_part() -> None:
+    """In a process that `fit` has started for another device: train with the first, which alone records and writes."""
+    # The first one says what there is to say.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    processes, task = take_over()
+    _fit(
+        Config.read(task["config"], ""),
+        PreparedData.open(task["data"]),
+        Split.model_validate(task["split"]),
+        _Bystander(task["run_id"]),
+        Path(task["checkpoint"]),
+        task["resume"],
+        processes,
+    )
+
+
+@dataclass(frozen=True)
+class _Bystander:
+    """The run as the processes after the first see it: what is to be told, the first one tells."""
+
+    run_id: str
+
+    def log_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Leave it to the first."""
+
+    def log_folder(self, path: Path) -> None:
+        """Leave it to the first."""
+
+
+def _fit(
+    config: Config,
+    data: PreparedData,
+    split: Split,
+    run: Recorder,
+    checkpoint: Path,
+    resume: bool,
+    processes: Processes | None,
+) -> tuple[SemiModule, EpochLog, RowReader]:
+    """What `fit` does in each of the processes that train together, or in the only one."""
+    rank, count = (0, 1) if processes is None else (processes.global_rank(), processes.world_size())
     validation = rows_of(data, split.validation)
+    if len(validation) < count:
+        raise TrainingError(f"trainer.devices = {count}: each needs a row of the {len(validation)} for validation")
     rows = np.concatenate([rows_of(data, split.labelled), rows_of(data, split.unlabelled), validation])
     reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
     per_epoch = steps_per_epoch(config, split)
     module = SemiModule(config, per_epoch * config.trainer.epochs)
-    loader = make_loader(config, reader, split, module.framework)
+    loader = make_loader(config, reader, split, module.framework, rank)
     epochs = EpochLog(run)
     stamp = {"identity": identity(config, split), "run_id": run.run_id}
     checkpoints = Checkpoints(checkpoint, config.trainer.checkpoint_every, stamp, module.framework, len(data))
     callbacks: list[Callback] = [epochs, checkpoints]
-    if sys.stderr.isatty():
+    watched = sys.stderr.isatty() and rank == 0
+    if watched:
         callbacks.append(RichProgressBar())
     trainer = lightning.Trainer(
         accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
+        devices=count,
+        strategy="auto" if processes is None else DDPStrategy(cluster_environment=processes),
         precision=config.trainer.precision,
         max_epochs=config.trainer.epochs,
         gradient_clip_val=config.trainer.gradient_clip or None,
@@ -216,37 +289,34 @@ def fit(
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=sys.stderr.isatty(),
+        enable_progress_bar=watched,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(checkpoint.with_suffix(".lock"), timeout=0), warnings.catch_warnings():
-            # Teachers are meant to be.
-            warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start of training.*")
-            # Lightning's own, of no use to anybody who reads this log.
-            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    with warnings.catch_warnings():
+        # Teachers are meant to be.
+        warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start of training.*")
+        # Lightning's own, of no use to anybody who reads this log.
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        if processes is not None:
+            processes.meet()
+        try:
             trainer.fit(
                 module,
                 loader,
-                RowLoader(reader, validation, config.evaluate.batch_size),
+                RowLoader(reader, validation[rank::count], config.evaluate.batch_size),
                 ckpt_path=str(checkpoint) if resume else None,
                 weights_only=True,
             )
-    except Timeout:
-        raise TrainingError(f"another training is using {checkpoint.parent}") from None
-    except NonFiniteError as error:
-        drawn = loader.rows(error.step)
-        indices = [part.index for part in (drawn.labelled, drawn.unlabelled) if part is not None]
-        ids = ", ".join(data.sample_ids[k] for k in torch.cat(indices).tolist())
-        good = "none yet"
-        if checkpoints.written is not None:
-            good = f"{checkpoint}, after {checkpoints.written} steps"
-        raise TrainingError(
-            f"{error} (rows {ids}); last good checkpoint: {good}; trainer.non_finite=skip goes on from there and "
-            "leaves such steps out"
-        ) from None
+        except NonFiniteError as error:
+            ids = ", ".join(data.sample_ids[k] for k in np.concatenate(loader.drawn(error.step)).tolist())
+            good = "none yet"
+            if checkpoints.written is not None:
+                good = f"{checkpoint}, after {checkpoints.written} steps"
+            raise TrainingError(
+                f"{error} (rows {ids}); last good checkpoint: {good}; trainer.non_finite=skip goes on from there and "
+                "leaves such steps out"
+            ) from None
     return module, epochs, reader
 
 

@@ -16,6 +16,7 @@ from avsl.data.loading import Rows, TrainingRows
 from avsl.data.transforms import make_views, plain_view
 from avsl.engine.build import derive_seed, make_framework
 from avsl.functional.geometry import warp
+from avsl.functional.processes import follow_first, gather
 from avsl.functional.pseudo_labels import mask_iou, to_grid
 from avsl.metrics import ThresholdSweep
 from avsl.models import LocalizerEnsemble
@@ -41,8 +42,8 @@ class NonFiniteError(TrainingError):
 class SemiModule(lightning.LightningModule):
     """Trains a framework.
 
-    All randomness of a step (augmentation, dropout) comes from the seed and the step's number, so a resumed training
-    takes the steps the uninterrupted one would have taken.
+    All randomness of a step (augmentation, dropout) comes from the seed, the step's number and, of several processes
+    that train together, the process's, so a resumed training takes the steps the uninterrupted one would have taken.
 
     Whether a step's loss and gradient are finite is found where they are computed and read rarely, as reading makes a
     step wait for the device.
@@ -87,7 +88,7 @@ class SemiModule(lightning.LightningModule):
             # Statistics of the students, teachers, momentum encoders.
             kept = [t for t in self.state_dict(keep_vars=True).values() if not t.requires_grad]
             self._undone = [(t, t.clone()) for t in kept], dict(self._sums)
-        seed = derive_seed(self.config.seed, 2000, rows.step)
+        seed = derive_seed(self.config.seed, 2000, rows.step, *([self.global_rank] if self.global_rank else []))
         torch.manual_seed(seed)
         batch = make_views(
             rows.labelled,
@@ -98,7 +99,8 @@ class SemiModule(lightning.LightningModule):
             generator=torch.Generator(self.device).manual_seed(seed),
         )
         output = self.framework.training_step(batch, rows.step)
-        self._finite = output.loss.total.detach().isfinite()
+        # Processes that train together skip, or stop, together.
+        self._finite = gather(output.loss.total.detach().isfinite().float().unsqueeze(0)).amin(0) > 0
         self._add({"loss": output.loss.total.detach(), **output.loss.parts}, "train/")
         if output.pseudo is not None and batch.unlabelled is not None and batch.unlabelled.weak is not None:
             self._measure(output.pseudo, rows.hidden, batch.unlabelled.weak.geometry)
@@ -153,10 +155,18 @@ class SemiModule(lightning.LightningModule):
     def on_validation_start(self) -> None:
         """Look at the epoch's steps: a network that they have spoilt cannot be validated.
 
+        Of several processes each validates its share of the rows, and the first one's network, which is what is kept:
+        batch-norm statistics are the only thing in which they differ.
+
         Raises:
             TrainingError: one was not finite, or all were skipped.
         """
         self.check_finite()
+        skipped = self._sums.pop("skipped", None)
+        self._sums = {key: gather(value.unsqueeze(0)).sum(0) for key, value in self._sums.items()}
+        if skipped is not None:  # by all processes alike
+            self._sums["skipped"] = skipped
+        follow_first(self.buffers())
         if not float(self._sums["n:train/loss"]):
             raise TrainingError(f"no step was finite in the epoch that ended with step {self._step}")
 
@@ -208,12 +218,12 @@ class SemiModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the epoch's sums, so that a resumed epoch logs the same means."""
-        checkpoint["sums"] = dict(self._sums)
+        """Keep the epoch's sums, each process's own, so that a resumed epoch logs the same means."""
+        checkpoint["sums"] = {key: gather(value.unsqueeze(0)) for key, value in self._sums.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the epoch's sums."""
-        self._sums = dict(checkpoint["sums"])
+        self._sums = {key: values[self.global_rank] for key, values in checkpoint["sums"].items()}
 
     def _add(self, values: Mapping[str, Tensor], prefix: str) -> None:
         for name, value in values.items():

@@ -13,9 +13,21 @@ from torch import Tensor, nn
 
 from avsl.functional.ema import ema_update
 from avsl.functional.geometry import carry
+from avsl.functional.processes import gather, together
 from avsl.functional.pseudo_labels import confident_mask, not_empty, pixel_bce, to_grid
 from avsl.schema import StrictConfig
-from avsl.types import AVBatch, AVOutput, Calibrated, LossTerms, Objective, PseudoLabels, SemiBatch, StepOutput, join
+from avsl.types import (
+    AVBatch,
+    AVOutput,
+    Calibrated,
+    Head,
+    LossTerms,
+    Objective,
+    PseudoLabels,
+    SemiBatch,
+    StepOutput,
+    join,
+)
 
 
 class Branch(nn.Module):
@@ -43,8 +55,11 @@ class Branch(nn.Module):
         return tuple(replace(out, momentum=target) for out, target in zip(outputs, targets, strict=True))
 
     def contrastive(self, outputs: Sequence[AVOutput], step: int) -> LossTerms:
-        """The objective's loss on the outputs of all its views."""
-        return self.objective(outputs, step)
+        """The objective's loss on the outputs of all its views, for the rows of all processes that train together.
+
+        So negatives are as many as in a single process with all of the step's rows, and no objective knows of others.
+        """
+        return self.objective([of_all_processes(output) for output in outputs], step)
 
     def after_step(self) -> None:
         """Momentum update, after the optimiser's step."""
@@ -73,6 +88,18 @@ class Branch(nn.Module):
             groups.append({"params": decayed, "lr_scale": lr_scale})
             groups.append({"params": rest, "lr_scale": lr_scale, "weight_decay": 0.0})
         return [group for group in groups if group["params"]]
+
+
+def of_all_processes(output: AVOutput) -> AVOutput:
+    """The output for the rows of all processes, with gradients to each one's own; a process alone has all of them."""
+    if not together():
+        return output
+    return AVOutput(
+        heads=tuple(Head(gather(head.visual), gather(head.audio)) for head in output.heads),
+        logits=gather(output.logits),
+        features=gather(output.features),
+        momentum=None if output.momentum is None else of_all_processes(output.momentum),
+    )
 
 
 def is_matrix(parameter: Tensor) -> bool:

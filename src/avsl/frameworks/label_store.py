@@ -38,7 +38,8 @@ class LabelStore:
 
     A store that is opened with a checkpoint's token applies a journal with the same token (again, if it had been: that
     changes nothing) and drops any other, so that a training killed at any point finds what its checkpoint had seen.
-    Without a folder all of it stays in memory.
+    Without a folder all of it stays in memory. Of processes that train together each is told all that is written, and
+    one keeps the folder: the others open it when it has, follow it when it has committed, and write nothing.
 
     Args:
         models: how many label each sample.
@@ -46,13 +47,21 @@ class LabelStore:
         rows: of the data set; counts where there is a folder.
         owner: identifies the training.
         token: of the checkpoint that is continued; None starts empty.
+        keeps: whether this process keeps the folder.
 
     Raises:
         LabelStoreError: the folder's labels are not the owner's, not the checkpoint's, or of other rows or models.
     """
 
     def __init__(
-        self, models: int, folder: Path | None = None, rows: int = 0, owner: str = "", token: str | None = None
+        self,
+        models: int,
+        folder: Path | None = None,
+        rows: int = 0,
+        owner: str = "",
+        token: str | None = None,
+        *,
+        keeps: bool = True,
     ) -> None:
         self._models = models
         self._folder = folder
@@ -64,6 +73,8 @@ class LabelStore:
             return
         if token is not None:
             self._recover(folder, token)
+            return
+        if not keeps:
             return
         if folder.exists():
             shutil.rmtree(folder)
@@ -137,6 +148,10 @@ class LabelStore:
                 np.save(file, self._reliability)
         self._write_header(folder, token)
         (folder / _JOURNAL).unlink()
+        self._written = {}
+
+    def follow(self) -> None:
+        """Read from the folder what was written, now that the process that keeps it has committed."""
         self._written = {}
 
     def _write_header(self, folder: Path, token: str | None) -> None:

@@ -22,6 +22,7 @@ from avsl.frameworks.branch import (
 from avsl.frameworks.label_store import LabelStore
 from avsl.functional.curriculum import Shape, admission_threshold, pace, soft_iou
 from avsl.functional.geometry import carry, identity
+from avsl.functional.processes import gather, is_first, wait_for_all
 from avsl.functional.pseudo_labels import average_labels, sharpen, to_finest_grid
 from avsl.schema import ConfigError, StrictConfig
 from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
@@ -85,7 +86,8 @@ class XPL(nn.Module):
     what they have, and cells that were never shown carry no label; labels lie on the finer peer's grid; the unlabelled
     term is a mean over all unlabelled rows, rejected ones counting 0.
 
-    The samples' labels are no part of ``state_dict`` but kept by ``avsl.types.KeepsState``.
+    The samples' labels are no part of ``state_dict`` but kept by ``avsl.types.KeepsState``. Processes that train
+    together tell each other the labels of their rows, so that each ranks and averages as a single one would.
     """
 
     needs_weak_view = True
@@ -119,7 +121,8 @@ class XPL(nn.Module):
         known = (~averaged[:, 0].isnan()).to(averaged.dtype)
         labels = list(averaged.nan_to_num(0.0).unbind(1))
         reliability = soft_iou(labels[0], labels[1], known)
-        self.labels.write(rows, averaged.half().cpu().numpy(), reliability.cpu().numpy())
+        told = (gather(weak.index), gather(averaged.half()), gather(reliability))
+        self.labels.write(*(tensor.cpu().numpy() for tensor in told))
         return labels, known, reliability
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
@@ -164,12 +167,21 @@ class XPL(nn.Module):
 
     def open_state(self, folder: Path, rows: int, owner: str, token: str | None) -> None:
         """Keep the samples' labels in ``folder``."""
-        self.labels = LabelStore(len(self.branches), folder, rows, owner, token)
+        if is_first():
+            self.labels = LabelStore(len(self.branches), folder, rows, owner, token)
+        wait_for_all()
+        if not is_first():
+            self.labels = LabelStore(len(self.branches), folder, rows, owner, token, keeps=False)
 
     def stage(self, token: str) -> None:
         """Make the labels' changes durable, for the checkpoint that carries ``token``."""
-        self.labels.stage(token)
+        if is_first():
+            self.labels.stage(token)
 
     def commit(self) -> None:
         """Take the staged changes up."""
-        self.labels.commit()
+        if is_first():
+            self.labels.commit()
+        wait_for_all()
+        if not is_first():
+            self.labels.follow()
