@@ -11,8 +11,9 @@ import pytest
 import soundfile
 from PIL import Image
 
+from avsl.data.errors import DataError
 from avsl.data.shards import PreparedData
-from avsl.engine.prepare import prepare
+from avsl.engine.prepare import prepare, split
 from avsl.storage import StorageError, upload
 
 _PROJECT = Path(__file__).parents[2]
@@ -34,10 +35,29 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def _prepared(source: str, out: Path) -> PreparedData:
+def _asked(source: str, out: Path, *more: str) -> list[str]:
     settings = [f"data.vggss.root='{source}'", "data.vggss.image_size=32", "data.vggss.duration_s=0.5"]
-    prepare(["data=vggss", *settings, f"root={out}"])
+    return ["data=vggss", *settings, f"root={out}", *more]
+
+
+def _prepared(source: str, out: Path) -> PreparedData:
+    prepare(_asked(source, out))
     return PreparedData.open(out / "vggss" / "prepared")
+
+
+@pytest.mark.parametrize(
+    ("shares", "purpose"),
+    [(("1.0", "0.5"), "training"), (("0.5", "0.0"), "validation"), (("0.0", "0.5"), "testing")],
+)
+def test_a_side_without_a_row_is_one_sentence(
+    shares: tuple[str, str], purpose: str, folder: Path, tmp_path: Path
+) -> None:
+    """A published test set, which is for testing as a whole by default, says how to learn from a share of it."""
+    asked = [f"data.vggss.{key}_share={share}" for key, share in zip(("test", "validation"), shares, strict=True)]
+    asked = _asked(str(folder), tmp_path / "out", *asked)
+    prepare(asked)
+    with pytest.raises(DataError, match=rf"none of its rows is for {purpose}: .* set the shares .* in data\.vggss"):
+        split(asked)
 
 
 def test_where_the_data_lies_does_not_show_in_what_is_prepared(folder: Path, bucket: str, tmp_path: Path) -> None:
