@@ -162,7 +162,7 @@ def serve() -> Callable[..., AbstractContextManager[str]]:
             )
         try:
             address = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while True:
                 try:
                     open_store(TrackingConfig(uri=address), folder)

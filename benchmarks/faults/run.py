@@ -103,7 +103,8 @@ def _tables(kept: Mapping[str, Records]) -> str:
         "*used*: harmless damage; *told*: a result, and a sentence on what is missing or broken; *quarantined*: the "
         "row is in `quarantine.csv` with its reason, and all others are there; *refused*: one sentence and exit code "
         "2. The last four columns of counts must be 0: a listed row that is nowhere, anything else than a sentence, "
-        f"more than {inputs.LIMIT_S:g} s, more than {inputs.LIMIT_BYTES / 1e9:g} GB.",
+        f"more than {inputs.LIMIT_S} s of the CPU or {inputs.WAIT_S} s by the clock, more than "
+        f"{inputs.LIMIT_BYTES / 1e9:g} GB. Seconds are the clock's, beside other work on the machine.",
         "",
         f"| damaged | n | {' | '.join(_VERDICTS)} | longest, s | greatest memory, MB |",
         "| --- " * (len(_VERDICTS) + 4) + "|",
