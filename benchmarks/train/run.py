@@ -39,6 +39,22 @@ from avsl.functional.ema import ema_update
 from avsl.types import AVBatch, SemiBatch, Views
 
 RESULTS = Path(__file__).with_name("results.md")
+# What the figures do not say.
+NOTES = """\
+Nothing is read from a tensor on the way, so that no step waits for a GPU (tested on every framework and objective),
+but by XPL once it labels: labels lie on the host's disk, and which clips are admitted is asked of all labels, this
+step's among them. What the store itself takes is the line 'label store'; on a GPU each such step waits once for the
+labellers. Writing later could hide the copy, but a clip's admission needs its new reliability: deferring that would
+change results.
+
+Labelled and unlabelled rows go through a student together: one set of batch-norm statistics, of all rows (tested).
+The choice is for what it does more than for its few per cent: apart, a few labelled rows would make statistics of
+their own.
+
+Left out: `torch.compile` and CUDA graphs, as nothing here could show what they give on a GPU; float16, which needs a
+scaled loss where bf16 does not. Precision and memory layout are `trainer.precision` and `trainer.channels_last` in
+params.yaml.
+"""
 # FNAC's published settings, all terms from the first step on.
 FNAC = [
     "model=resnet18",
@@ -82,7 +98,7 @@ def main() -> None:
             parts.append(measure_parts(name, frames[size], overrides, steps=2 if quick else 7))
         for name, (size, overrides) in SIZES.items():
             parts.append(measure_removed(name, frames[size], overrides, repeats=2 if quick else 9))
-    text = "\n".join(parts)
+    text = "\n".join([*parts, NOTES])
     print(text)
     if not quick:
         write_text(RESULTS, text)

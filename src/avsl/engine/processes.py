@@ -19,9 +19,11 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from torch import distributed
 
 from avsl.engine.module import TrainingError
+from avsl.files import write_json
 
-# What each of the others runs; what it is to do comes as one line of JSON.
+# What each of the others runs; its arguments are a folder, where its task lies and all meet, and its rank.
 _OTHER = "from avsl.engine.fit import take_part; take_part()"
+_TASK, _MEETING = "task.json", "meeting"
 _PATIENCE_S = 10
 
 
@@ -40,7 +42,7 @@ class Processes(ClusterEnvironment):
     """
 
     def __init__(
-        self, rank: int, count: int, meeting: Path, accelerator: str, others: Sequence[subprocess.Popen[str]] = ()
+        self, rank: int, count: int, meeting: Path, accelerator: str, others: Sequence[subprocess.Popen[bytes]] = ()
     ) -> None:
         self._rank = rank
         self._count = count
@@ -127,16 +129,15 @@ def started(task: Mapping[str, Any], count: int, accelerator: str) -> Iterator[P
         TrainingError: one of the others has failed; it has said why on stderr.
     """
     with tempfile.TemporaryDirectory() as folder:
-        meeting = Path(folder) / "meeting"
-        others = []
+        write_json(Path(folder) / _TASK, {"count": count, "accelerator": accelerator, "task": task})
+        others: list[subprocess.Popen[bytes]] = []
         try:
             for rank in range(1, count):
-                other = subprocess.Popen([sys.executable, "-c", _OTHER], stdin=subprocess.PIPE, text=True)
-                others.append(other)
-                place = {"rank": rank, "count": count, "meeting": str(meeting), "accelerator": accelerator}
-                _write(other, json.dumps({"place": place, **task}))
+                command = [sys.executable, "-c", _OTHER, folder, str(rank)]
+                # Nothing is written to the pipe: its end tells the other of this process's.
+                others.append(subprocess.Popen(command, stdin=subprocess.PIPE))
             try:
-                yield Processes(0, count, meeting, accelerator, others)
+                yield Processes(0, count, Path(folder) / _MEETING, accelerator, others)
             except RuntimeError:
                 # A connection that was closed: give the one that has failed time to end.
                 _wait(others)
@@ -156,30 +157,23 @@ def started(task: Mapping[str, Any], count: int, accelerator: str) -> Iterator[P
 
 def take_over() -> tuple[Processes, dict[str, Any]]:
     """In one of the others: its place and its task. It ends when the first process has, however that ended."""
-    task: dict[str, Any] = json.loads(sys.stdin.readline())
-    place = task.pop("place")
+    folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+    told = json.loads((folder / _TASK).read_bytes())
 
     def watch() -> None:
         sys.stdin.read()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    return Processes(place["rank"], place["count"], Path(place["meeting"]), place["accelerator"]), task
+    return Processes(rank, told["count"], folder / _MEETING, told["accelerator"]), told["task"]
 
 
-def _write(other: subprocess.Popen[str], line: str) -> None:
-    """Hand over a line; the pipe stays open, and its end tells the other of this process's."""
-    assert other.stdin is not None
-    other.stdin.write(line + "\n")
-    other.stdin.flush()
-
-
-def _look_after(rank: int, other: subprocess.Popen[str]) -> None:
+def _look_after(rank: int, other: subprocess.Popen[bytes]) -> None:
     if other.poll() not in (None, 0):
         raise TrainingError(f"process {rank} of the training ended with code {other.returncode}; it said why above")
 
 
-def _wait(others: Sequence[subprocess.Popen[str]]) -> None:
+def _wait(others: Sequence[subprocess.Popen[bytes]]) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while any(other.poll() is None for other in others) and time.monotonic() < deadline:
         time.sleep(0.05)
