@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -52,11 +53,17 @@ def _run_inputs(records: Records, commit: str) -> None:
                 "failed": outcome.failed,
                 "seconds": round(outcome.seconds, 2),
                 "peak_mb": round(outcome.peak / 1e6),
-                "said": outcome.said[-400:] if outcome.failed or outcome.verdict == "refused" else "",
+                "said": _said(outcome),
                 "commit": commit,
             }
             print(case.number, *list(records[str(case.number)].values())[1:6], flush=True)
             _keep(records, "inputs")
+
+
+def _said(outcome: inputs.Outcome) -> str:
+    """What is kept of a sentence or a traceback, without where this campaign lay."""
+    kept = outcome.failed or outcome.verdict == "refused"
+    return re.sub(r"[^\s\"':]*/case-\d+/", "", outcome.said[-400:]) if kept else ""
 
 
 def _run_kills(records: Records, commit: str) -> None:

@@ -186,8 +186,9 @@ def one_sentence(what: str) -> Iterator[None]:
         package = type(error).__module__.partition(".")[0]
         if not isinstance(error, OSError) and package not in ("mlflow", "sqlalchemy", "sqlite3", "boto3", "botocore"):
             raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TrackingError(f"{what}: {first}") from error
+        # SQLAlchemy's first line may say when it happened, and only the second what.
+        lines = [line for line in str(error).strip().splitlines() if "(raised as a result of" not in line]
+        raise TrackingError(f"{what}: {lines[0] if lines else type(error).__name__}") from error
 
 
 def git_commit(root: Path) -> str:
