@@ -24,7 +24,7 @@ from avsl.files import write_json
 # What each of the others runs; its arguments are a folder, where its task lies and all meet, and its rank.
 _OTHER = "from avsl.engine.fit import take_part; take_part()"
 _TASK, _MEETING = "task.json", "meeting"
-_PATIENCE_S = 10
+_PATIENCE_S = 60
 
 
 class Processes(ClusterEnvironment):
@@ -139,12 +139,13 @@ def started(task: Mapping[str, Any], count: int, accelerator: str) -> Iterator[P
             try:
                 yield Processes(0, count, Path(folder) / _MEETING, accelerator, others)
             except RuntimeError:
-                # A connection that was closed: give the one that has failed time to end.
-                _wait(others)
-                for rank, other in enumerate(others, start=1):
-                    _look_after(rank, other)
+                # A connection that was closed, perhaps: give one that has failed time to end.
+                for _ in _while_running(others):
+                    for rank, other in enumerate(others, start=1):
+                        _look_after(rank, other)
                 raise
-            _wait(others)
+            for _ in _while_running(others):
+                pass
         finally:
             for other in others:
                 other.kill()
@@ -173,7 +174,10 @@ def _look_after(rank: int, other: subprocess.Popen[bytes]) -> None:
         raise TrainingError(f"process {rank} of the training ended with code {other.returncode}; it said why above")
 
 
-def _wait(others: Sequence[subprocess.Popen[bytes]]) -> None:
+def _while_running(others: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Go round now and again while one of them runs, once more when none does, and no longer than our patience."""
     deadline = time.monotonic() + _PATIENCE_S
     while any(other.poll() is None for other in others) and time.monotonic() < deadline:
+        yield
         time.sleep(0.05)
+    yield
