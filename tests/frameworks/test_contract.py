@@ -168,6 +168,18 @@ def test_the_loss_is_finite_and_reaches_every_trained_parameter(make: Make, batc
         assert gradient.abs().max() > 0, name
 
 
+def test_half_precision_ends_where_the_objective_begins(
+    objective_name: str, described: LocalizerConfig, make_view: MakeView
+) -> None:
+    """Under autocast an objective makes of the same outputs what it makes of them without: its cosines keep digits."""
+    branch = Branch(Localizer(described), objective(objective_name, described))
+    outputs = branch([make_view(6, seed) for seed in range(branch.needs.views)])
+    expected = branch.contrastive(outputs, LATE).total
+    with torch.autocast("cpu", torch.bfloat16):
+        found = branch.contrastive(outputs, LATE).total
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
 def test_the_optimiser_gets_each_parameter_once_and_teachers_never(make: Make, batch: SemiBatch) -> None:
     """What is not trained asks for no gradient, gets none, and is in no group; biases and norms do not decay."""
     framework = make()

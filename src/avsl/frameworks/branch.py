@@ -59,7 +59,10 @@ class Branch(nn.Module):
 
         So negatives are as many as in a single process with all of the step's rows, and no objective knows of others.
         """
-        return self.objective([of_all_processes(output) for output in outputs], step)
+        seen = [of_all_processes(output) for output in outputs]
+        # A cosine in half precision has two digits: too few at a temperature of 0.03.
+        with torch.autocast(seen[0].visual.device.type, enabled=False):
+            return self.objective(seen, step)
 
     def after_step(self) -> None:
         """Momentum update, after the optimiser's step."""

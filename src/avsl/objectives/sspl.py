@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -68,10 +67,8 @@ class SSPL(nn.Module):
         Raises:
             ConfigError: the features are not ``dim`` wide.
         """
-        # A cosine in half precision has two digits, and a sum over the grid is large.
-        with torch.autocast(views[0].visual.device.type, enabled=False):
-            first, second = (self.projector(self._pool(view)) for view in views)
-            loss = simsiam_loss(self.predictor(first), self.predictor(second), first, second)
+        first, second = (self.projector(self._pool(view)) for view in views)
+        loss = simsiam_loss(self.predictor(first), self.predictor(second), first, second)
         return LossTerms(loss, {"predictive": loss.detach()})
 
     def _pool(self, view: AVOutput) -> Tensor:
