@@ -148,7 +148,7 @@ def compare(seed: int, trials: int, overrides: Sequence[str], work: Path) -> dic
 
 def overhead(overrides: Sequence[str], work: Path) -> dict[str, float]:
     """Seconds of a trial in a sweep of one at a time, and of the training function within it."""
-    alone = ["tune.concurrency=1", "tune.scheduler=null", "tune.sampler=random", "tune.trials=6", "framework=dmt"]
+    alone = ["tune.concurrency=1", "tune.scheduler=null", "tune.sampler=random", "tune.trials=6"]
     measured = search("overhead", [*_SIZE, *overrides, *alone], work)
     ended = sorted(measured["trials"], key=lambda trial: trial["order"])
     # From one end to the next: the first trial also pays for its worker's imports, once a session.
