@@ -85,6 +85,8 @@ def project(make_project: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -
     """A project of the test's own, as the working directory."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Ray's own is 15: beside the other tests a trial would hardly get a core.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     folder = make_project()
     monkeypatch.chdir(folder)
     return folder
