@@ -49,7 +49,7 @@ def test_what_is_written_is_what_every_command_gets(copy: Path) -> None:
     assert compose(asked, copy) == wanted
     xpl = compose(["framework=xpl", "split.label_ratio=0.1"], copy).framework.settings.model_dump()
     assert xpl["pacing"]["shape"] == "root"
-    assert xpl["pacing"]["length"] == 350
+    assert xpl["pacing"]["length"] == 200
 
 
 def test_a_file_without_the_section_gets_it(copy: Path) -> None:

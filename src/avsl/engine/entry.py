@@ -21,7 +21,8 @@ def call(step: Callable[[], None]) -> int:
     try:
         step()
     except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and not type(error).__module__.startswith("avsl."):
+        ours = type(error).__module__.startswith("avsl.")
+        if isinstance(error, ConnectionError) or (isinstance(error, ValueError) and not ours):
             raise
         # A file's name may hold any character but "/".
         print(f"avsl: {str(error).translate(_ESCAPES)}", file=sys.stderr)

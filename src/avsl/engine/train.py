@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from avsl.config import Config, compose, project_root
+from avsl.config import Config, compose, lasting, project_root
 from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.engine.build import code_hash, describe_model, rows_of
@@ -43,8 +43,7 @@ def train(overrides: Sequence[str] = ()) -> None:
         dvc_stage=f"train@{layout.framework}-{layout.ratio}",
     )
     name = f"{config.framework.name} {layout.ratio} seed {config.seed}"
-    # Without what may differ between a training and its continuation, as MLflow keeps a parameter's first value.
-    params = config.model_dump(mode="json", exclude={"trainer": {"non_finite"}})
+    params = lasting(config.model_dump(mode="json"))  # MLflow keeps a parameter's first value
     with start_or_resume_run(store, config.data.name, name, tags, params, run_id) as run:
         origin = {"command": shlex.join(["avsl", "train", *overrides]), "git_commit": tags.git_commit}
         train_and_export(config, data, drawn, run, origin, resume=run_id is not None)

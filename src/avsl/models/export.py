@@ -74,7 +74,7 @@ def read_description(folder: Path) -> ExportedModel:
         section = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"{folder} holds no exported model (model.json is missing)") from None
-    except ValueError as error:  # neither UTF-8 nor JSON
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or nested without end
         raise ConfigError(f"{path} is not a model description: {error}") from None
     if not isinstance(section, dict):
         raise ConfigError(f"{path} is not a model description: not a mapping")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import yaml
 
-from avsl.config import Config, compose
+from avsl.config import Config, compose, lasting
 from avsl.data.errors import DataError
 from avsl.data.splits import Split
 from avsl.engine.evaluate import log_evaluation
@@ -58,7 +58,7 @@ def _record(config: Config, store: Store, candidate: Candidate, unfinished: str 
     """Record a training and its evaluation again, or go on where a killed call stopped; returns the run."""
     layout = Layout.of(config)
     trained = candidate.model_dir.parent
-    params = yaml.safe_load((trained / "config.yaml").read_text())
+    params = lasting(yaml.safe_load((trained / "config.yaml").read_text()))
     how = json.loads((trained / "run.json").read_text())
     with (trained / "curves.csv").open(newline="") as file:
         curves = [{key: float(value) for key, value in line.items() if value} for line in csv.DictReader(file)]
