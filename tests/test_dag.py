@@ -459,6 +459,15 @@ class TestRepro:
         assert f"outputs/synthetic/evaluate/{_RATIO}/dmt/metrics.json" in changed
         assert not any("supervised" in path for path in changed)
 
+    def test_an_experiment_sets_delta(self, copy: _Copy) -> None:
+        """`dvc exp run -S` edits params.yaml; what has been run with that value before comes from the cache."""
+        copy.set_delta(0.3)
+        printed = copy("dvc", "exp", "run", "--set-param", "framework.dmt.delta=0.05")
+        assert copy.params()["framework"]["dmt"]["delta"] == 0.05
+        assert not _ran(printed)
+        assert "Ran experiment(s): " in printed
+        assert copy("dvc", "metrics", "diff", "--json").strip() == "{}"
+
     def test_a_second_repro_at_the_same_time_is_refused(self, copy: _Copy) -> None:
         """DVC says who holds the stage; the first ends with the weights that it would have had alone."""
         command = ("dvc", "repro", "--force", "--single-item", f"train@supervised-{_RATIO}")
@@ -485,15 +494,6 @@ class TestRepro:
         # The run that it was recorded as is another one, and that its registration and the report state.
         copy("dvc", "repro")
         assert not _changed(copy)
-
-    def test_an_experiment_sets_delta(self, copy: _Copy) -> None:
-        """`dvc exp run -S` edits params.yaml; what has been run with that value before comes from the cache."""
-        copy.set_delta(0.3)
-        printed = copy("dvc", "exp", "run", "--set-param", "framework.dmt.delta=0.05")
-        assert copy.params()["framework"]["dmt"]["delta"] == 0.05
-        assert not _ran(printed)
-        assert "Ran experiment(s): " in printed
-        assert copy("dvc", "metrics", "diff", "--json").strip() == "{}"
 
 
 # --- What a changed clip does ------------------------------------------------------------------------------------
