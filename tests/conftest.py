@@ -19,6 +19,7 @@ import boto3
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 
 from avsl.functional.geometry import identity
@@ -28,7 +29,10 @@ from avsl.types import AVBatch
 
 
 def pytest_configure() -> None:
-    """One thread for each worker and for what it starts: threads that wait for a core of others take it from them."""
+    """Make tests repeatable, and give each worker and what it starts one thread: waiting threads take others' cores."""
+    # The same examples every time, however slow the machine: one that fails here fails everywhere.
+    settings.register_profile("repeatable", derandomize=True, deadline=None)
+    settings.load_profile("repeatable")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
