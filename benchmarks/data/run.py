@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ import soundfile
 import torch
 from benchmarks.data.media import SECONDS, write_clip, write_pair
 from benchmarks.data.naive import NaiveDataset
+from benchmarks.memory import Peak
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -228,34 +228,6 @@ def _loader(root: Path, source: Path, kind: FrameFormat, front_end: LogSpectrogr
 # --- Memory --------------------------------------------------------------------------------------------------
 
 
-class _Peak(threading.Thread):
-    """The most memory of its own, in MB, that this process held while the block ran; mapped files do not count."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._over = threading.Event()
-        self.mb = 0.0
-
-    def __enter__(self) -> _Peak:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-
-    def run(self) -> None:
-        """Look every few milliseconds, and once at the end."""
-        while not self._over.wait(0.005):
-            self._look()
-        self._look()
-
-    def _look(self) -> None:
-        status = Path("/proc/self/status").read_text()
-        own = next(line for line in status.splitlines() if line.startswith("RssAnon"))
-        self.mb = max(self.mb, int(own.split()[1]) / 1024)
-
-
 def _memory(rows: int) -> tuple[float, float, float, float]:
     """MB held at the start, in preparing and in reading an epoch with its features; MB of the set on disk."""
     torch.set_num_threads(1)
@@ -273,11 +245,11 @@ def _memory(rows: int) -> tuple[float, float, float, float]:
                 os.link(picture.with_stem(f"row{k % 20:07d}"), picture)
                 os.link(sound.with_stem(f"row{k % 20:07d}"), sound)
         config = IndexedConfig(root=folder, image_size=64, duration_s=0.25)
-        with _Peak() as start:
+        with Peak() as start:
             front_end(torch.zeros(1, 4000))
-        with _Peak() as preparing:
+        with Peak() as preparing:
             manifest = prepare_index("rows", lambda _: Index(Media.read(root).pool(())), config, root / "prepared", 1)
-        with _Peak() as training:
+        with Peak() as training:
             data = PreparedData.open(root / "prepared")
             index = data.indices("train")
             loader = StepLoader(

@@ -11,7 +11,6 @@ import argparse
 import multiprocessing
 import statistics
 import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from benchmarks.memory import Peak, held
 from benchmarks.train.workbench import Training, configure, cpu_seconds, table
 
 from avsl.data.shards import Manifest, PreparedData, Sample, ShardRows, prepare_shards, write_manifest
@@ -115,43 +115,13 @@ def _measure(root: Path, batch: int, steps: int, send: Connection) -> None:
         )
         trainings.append(Training(config, PreparedData.open(root)))
 
-    with _Peak() as peak:
+    before = held()
+    with Peak() as peak:
         began = cpu_seconds(start)
         (training,) = trainings
         training.whole_step(AFTER_WARM_UP)
         spent = [cpu_seconds(partial(training.whole_step, AFTER_WARM_UP + k)) for k in range(1, 1 + steps)]
-    send.send(Cost(began, statistics.median(spent), peak.mb))
-
-
-class _Peak(threading.Thread):
-    """The most memory of its own, in MB, that this process held in the block beyond what it held before."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._over = threading.Event()
-        self._before = 0.0
-        self.mb = 0.0
-
-    def __enter__(self) -> _Peak:
-        self._before = _held()
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-
-    def run(self) -> None:
-        """Look every few milliseconds, and once at the end."""
-        while not self._over.wait(0.005):
-            self.mb = max(self.mb, _held() - self._before)
-        self.mb = max(self.mb, _held() - self._before)
-
-
-def _held() -> float:
-    status = Path("/proc/self/status").read_text()
-    own = next(line for line in status.splitlines() if line.startswith("RssAnon"))
-    return int(own.split()[1]) / 1024
+    send.send(Cost(began, statistics.median(spent), peak.mb - before))
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:

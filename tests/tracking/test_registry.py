@@ -8,8 +8,8 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -411,38 +411,11 @@ def _foreign_version(store: Store, name: str) -> str:
 
 
 @pytest.fixture
-def server(tmp_path: Path, free_port: int) -> Iterator[str]:
-    """A real `mlflow server`, as light as it goes."""
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(free_port)]
-    environment = {
-        **os.environ,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
-        environment.pop(name, None)
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "./served"],
-            cwd=tmp_path,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{free_port}"
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            open_store(TrackingConfig(uri=url), tmp_path)
-            break
-        except TrackingError:
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-    yield url
-    os.killpg(process.pid, 15)
-    process.wait(timeout=30)
+def server(tmp_path: Path, serve: Callable[..., AbstractContextManager[str]]) -> Iterator[str]:
+    """A real `mlflow server` with a database and files of its own."""
+    store = ("--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "./served")
+    with serve(tmp_path, *store) as address:
+        yield address
 
 
 @pytest.mark.slow
