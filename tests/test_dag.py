@@ -130,14 +130,14 @@ def test_what_decides_a_stage_is_declared(name: str, graph: grimp.ImportGraph) -
     script = _script(stage)
     excepted = _ANYWHERE | _ASIDE[script]
     for data, framework, objective in product(DATASETS, FRAMEWORKS, OBJECTIVES):
-        chosen = {"data.name": data, "item.framework": framework, "objective.name": objective}
+        chosen = {"data.name": data, "item.framework": framework, "item.objective": objective}
         declared = {Path(_resolved(dependency, chosen)) for dependency in stage["deps"]}
         assert Path("pipelines", f"{script}.py") in declared
         todo = _imports(script)
         if script == "prepare":
             todo |= {DATASETS[data][1].__module__, "avsl.data.preparation"}
         if script == "train":
-            own = framework if "matrix" in stage else "supervised"
+            own = framework if "framework" in stage["matrix"] else "supervised"
             todo |= {FRAMEWORKS[own][1].__module__, OBJECTIVES[objective][1].__module__}
         reached: set[str] = set()
         while todo:
@@ -157,21 +157,21 @@ def test_declared_sources_exist() -> None:
     """With params.yaml's choices every declared source file is there, and each choice's settings decide its stages."""
     params = yaml.safe_load((_PROJECT / "params.yaml").read_text())
     for name, stage in _stages().items():
-        for framework, dependency in product(params["matrix"]["frameworks"], stage["deps"]):
-            sections = ("data", "model", "objective", "trainer")
-            chosen = {f"{section}.name": params[section]["name"] for section in sections}
-            path = _resolved(dependency, chosen | {"item.framework": framework})
+        for framework, objective, dependency in product(FRAMEWORKS, OBJECTIVES, stage["deps"]):
+            chosen = {f"{section}.name": params[section]["name"] for section in ("data", "model", "trainer")}
+            path = _resolved(dependency, chosen | {"item.framework": framework, "item.objective": objective})
             if not path.startswith("outputs/"):
                 assert (_PROJECT / path).exists(), f"stage {name}: {path}"
     for stage in (_stages()["train"], _stages()["train_full"]):
-        own = {"seed", "split", "model", "objective.name", "objective.${objective.name}", "augment", "trainer"}
+        own = {"seed", "split", "model", "objective.${item.objective}", "augment", "trainer"}
         assert own <= set(stage["params"])
 
 
-def test_what_sweeps_find_is_declared() -> None:
-    """params.yaml has a place for every framework, as DVC takes a key that is not there for missing."""
+def test_what_sweeps_find_and_what_is_chosen_is_declared() -> None:
+    """params.yaml has a place for every framework and objective, as DVC takes a key that is not there for missing."""
     params = yaml.safe_load((_PROJECT / "params.yaml").read_text())
     assert set(params["tuned"]) == set(FRAMEWORKS)
+    assert set(params["objective"]) == {"name", *OBJECTIVES}
     assert "tuned.${item.framework}" in _stages()["train"]["params"]
     assert "tuned.supervised" in _stages()["train_full"]["params"]
 
@@ -188,7 +188,10 @@ _MODEL = {
 }
 # Four steps an epoch; the first checkpoint comes so early that a training can be killed after it.
 _PARAMS: dict[str, Any] = {
-    "matrix": {"frameworks": ["supervised", "dmt"], "ratios": [_RATIO], "splits": [_RATIO, 1.0]},
+    "matrix": {
+        **{"frameworks": ["supervised", "dmt"], "objectives": ["ezvsl"]},
+        **{"ratios": [_RATIO], "splits": [_RATIO, 1.0]},
+    },
     "data": {
         "name": "synthetic",
         "synthetic": {
@@ -216,13 +219,13 @@ _PARAMS: dict[str, Any] = {
     "tracking": {"system_metrics": False},
 }
 _ALL = {
-    *{"prepare", f"split@{_RATIO}", "split@1.0", "train_full", "evaluate_full", "register@1.0", "report"},
-    *{f"{stage}@{framework}-{_RATIO}" for stage in ("train", "evaluate") for framework in ("supervised", "dmt")},
+    *{"prepare", f"split@{_RATIO}", "split@1.0", "train_full@ezvsl", "evaluate_full@ezvsl", "register@1.0", "report"},
+    *{f"{stage}@{framework}-ezvsl-{_RATIO}" for stage in ("train", "evaluate") for framework in ("supervised", "dmt")},
     f"register@{_RATIO}",
 }
 # Looks at the data set's folder, every time; where nothing has changed there, nothing follows from it.
 _ALWAYS = {"source"}
-_AFTER_DMT = {f"train@dmt-{_RATIO}", f"evaluate@dmt-{_RATIO}", f"register@{_RATIO}", "report"}
+_AFTER_DMT = {f"train@dmt-ezvsl-{_RATIO}", f"evaluate@dmt-ezvsl-{_RATIO}", f"register@{_RATIO}", "report"}
 
 
 class _Copy:
@@ -279,7 +282,7 @@ class _Copy:
 
     def figures(self) -> dict[str, Any]:
         """DMT's figures, less the time that its training took."""
-        path = self.base / "evaluate" / str(_RATIO) / "dmt" / "metrics.json"
+        path = self.base / "evaluate" / str(_RATIO) / "dmt-ezvsl" / "metrics.json"
         figures: dict[str, Any] = json.loads(path.read_text())
         del figures["train_seconds"]
         return figures
@@ -345,11 +348,11 @@ class TestRepro:
         """`dvc metrics show` has every evaluation and the summary; `dvc plots show` every epoch of every training."""
         shown = json.loads(copy("dvc", "metrics", "show", "--json"))[""]["data"]
         cells = [(_RATIO, "supervised"), (_RATIO, "dmt"), (1.0, "supervised")]
-        files = {f"outputs/synthetic/evaluate/{ratio}/{framework}/metrics.json" for ratio, framework in cells}
+        files = {f"outputs/synthetic/evaluate/{ratio}/{framework}-ezvsl/metrics.json" for ratio, framework in cells}
         assert set(shown) == files | {"outputs/synthetic/report/summary.json"}
         (plot,) = json.loads(copy("dvc", "plots", "show", "--json"))["data"].values()
         points = plot[0]["content"]["data"]["values"]
-        assert {(float(p["label_ratio"]), p["framework"], int(p["epoch"])) for p in points} == {
+        assert {(float(p["label_ratio"]), p["model"], int(p["epoch"])) for p in points} == {
             (*cell, epoch) for cell in cells for epoch in range(1, 11)
         }
 
@@ -402,10 +405,22 @@ class TestRepro:
         changed = _changed(copy)
         listed = set(copy("dvc", "stage", "list", "--name-only").split())
         copy.set_params(params)
-        new = {f"{stage}@{f}-0.5" for stage in ("train", "evaluate") for f in ("supervised", "dmt")}
+        new = {f"{stage}@{f}-ezvsl-0.5" for stage in ("train", "evaluate") for f in ("supervised", "dmt")}
         new |= {"split@0.5", "register@0.5"}
         assert listed == _ALL | _ALWAYS | new
         assert new <= changed <= new | {"report"}
+
+    def test_a_new_objective_adds_stages_and_changes_none(self, copy: _Copy) -> None:
+        """Trainings below every framework and a ceiling of its own; what compares and chooses runs again."""
+        params = copy.params()
+        copy.set_params(params | {"matrix": params["matrix"] | {"objectives": ["ezvsl", "fnac"]}})
+        changed = _changed(copy)
+        listed = set(copy("dvc", "stage", "list", "--name-only").split())
+        copy.set_params(params)
+        new = {f"{stage}@{f}-fnac-{_RATIO}" for stage in ("train", "evaluate") for f in ("supervised", "dmt")}
+        new |= {f"{stage}_full@fnac" for stage in ("train", "evaluate")}
+        assert listed == _ALL | _ALWAYS | new
+        assert new <= changed <= new | {"report", f"register@{_RATIO}", "register@1.0"}
 
     def test_one_frameworks_conf_changes_its_stages_alone(self, copy: _Copy) -> None:
         """An edit of DMT's group in conf/ is seen, by DMT's training only."""
@@ -414,13 +429,13 @@ class TestRepro:
         path.write_text(f"{before}# edited\n")
         changed = _changed(copy)
         path.write_text(before)
-        assert changed == {f"train@dmt-{_RATIO}"}
+        assert changed == {f"train@dmt-ezvsl-{_RATIO}"}
 
     def test_another_delta_reruns_dmt_alone_and_survives_a_kill(self, copy: _Copy, tmp_path: Path) -> None:
         """Killed in training and run again, `dvc repro` goes on and ends with an undisturbed training's figures."""
         before = copy.figures()
         copy.set_delta(0.2)
-        checkpoint = copy.base / "state" / str(_RATIO) / "dmt" / "last.ckpt"
+        checkpoint = copy.base / "state" / str(_RATIO) / "dmt-ezvsl" / "last.ckpt"
         killed = copy.start("dvc", "repro")
         while killed.poll() is None and not checkpoint.exists():
             time.sleep(0.01)
@@ -451,12 +466,12 @@ class TestRepro:
         undisturbed = _Copy(tmp_path)
         undisturbed.base = tmp_path / "synthetic"
         assert undisturbed.figures() == after
-        weights = Path("train", str(_RATIO), "dmt", "model", "model.safetensors")
+        weights = Path("train", str(_RATIO), "dmt-ezvsl", "model", "model.safetensors")
         assert (undisturbed.base / weights).read_bytes() == (copy.base / weights).read_bytes()
 
         shown = json.loads(copy("dvc", "metrics", "diff", "--json"))
         changed = {path for path, values in shown.items() if values}
-        assert f"outputs/synthetic/evaluate/{_RATIO}/dmt/metrics.json" in changed
+        assert f"outputs/synthetic/evaluate/{_RATIO}/dmt-ezvsl/metrics.json" in changed
         assert not any("supervised" in path for path in changed)
 
     def test_an_experiment_sets_delta(self, copy: _Copy) -> None:
@@ -471,7 +486,7 @@ class TestRepro:
     def test_a_second_repro_at_the_same_time_is_refused(self, copy: _Copy) -> None:
         """DVC says who holds the stage; the first ends with the weights that it would have had alone."""
         command = ("dvc", "repro", "--force", "--single-item", f"train@supervised-{_RATIO}")
-        weights = copy.base / "train" / str(_RATIO) / "supervised" / "model" / "model.safetensors"
+        weights = copy.base / "train" / str(_RATIO) / "supervised-ezvsl" / "model" / "model.safetensors"
         checkpoint = copy.base / "state" / str(_RATIO) / "supervised" / "last.ckpt"
         before = weights.read_bytes()
         first = copy.start(*command)
@@ -597,13 +612,13 @@ def test_another_machine_pulls_all_and_rebuilds_the_registry(copy: _Copy, bucket
         restored = open_store(there_store, there.folder).client
         for ratio in (_RATIO, 1.0):
             evaluated = {
-                path.parent.name: json.loads(path.read_text())["validation"]["ciou"]
+                path.parent.name.removesuffix("-ezvsl"): json.loads(path.read_text())["validation"]["ciou"]
                 for path in (here.base / "evaluate" / str(ratio)).glob("*/metrics.json")
             }
             champion = restored.get_model_version_by_alias(model_name("synthetic", ratio), CHAMPION)
             framework = champion.tags["framework"]
             assert evaluated[framework] == max(evaluated.values()) == float(champion.tags["validation_score"])
-            how = json.loads((here.base / "train" / str(ratio) / framework / "run.json").read_text())
+            how = json.loads((here.base / "train" / str(ratio) / f"{framework}-ezvsl" / "run.json").read_text())
             assert champion.tags["model_hash"] == how["model_hash"]
             run, first = restored.get_run(champion.tags["run_id"]), original.get_run(how["run_id"])
             assert run.data.tags["restored_from"] == how["run_id"]

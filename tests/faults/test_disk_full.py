@@ -64,7 +64,7 @@ def split_data(project: Path) -> Path:
 
 
 def _weights(base: Path, framework: str) -> bytes:
-    return (base / "train" / "0.5" / framework / "model" / "model.safetensors").read_bytes()
+    return (base / "train" / "0.5" / f"{framework}-ezvsl" / "model" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow

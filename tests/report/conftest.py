@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,10 @@ def _scores(ciou: float) -> dict[str, float]:
     return {name: ciou + k / 1000 for k, name in enumerate((*names, *told))}
 
 
-def _evaluate(base: Path, framework: str, ratio: float, ciou: float) -> None:
+def _evaluate(base: Path, framework: str, ratio: float, ciou: float, objective: str = "ezvsl") -> None:
     figures: dict[str, Any] = {
         "framework": framework,
+        "objective": objective,
         "label_ratio": ratio,
         "seed": 0,
         "train_seconds": 61.5,
@@ -56,7 +59,7 @@ def _evaluate(base: Path, framework: str, ratio: float, ciou: float) -> None:
     }
     if framework == "dmt":
         figures |= {f"member_{k}": {"test": {"ciou": ciou - 0.1 * (k + 1)}} for k in (0, 1)}
-    folder = base / "evaluate" / str(ratio) / framework
+    folder = base / "evaluate" / str(ratio) / f"{framework}-{objective}"
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(figures))
     hits = [f"t{k},test,a,0.1,{0.75 if k < 40 * ciou else 0.25},0.9\n" for k in range(40)]
@@ -71,7 +74,7 @@ def _evaluate(base: Path, framework: str, ratio: float, ciou: float) -> None:
         ciou=np.append(rng.random(len(ids) - 1), np.nan).astype(np.float32),
     )
 
-    trained = base / "train" / str(ratio) / framework
+    trained = base / "train" / str(ratio) / f"{framework}-{objective}"
     trained.mkdir(parents=True)
     pseudo = ",pseudo/acceptance,pseudo/precision,pseudo/recall" if framework == "dmt" else ""
     lines = [f"epoch,train/loss,val/ciou{pseudo}", f"1.0,2.5,0.0{',,,' * bool(pseudo)}"]
@@ -80,7 +83,7 @@ def _evaluate(base: Path, framework: str, ratio: float, ciou: float) -> None:
     hashes = ("config_hash", "split_hash", "data_hash", "code_hash", "git_commit", "model_hash", "run_id")
     how = {name: f"{name} of {framework} at {ratio}" for name in hashes}
     command = f"avsl train framework={framework} split.label_ratio={ratio}"
-    (trained / "run.json").write_text(json.dumps(how | {"objective": "ezvsl", "command": command}))
+    (trained / "run.json").write_text(json.dumps(how | {"command": command}))
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +113,12 @@ def base(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """The data set's folder below a root of the test's own; the project is the working directory."""
     monkeypatch.chdir(_PROJECT)
     return Path(shutil.copytree(template, tmp_path / "synthetic"))
+
+
+@pytest.fixture
+def add_evaluation(base: Path) -> Callable[[str, float, float, str], None]:
+    """Adds an evaluation to that folder: framework, label ratio, test CIoU, objective."""
+    return partial(_evaluate, base)
 
 
 @pytest.fixture(scope="session")

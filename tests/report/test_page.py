@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def test_its_sections_have_all_that_the_comparison_has(page: _Page, made: Path) 
     """The table is comparison.csv's; the lead is the best on validation; controls follow from the figures."""
     assert page.headings == [
         "Accuracy",
+        "Frameworks and objectives",
         "Controls and ceiling",
         "Where it works and where not",
         "Training",
@@ -110,6 +112,34 @@ def test_its_sections_have_all_that_the_comparison_has(page: _Page, made: Path) 
     text = re.sub(r"\s+", " ", (made / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " "))
     assert "Best on validation at each share of labels: dmt at 3 %, test CIoU 12.5 % (" in text
     assert "; dmt at 10 %, test CIoU 50.0 % (" in text
+
+
+def test_frameworks_stand_over_objectives(
+    page: _Page, base: Path, add_evaluation: Callable[[str, float, float, str], None]
+) -> None:
+    """A table for each ratio with what needs no model and the ceiling; several objectives name the models too."""
+
+    def scores(of: _Page, ratio: str) -> list[list[str]]:
+        table = of.tables[f"Test CIoU at {ratio} labels, per cent"]
+        return [[cell.partition(" (")[0] for cell in row] for row in table]
+
+    aside = [["whole image", "1.0"], ["centred disc", "6.2"], ["the best with all labels", "75.0"]]
+    assert scores(page, "3 %") == [["framework", "ezvsl"], ["dmt", "12.5"], *aside]
+    assert scores(page, "10 %")[1:3] == [["dmt", "50.0"], ["supervised", "25.0"]]
+
+    add_evaluation("dmt", 0.1, 0.625, "fnac")
+    report([f"root={base.parent}", "data=synthetic"])
+    more = _Page((base / "report" / "report.html").read_text())
+    assert scores(more, "3 %")[:2] == [["framework", "ezvsl", "fnac"], ["dmt", "12.5", ""]]
+    assert scores(more, "10 %")[1:3] == [["dmt", "50.0", "62.5"], ["supervised", "25.0", ""]]
+    assert scores(more, "10 %")[-1] == ["the best with all labels", "75.0", "75.0"]
+    (cell,) = (row[1] for row in more.tables["Test CIoU at 10 % labels, per cent"] if row[0] == "supervised")
+    low, high = map(float, re.findall(r"[\d.]+", cell)[1:])
+    assert 5 < low < 25 < high < 45
+    names = ["dmt + ezvsl 3 %", "dmt + ezvsl 10 %", "dmt + fnac 10 %", "supervised + ezvsl 10 %"]
+    assert more.tables["By test part"][0][2:-1] == names
+    summary = json.loads((base / "report" / "summary.json").read_text())
+    assert (summary["dmt-ezvsl@0.1"], summary["dmt-fnac@0.1"]) == (0.5, 0.625)
 
 
 def test_break_downs_are_rows_by_models(page: _Page) -> None:
@@ -147,7 +177,7 @@ def test_the_gallery_shows_best_median_and_worst(base: Path) -> None:
     """Ranked by the mean cIoU of the ratio's models; rows without a source have no rank. Drawn from validation."""
     order = np.random.default_rng(0).permutation(11)
     for framework, sign in (("dmt", 1), ("supervised", 0.5)):
-        path = base / "evaluate" / "0.1" / framework / "validation.npz"
+        path = base / "evaluate" / "0.1" / f"{framework}-ezvsl" / "validation.npz"
         with np.load(path) as stored:
             arrays = dict(stored)
         arrays["ciou"] = np.append(sign * order / 20, np.nan).astype(np.float32)
@@ -172,14 +202,14 @@ def test_the_gallery_shows_best_median_and_worst(base: Path) -> None:
 
 def test_what_is_missing_or_does_not_fit_is_one_sentence(base: Path) -> None:
     """An evaluation without its maps; one of other rows."""
-    path = base / "evaluate" / "0.1" / "supervised" / "validation.npz"
+    path = base / "evaluate" / "0.1" / "supervised-ezvsl" / "validation.npz"
     with np.load(path) as stored:
         arrays = dict(stored)
     np.savez(path, **arrays | {"sample_id": arrays["sample_id"][::-1]})
     with pytest.raises(DataError, match=r"at 0\.1 'supervised' was evaluated on other validation rows: run it again$"):
         report([f"root={base.parent}", "data=synthetic"])
     path.unlink()
-    with pytest.raises(DataError, match=r"supervised/validation\.npz is missing: run the evaluation again$"):
+    with pytest.raises(DataError, match=r"supervised-ezvsl/validation\.npz is missing: run the evaluation again$"):
         report([f"root={base.parent}", "data=synthetic"])
 
 

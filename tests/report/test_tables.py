@@ -50,7 +50,7 @@ def test_an_evaluation_with_an_object_prior_has_rows_of_its_own(made: Path, base
     """Beside, not instead of, the model alone, and marked; the summary and the figures of the model stay its own."""
     before = _read(made / "comparison.csv")
     assert {row["OGL"] for row in before} == {"no"}
-    path = base / "evaluate" / "0.1" / "dmt" / "metrics.json"
+    path = base / "evaluate" / "0.1" / "dmt-ezvsl" / "metrics.json"
     figures = json.loads(path.read_text())
     figures["ogl"] = {"alpha": 0.4, "threshold": 0.7, "test": {"n": 40, "n_silent": 0, "ciou": 0.625}}
     path.write_text(json.dumps(figures))
@@ -88,10 +88,10 @@ def test_subsets_curves_and_summary_hold_every_cell(made: Path, cells: Cells) ->
     silent = next(row for row in subsets if row["part"] == "test_offscreen")
     assert (silent["false_positive_rate"], silent["n_silent"], silent["ciou"]) == ("0.2", "15", "")
     curves = _read(made / "curves.csv")
-    assert {(row["framework"], float(row["label_ratio"]), int(row["epoch"])) for row in curves} == {
+    assert {(row["model"], float(row["label_ratio"]), int(row["epoch"])) for row in curves} == {
         (framework, ratio, epoch) for framework, ratio, _ in cells for epoch in (1, 2)
     }
-    expected = {f"{framework}@{ratio}": ciou for framework, ratio, ciou in cells}
+    expected = {f"{framework}-ezvsl@{ratio}": ciou for framework, ratio, ciou in cells}
     assert json.loads((made / "summary.json").read_text()) == expected
     for name in ("comparison.png", "curves.png"):
         assert (made / name).read_bytes().startswith(b"\x89PNG")

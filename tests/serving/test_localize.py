@@ -408,7 +408,9 @@ def test_registered_models_are_found_by_ratio_alias_and_version(
     member = LocalizerConfig(dim=8)
     description = ExportedModel(members=[member], image_size=48, sample_rate=RATE, duration_s=0.75, threshold=0.25)
     save_exported(folder, LocalizerEnsemble([Localizer(member)]), description)
-    candidate = Candidate(run.run_id, "dmt", 0.5, "ciou", "split", "synthetic", 0.03, folder, hash_model(folder))
+    candidate = Candidate(
+        run.run_id, "dmt", "ezvsl", 0.5, "ciou", "split", "synthetic", 0.03, folder, hash_model(folder)
+    )
     promote(store, [candidate], "synthetic", 0.03, "split", "ciou", model_code())
 
     name = "models:/avsl-synthetic-ratio-0.03"

@@ -59,7 +59,7 @@ def store(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     with start_or_resume_run(store, "synthetic", "dmt", tags, {}) as run:
         pass
     candidate = Candidate(
-        run.run_id, "dmt", 0.5, "ciou50", "s", "synthetic", 0.03, folder, hash_model(folder), {"ciou50": 0.4}
+        run.run_id, "dmt", "ezvsl", 0.5, "ciou50", "s", "synthetic", 0.03, folder, hash_model(folder), {"ciou50": 0.4}
     )
     assert promote(store, [candidate], "synthetic", 0.03, "s", "ciou50", model_code()).action == "promoted"
     return store

@@ -40,7 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny: LocalizerConfig) -> 
     torch.manual_seed(0)
     description = ExportedModel(members=[tiny], image_size=32, sample_rate=16000, duration_s=0.5, threshold=0.3)
     save_exported(exported, LocalizerEnsemble([Localizer(tiny)]), description)
-    candidate = Candidate(run.run_id, "dmt", 0.5, "c", "s", "synthetic", 0.03, exported, hash_model(exported))
+    candidate = Candidate(run.run_id, "dmt", "ezvsl", 0.5, "c", "s", "synthetic", 0.03, exported, hash_model(exported))
     promote(store, [candidate], "synthetic", 0.03, "s", "c", model_code())
     rng = np.random.default_rng(0)
     with av.open(folder / "clip.mp4", "w") as container:

@@ -46,7 +46,7 @@ class _Project:
     def candidate(self, framework: str, validation: float, test: float, **changes: str) -> str:
         """Leave what a training and its evaluation leave; returns the run."""
         run_id: str = self.client.create_run(self.experiment).info.run_id
-        trained = self.base / "train" / "0.5" / framework
+        trained = self.base / "train" / "0.5" / f"{framework}-lvs"
         config = LocalizerConfig(
             dim=8,
             image=ImageEncoderConfig(backbone="resnet10t", backbone_args=_SMALL, stages=(1,)),
@@ -54,12 +54,12 @@ class _Project:
         )
         description = ExportedModel(members=[config], image_size=32, sample_rate=16000, duration_s=0.25, threshold=0.4)
         save_exported(trained / "model", LocalizerEnsemble([Localizer(config)]), description)
-        how = {"framework": framework, "split_hash": self.split_hash, "run_id": run_id} | changes
+        how = {"framework": framework, "objective": "lvs", "split_hash": self.split_hash, "run_id": run_id} | changes
         how["model_hash"] = hash_model(trained / "model")
         (trained / "run.json").write_text(json.dumps({"seed": 3} | how))
         params = {"objective": {"name": "lvs"}, "data": {"name": "synthetic"}}
         (trained / "config.yaml").write_text(yaml.safe_dump(params))
-        evaluation = self.base / "evaluate" / "0.5" / framework
+        evaluation = self.base / "evaluate" / "0.5" / f"{framework}-lvs"
         evaluation.mkdir(parents=True, exist_ok=True)
         scores = {"ciou_median": 0.21, "auc_median": 0.31}
         trivial = {"ciou": 0.05, "auc": 0.18} | scores

@@ -32,7 +32,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Store:
     (exported / "model.safetensors").write_bytes(b"weights")
     signature = ModelSignature(Schema([ColSpec("string", "frame")]))
     code = ModelCode(script, package, signature, pd.DataFrame({"frame": ["a"]}), ["mlflow"])
-    candidate = Candidate("", "", 0.0, "ciou", "s", "shapes", 0.1, exported, hash_model(exported))
+    candidate = Candidate("", "", "ezvsl", 0.0, "ciou", "s", "shapes", 0.1, exported, hash_model(exported))
     for framework, score in (("supervised", 0.5), ("dmt", 0.625)):
         tags = RunTags(framework, "ezvsl", 0.1, 0, "d", "s", "c", "train")
         settings = {"trainer": {"epochs": 3}, "framework": {"name": framework}}
@@ -54,9 +54,10 @@ def command(registry: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_versions_are_listed_with_scores_and_reasons(registry: Store) -> None:
     """Newest first, scores in per cent; models of others are not shown."""
     rows = list_versions(registry)
-    assert [{key: row[key] for key in ("model", "labels", "version", "alias", "framework")} for row in rows] == [
-        {"model": _NAME, "labels": "0.1", "version": "2", "alias": "champion", "framework": "dmt"},
-        {"model": _NAME, "labels": "0.1", "version": "1", "alias": "previous", "framework": "supervised"},
+    keys = ("model", "labels", "version", "alias", "framework", "objective")
+    assert [tuple(row[key] for key in keys) for row in rows] == [
+        (_NAME, "0.1", "2", "champion", "dmt", "ezvsl"),
+        (_NAME, "0.1", "1", "previous", "supervised", "ezvsl"),
     ]
     assert [(row["validation"], row["test"]) for row in rows] == [("62.5", "40.0"), ("50.0", "40.0")]
     assert {row["why"] for row in rows} == {"0.625 is above 0.5 on validation (ciou)"}

@@ -38,9 +38,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, list[str]
     store = open_store(TrackingConfig(system_metrics=False), root)
     runs = []
     for framework, score in _SCORES.items():
-        tags = RunTags(framework, "ezvsl", 0.03, 7, "da7a0123" + "0" * 56, "s", "c0de" * 10, f"train@{framework}-0.03")
+        stage = f"train@{framework}-ezvsl-0.03"
+        tags = RunTags(framework, "ezvsl", 0.03, 7, "da7a0123" + "0" * 56, "s", "c0de" * 10, stage)
         params = {"framework": {"name": framework, framework: {"delta": score}}, "seed": 7}
-        with start_or_resume_run(store, "synthetic", f"{framework} 0.03 seed 7", tags, params) as run:
+        with start_or_resume_run(store, "synthetic", f"{framework}-ezvsl 0.03 seed 7", tags, params) as run:
             for epoch in (1, 2):
                 run.log_epoch({"val/ciou": score * epoch / 2, "train/loss": 1 / epoch}, epoch)
         runs.append(run.run_id)
@@ -56,6 +57,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, list[str]
     champion = Candidate(
         run_id=runs[0],
         framework="dmt",
+        objective="ezvsl",
         score=0.75,
         metric="CIoU",
         split_hash="s",
@@ -96,11 +98,11 @@ def _go(page: Page, address: str, where: str) -> None:
 
 
 def test_the_list_of_runs_says_what_each_is(page: Page, address: str) -> None:
-    """By its default columns: name (framework, label ratio, seed), data set with its version, source."""
+    """By its default columns: name (framework, objective, label ratio, seed), data set with its version, source."""
     _go(page, address, "experiments/1")
     for framework in _SCORES:
-        expect(page.get_by_role("link", name=f"{framework} 0.03 seed 7")).to_be_visible()
-        expect(page.get_by_text(f"train@{framework}-0.03")).to_be_visible()
+        expect(page.get_by_role("link", name=f"{framework}-ezvsl 0.03 seed 7")).to_be_visible()
+        expect(page.get_by_text(f"train@{framework}-ezvsl-0.03")).to_be_visible()
     expect(page.get_by_text("synthetic (da7a0123)")).to_have_count(3)
 
 
@@ -113,7 +115,7 @@ def test_runs_of_one_ratio_compare(page: Page, address: str, recorded: tuple[Sto
     expect(axes.first).to_have_text("framework")
     expect(axes.last).to_have_text("val/ciou")
     for framework in _SCORES:
-        expect(page.get_by_text(f"{framework} 0.03 seed 7").first).to_be_visible()
+        expect(page.get_by_text(f"{framework}-ezvsl 0.03 seed 7").first).to_be_visible()
 
 
 def test_a_registered_model_has_its_card_and_its_champion(page: Page, address: str) -> None:

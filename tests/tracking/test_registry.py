@@ -77,6 +77,7 @@ def _candidate(store: Store, data: str, tags: RunTags, exported: Path, framework
     return Candidate(
         run_id=run.run_id,
         framework=framework,
+        objective="ezvsl",
         score=0.5,
         metric="ciou50",
         split_hash="s1",
@@ -96,7 +97,7 @@ def _versions(store: Store, name: str) -> set[str]:
     return {str(version.version) for version in store.client.search_model_versions(f"name = '{name}'")}
 
 
-_ANY = Candidate("r", "dmt", 0.5, "ciou50", "s1", "synthetic", 0.03, Path(), "h")
+_ANY = Candidate("r", "dmt", "ezvsl", 0.5, "ciou50", "s1", "synthetic", 0.03, Path(), "h")
 _CHAMPION = Version(1, "old", "h0", 0.5, "ciou50", "s1")
 
 
@@ -195,7 +196,7 @@ def test_promotion_through_a_models_life(store: Store, code: ModelCode, candidat
     first = _promote(store, code, candidate)
     assert (first.action, first.version, first.previous) == ("promoted", "1", None)
     tags = store.client.get_model_version_by_alias(name, "champion").tags
-    assert tags["framework"] == "dmt"
+    assert (tags["framework"], tags["objective"]) == ("dmt", "ezvsl")
     assert tags["run_id"] == candidate.run_id
     assert tags["model_hash"] == candidate.model_hash
     assert (tags["metric"], tags["validation_score"], tags["split_hash"]) == ("ciou50", "0.5", "s1")

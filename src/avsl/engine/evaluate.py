@@ -37,7 +37,7 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     trained = read_run(layout)
     model, _ = load_exported(layout.train / "model")
     result = evaluate_on(config, data, drawn, list(model.members))
-    keys = ("framework", "label_ratio", "seed", "train_seconds", "labelled")
+    keys = ("framework", "objective", "label_ratio", "seed", "train_seconds", "labelled")
     figures = {key: trained[key] for key in keys} | result.figures
     layout.evaluation.mkdir(parents=True, exist_ok=True)
     _draw_curves(layout.train / "curves.csv", layout.evaluation / "curves.png")
@@ -47,7 +47,7 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     run = TrackedRun(store, trained["run_id"], resumed=False)
     log_evaluation(run, figures, layout.evaluation, config.trainer.epochs)
     test = figures["test"]
-    log.info("%s at %s: test CIoU@0.5 %.1f %% (%s)", layout.framework, layout.ratio, 100 * test["ciou"], n_of_n(test))
+    log.info("%s at %s: test CIoU@0.5 %.1f %% (%s)", layout.method, layout.ratio, 100 * test["ciou"], n_of_n(test))
 
 
 def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Sequence[torch.nn.Module]) -> Evaluation:

@@ -18,12 +18,13 @@ class Layout:
 
     base: Path
     ratio: str
-    framework: str
+    method: str
 
     @classmethod
     def of(cls, config: Config) -> Layout:
-        """The layout below ``root/<data set>``."""
-        return cls(config.root / config.data.name, str(float(config.split.label_ratio)), config.framework.name)
+        """The layout below ``root/<data set>``; a method is a framework over an objective."""
+        method = f"{config.framework.name}-{config.objective.name}"
+        return cls(config.root / config.data.name, str(float(config.split.label_ratio)), method)
 
     @property
     def prepared(self) -> Path:
@@ -38,12 +39,12 @@ class Layout:
     @property
     def train(self) -> Path:
         """What a training leaves: model, curves, pictures, and how it was made."""
-        return self.base / "train" / self.ratio / self.framework
+        return self.base / "train" / self.ratio / self.method
 
     @property
     def state(self) -> Path:
         """Checkpoints of a training under way; no output of any stage, so that DVC does not delete them."""
-        return self.base / "state" / self.ratio / self.framework
+        return self.base / "state" / self.ratio / self.method
 
     @property
     def checkpoint(self) -> Path:
@@ -52,13 +53,13 @@ class Layout:
 
     @property
     def evaluations(self) -> Path:
-        """The evaluations of all frameworks at this ratio."""
+        """The evaluations of all methods at this ratio."""
         return self.base / "evaluate" / self.ratio
 
     @property
     def evaluation(self) -> Path:
-        """This framework's evaluation."""
-        return self.evaluations / self.framework
+        """This method's evaluation."""
+        return self.evaluations / self.method
 
     @property
     def registered(self) -> Path:
@@ -71,7 +72,7 @@ class Layout:
 
     @property
     def report(self) -> Path:
-        """Tables and figures over all ratios and frameworks."""
+        """Tables and figures over all ratios and methods."""
         return self.base / "report"
 
 

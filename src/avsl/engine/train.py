@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def train(overrides: Sequence[str] = ()) -> None:
-    """Train one framework at one label ratio, going on from its own checkpoint where there is one."""
+    """Train a framework over an objective at one label ratio, going on from its own checkpoint where there is one."""
     config = compose(overrides)
     layout = Layout.of(config)
     data, drawn = load_data(layout)
@@ -40,9 +40,9 @@ def train(overrides: Sequence[str] = ()) -> None:
         data_hash=drawn.data_hash,
         split_hash=drawn.content_hash,
         git_commit=git_commit(project_root()),
-        dvc_stage=f"train@{layout.framework}-{layout.ratio}",
+        dvc_stage=f"train@{layout.method}-{layout.ratio}",
     )
-    name = f"{config.framework.name} {layout.ratio} seed {config.seed}"
+    name = f"{layout.method} {layout.ratio} seed {config.seed}"
     params = lasting(config.model_dump(mode="json"))  # MLflow keeps a parameter's first value
     with start_or_resume_run(store, config.data.name, name, tags, params, run_id) as run:
         origin = {"command": shlex.join(["avsl", "train", *overrides]), "git_commit": tags.git_commit}

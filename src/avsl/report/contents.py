@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Cell = Mapping[str, Any]
-"""One evaluation: its ``metrics.json``, with ``run`` (how it was trained) and ``interval`` (of test CIoU, in %)."""
+"""One evaluation: its ``metrics.json``, with ``run`` (how it was trained), ``interval`` (of test CIoU, in %) and
+``model``, its name in tables and figures: the framework, with the objective where there are several."""
 
 _EACH: Final = 3
 _PARTS: Final = {
@@ -45,7 +46,7 @@ def make_page(base: Path, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any
 
     Args:
         base: the data set's folder of outputs.
-        cells: the evaluations, by label ratio and framework.
+        cells: the evaluations, by label ratio, framework and objective.
         rows: of the comparison's table.
         lines: test CIoU in % of what needs no model, by name.
 
@@ -55,6 +56,7 @@ def make_page(base: Path, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any
     data = PreparedData.open(base / "prepared")
     sections = [
         _accuracy(cells, rows, lines),
+        _axes(cells, lines),
         _controls(cells),
         _break_downs(cells),
         _training(base, cells),
@@ -73,7 +75,7 @@ def _lead(cells: Sequence[Cell]) -> str:
         if cell["validation"]["ciou"] > held["validation"]["ciou"]:
             best[cell["label_ratio"]] = cell
     said = [
-        f"{cell['framework']} at {_labels(cell)}, test CIoU {_percent(cell['test']['ciou'])} % "
+        f"{cell['model']} at {_labels(cell)}, test CIoU {_percent(cell['test']['ciou'])} % "
         f"({cell['interval'][0]:.1f} to {cell['interval'][1]:.1f})"
         for cell in best.values()
     ]
@@ -82,9 +84,12 @@ def _lead(cells: Sequence[Cell]) -> str:
 
 def read_curves(base: Path, cell: Cell) -> list[dict[str, str]]:
     """The epochs of an evaluation's training, values as they were written; empty where an epoch has none."""
-    path = base / "train" / str(float(cell["label_ratio"])) / cell["framework"] / "curves.csv"
-    with path.open(newline="") as file:
+    with (_folder(base, "train", cell) / "curves.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def _folder(base: Path, stage: str, cell: Cell) -> Path:
+    return base / stage / str(float(cell["label_ratio"])) / f"{cell['framework']}-{cell['objective']}"
 
 
 def _labels(cell: Cell) -> str:
@@ -99,23 +104,23 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _frameworks(cells: Iterable[Cell]) -> list[str]:
+def _models(cells: Iterable[Cell]) -> list[str]:
     """In an order that gives each its colour in every figure."""
-    return sorted({cell["framework"] for cell in cells})
+    return sorted({cell["model"] for cell in cells})
 
 
 def _accuracy(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], lines: Mapping[str, float]) -> Section:
-    scores: dict[str, dict[float, list[float]]] = {name: {} for name in _frameworks(cells)}
+    scores: dict[str, dict[float, list[float]]] = {name: {} for name in _models(cells)}
     intervals: dict[str, dict[float, tuple[float, float]]] = {name: {} for name in scores}
     for cell in cells:
-        scores[cell["framework"]][cell["label_ratio"]] = [100 * cell["test"]["ciou"]]
-        intervals[cell["framework"]][cell["label_ratio"]] = cell["interval"]
+        scores[cell["model"]][cell["label_ratio"]] = [100 * cell["test"]["ciou"]]
+        intervals[cell["model"]][cell["label_ratio"]] = cell["interval"]
     figure = plot_label_curve(scores, "test CIoU@0.5, fixed threshold (%)", lines, intervals)
     seeds = ", ".join(sorted({str(cell["seed"]) for cell in cells}))
     picture = Picture(
         embed_figure(figure),
         "Test CIoU over the labelled share",
-        "Curves of test CIoU over the labelled share, one for each framework: "
+        "Curves of test CIoU over the labelled share, one for each model: "
         + "; ".join(
             f"{name} " + ", ".join(f"{of_ratio[ratio][0]:.1f} at {_share(ratio)}" for ratio in sorted(of_ratio))
             for name, of_ratio in scores.items()
@@ -144,8 +149,42 @@ def _accuracy(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], lines: M
     )
 
 
+def _ceiling(cells: Sequence[Cell]) -> float:
+    """The best test CIoU with all labels; 0 where there is none."""
+    return max((cell["test"]["ciou"] for cell in cells if cell["label_ratio"] == 1), default=0.0)
+
+
+def _axes(cells: Sequence[Cell], lines: Mapping[str, float]) -> Section:
+    """Frameworks down, objectives across, a table for each label ratio."""
+    objectives = sorted({cell["objective"] for cell in cells})
+    aside = [[name, *[f"{value:.1f}"] * len(objectives)] for name, value in lines.items()]
+    if ceiling := _ceiling(cells):
+        aside.append(["the best with all labels", *[_percent(ceiling)] * len(objectives)])
+    tables = []
+    for ratio in sorted({cell["label_ratio"] for cell in cells}):
+        found = {(c["framework"], c["objective"]): c for c in cells if c["label_ratio"] == ratio}
+        rows = [
+            [framework, *(_with_interval(found.get((framework, objective))) for objective in objectives)]
+            for framework in sorted({framework for framework, _ in found})
+        ]
+        columns = ("framework", *objectives)
+        tables.append(Table(f"Test CIoU at {_share(ratio)} labels, per cent", columns, rows + aside))
+    return Section(
+        "Frameworks and objectives",
+        ["What learns from the labels, down, over what learns from the unlabelled clips, across; 95 % intervals."],
+        tables=tables,
+    )
+
+
+def _with_interval(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    low, high = cell["interval"]
+    return f"{_percent(cell['test']['ciou'])} ({low:.1f} to {high:.1f})"
+
+
 def _controls(cells: Sequence[Cell]) -> Section:
-    ceiling = max((c["test"]["ciou"] for c in cells if c["label_ratio"] == 1), default=0.0)
+    ceiling = _ceiling(cells)
     rows = []
     for cell in cells:
         test = cell["test"]
@@ -153,7 +192,7 @@ def _controls(cells: Sequence[Cell]) -> Section:
         shuffled = test.get("ciou_shuffled")
         rows.append(
             [
-                cell["framework"],
+                cell["model"],
                 _labels(cell),
                 _percent(test["ciou"]),
                 _percent(shuffled),
@@ -188,7 +227,7 @@ def _break_downs(cells: Sequence[Cell]) -> Section:
                     n = next(str(found[count]) for found in of_kind if key in found)
                     named = _PARTS.get(kind, kind) + what
                     rows.append([named, n, *(_percent(found.get(key)) for found in of_kind)])
-        models = [f"{cell['framework']} {_labels(cell)}" for cell in cells]
+        models = [f"{cell['model']} {_labels(cell)}" for cell in cells]
         return Table(caption, ["rows", "n", *models], rows, folded=folded)
 
     def within(key: str) -> Callable[[Cell], Mapping[str, Any]]:
@@ -212,7 +251,7 @@ def _break_downs(cells: Sequence[Cell]) -> Section:
 
 
 def _training(base: Path, cells: Sequence[Cell]) -> Section:
-    frameworks = _frameworks(cells)
+    models = _models(cells)
     panels: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {"val": {}, "pseudo": {}}
     for cell in cells:
         lines = read_curves(base, cell)
@@ -222,9 +261,9 @@ def _training(base: Path, cells: Sequence[Cell]) -> Section:
             key = f"{kind}/{name}"
             points = [(float(line["epoch"]), 100 * float(line[key])) for line in lines if line.get(key)]
             if points:
-                # Every framework in every panel, so that each keeps its colour.
-                panel = panels[kind].setdefault(title, {framework: [] for framework in frameworks})
-                panel[cell["framework"]] = points
+                # Every model in every panel, so that each keeps its colour.
+                panel = panels[kind].setdefault(title, {model: [] for model in models})
+                panel[cell["model"]] = points
     pictures = [
         Picture(
             embed_figure(plot_curves(panels["val"])),
@@ -251,24 +290,22 @@ def _galleries(base: Path, cells: Sequence[Cell], data: PreparedData) -> Section
     position = {sample: row for row, sample in enumerate(data.sample_ids)}
     for ratio in sorted({cell["label_ratio"] for cell in cells}):
         of_ratio = [cell for cell in cells if cell["label_ratio"] == ratio]
-        maps = {cell["framework"]: _read_maps(base, cell) for cell in of_ratio}
+        maps = {cell["model"]: _read_maps(base, cell) for cell in of_ratio}
         ids, _, _ = next(iter(maps.values()))
-        for framework, (others, _, _) in maps.items():
+        for model, (others, _, _) in maps.items():
             if others != ids:
-                raise DataError(
-                    f"{base}: at {ratio} '{framework}' was evaluated on other validation rows: run it again"
-                )
+                raise DataError(f"{base}: at {ratio} '{model}' was evaluated on other validation rows: run it again")
         scores = np.stack([ciou for _, _, ciou in maps.values()])
         rows = []
         for name, k in _chosen(scores.mean(axis=0)):
             number = position[ids[k]]
             boxes = data.boxes(number)
-            each = ", ".join(f"{framework} {100 * ciou[k]:.0f}" for framework, (_, _, ciou) in maps.items())
+            each = ", ".join(f"{model} {100 * ciou[k]:.0f}" for model, (_, _, ciou) in maps.items())
             rows.append(
                 GalleryRow(
                     frame=data.frames(np.array([number]))[0],
                     truth=np.zeros((0, 4), np.float32) if boxes is None else boxes,
-                    maps={framework: confidence[k] for framework, (_, confidence, _) in maps.items()},
+                    maps={model: confidence[k] for model, (_, confidence, _) in maps.items()},
                     caption=f"{name} · {data.labels[number]} · cIoU {each} · {ids[k]}",
                 )
             )
@@ -296,7 +333,7 @@ def _galleries(base: Path, cells: Sequence[Cell], data: PreparedData) -> Section
 
 def _read_maps(base: Path, cell: Cell) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
     """Sample ids, (N, h, w) confidences and cIoU of validation."""
-    path = base / "evaluate" / str(float(cell["label_ratio"])) / cell["framework"] / "validation.npz"
+    path = _folder(base, "evaluate", cell) / "validation.npz"
     if not path.is_file():
         raise DataError(f"{path} is missing: run the evaluation again")
     with np.load(path, allow_pickle=False) as stored:
@@ -376,7 +413,7 @@ def _runs(cells: Sequence[Cell]) -> Section:
     }
     tables = [
         Table(
-            f"{cell['framework']}, {_labels(cell)} labels",
+            f"{cell['model']}, {_labels(cell)} labels",
             ("what", "value"),
             [[title, str(cell["run"][key])] for key, title in named.items()],
             frozenset({"value"}),
@@ -390,7 +427,7 @@ def _runs(cells: Sequence[Cell]) -> Section:
         [
             "Commands, and SHA-256 hashes of all that decides a training: configuration, split, prepared data and "
             "code, in that order; the commit is of the checkout that trained. The whole configuration lies beside the "
-            "model, in train/<labels>/<framework>/config.yaml.",
+            "model, in train/<labels>/<framework>-<objective>/config.yaml.",
         ],
         tables=tables,
     )

@@ -1,4 +1,4 @@
-"""The comparison of frameworks over label ratios, from what the evaluations left."""
+"""The comparison of frameworks and objectives over label ratios, from what the evaluations left."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def report(overrides: Sequence[str] = ()) -> None:
     """Write the tables and figures of the comparison, and the page that has them all.
 
     ``report.html``: all of it and more (`avsl.report.contents`), in one file that needs no other; ``comparison.md``
-    and ``comparison.csv``: a row for each framework and ratio, a second one where it was scored with an object prior
-    too, and the trivial baselines and the ceiling; ``comparison.png``; ``curves.csv`` and ``curves.png``: validation
-    over the epochs; ``subsets.csv``: every test part, and the part ``test`` by size, with the baselines of each part.
+    and ``comparison.csv``: a row for each framework, objective and ratio, a second one where it was scored with an
+    object prior too, and the trivial baselines and the ceiling; ``comparison.png``; ``curves.csv`` and ``curves.png``:
+    validation over the epochs; ``subsets.csv``: every test part, and the part ``test`` by size, with the baselines of
+    each part.
 
     Raises:
         DataError: nothing has been evaluated, or what the page needs of an earlier stage is missing.
@@ -52,7 +53,7 @@ def report(overrides: Sequence[str] = ()) -> None:
     _write_csv(layout.report / "subsets.csv", _subsets(cells))
     scores: dict[str, dict[float, list[float]]] = {}
     for cell in cells:
-        scores.setdefault(cell["framework"], {}).setdefault(cell["label_ratio"], []).append(100 * cell["test"]["ciou"])
+        scores.setdefault(cell["model"], {}).setdefault(cell["label_ratio"], []).append(100 * cell["test"]["ciou"])
     lines = {_TITLES[name]: 100 * b["ciou"] for name, b in cells[0]["baselines"].items() if "ciou" in b}
     figure = plot_comparison(scores, "test CIoU@0.5, fixed threshold (%)", lines)
     save_figure(figure, layout.report / "comparison.png")
@@ -60,17 +61,17 @@ def report(overrides: Sequence[str] = ()) -> None:
     _write_csv(layout.report / "curves.csv", curves)
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for point in curves:
-        # Every framework in every panel, so that each keeps its colour.
+        # Every model in every panel, so that each keeps its colour.
         panel = panels.setdefault(f"label ratio {point['label_ratio']}", {name: [] for name in sorted(scores)})
-        panel[point["framework"]].append((point["epoch"], 100 * point["val_ciou"]))
+        panel[point["model"]].append((point["epoch"], 100 * point["val_ciou"]))
     save_figure(plot_curves(panels), layout.report / "curves.png")
-    best = {f"{c['framework']}@{c['label_ratio']}": c["test"]["ciou"] for c in cells}
-    write_json(layout.report / "summary.json", best)
+    summary = {f"{c['framework']}-{c['objective']}@{c['label_ratio']}": c["test"]["ciou"] for c in cells}
+    write_json(layout.report / "summary.json", summary)
     write_text(layout.report / "report.html", make_page(layout.base, cells, rows, lines))
 
 
 def _read_cells(base: Path) -> list[dict[str, Any]]:
-    """Each evaluation's figures, with ``run``, how it was trained, and ``interval``, of its test CIoU in per cent."""
+    """Each evaluation's figures, with what :data:`avsl.report.contents.Cell` adds to them."""
     cells = []
     for path in base.glob("evaluate/*/*/metrics.json"):
         cell = json.loads(path.read_text())
@@ -78,7 +79,10 @@ def _read_cells(base: Path) -> list[dict[str, Any]]:
         cell["run"] = json.loads(trained.read_text())
         cell["interval"] = _interval(path.with_name("per_sample.csv"))
         cells.append(cell)
-    return sorted(cells, key=lambda cell: (cell["label_ratio"], cell["framework"]))
+    several = len({cell["objective"] for cell in cells}) > 1
+    for cell in cells:
+        cell["model"] = f"{cell['framework']} + {cell['objective']}" if several else cell["framework"]
+    return sorted(cells, key=lambda cell: (cell["label_ratio"], cell["framework"], cell["objective"]))
 
 
 def _interval(table: Path) -> tuple[float, float]:
@@ -104,7 +108,7 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "model": cell["framework"],
-                "objective": cell["run"]["objective"],
+                "objective": cell["objective"],
                 "labels": f"{100 * cell['label_ratio']:g} % ({cell['labelled']})",
                 "OGL": ogl,
                 "n of N": n_of_n(test),
@@ -134,7 +138,8 @@ def _subsets(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for cell, ogl, scored in _scored(cells):
         for part, figures in scored.items():
             if part.startswith("test"):
-                head = {"framework": cell["framework"], "label_ratio": cell["label_ratio"], "ogl": ogl, "part": part}
+                head = {key: cell[key] for key in ("framework", "objective", "label_ratio")}
+                head |= {"ogl": ogl, "part": part}
                 rows.append(head | {key: value for key, value in figures.items() if not isinstance(value, Mapping)})
                 sizes = figures.get("by_size", {})
                 rows += [head | {"part": f"{part}/{size}"} | found for size, found in sizes.items()]
@@ -144,7 +149,7 @@ def _subsets(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             known = first["baselines"] if part == "test" else figures.get("baselines", {})
             counts = {key: figures[key] for key in ("n", "n_silent", "n_listed") if key in figures}
             rows += [
-                {"framework": _TITLES[name], "ogl": "no", "part": part} | counts | found
+                {"framework": _TITLES[name], "objective": "none", "ogl": "no", "part": part} | counts | found
                 for name, found in known.items()
             ]
     return rows
@@ -153,7 +158,7 @@ def _subsets(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _curves(base: Path, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
-            "framework": cell["framework"],
+            "model": cell["model"],
             "label_ratio": cell["label_ratio"],
             "epoch": int(float(line["epoch"])),
             "val_ciou": float(line["val/ciou"]),

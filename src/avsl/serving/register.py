@@ -48,6 +48,7 @@ def read_candidates(config: Config) -> list[Candidate]:
             Candidate(
                 run_id=how["run_id"],
                 framework=how["framework"],
+                objective=how["objective"],
                 score=figures["validation"]["ciou"],
                 metric=figures["metric"],
                 split_hash=how["split_hash"],

@@ -62,19 +62,20 @@ def _record(config: Config, store: Store, candidate: Candidate, unfinished: str 
     how = json.loads((trained / "run.json").read_text())
     with (trained / "curves.csv").open(newline="") as file:
         curves = [{key: float(value) for key, value in line.items() if value} for line in csv.DictReader(file)]
-    evaluation = layout.evaluations / candidate.framework
+    method = trained.name
+    evaluation = layout.evaluations / method
     figures = json.loads((evaluation / "metrics.json").read_text())
     tags = RunTags(
         framework=candidate.framework,
-        objective=params["objective"]["name"],
+        objective=candidate.objective,
         label_ratio=candidate.label_ratio,
         seed=how["seed"],
         data_hash=Split.load(layout.split).data_hash,
         split_hash=candidate.split_hash,
         git_commit="unknown",
-        dvc_stage=f"train@{candidate.framework}-{layout.ratio}",
+        dvc_stage=f"train@{method}-{layout.ratio}",
     )
-    name = f"{candidate.framework} {layout.ratio} seed {how['seed']}"
+    name = f"{method} {layout.ratio} seed {how['seed']}"
     with start_or_resume_run(store, candidate.data, name, tags, params, unfinished) as run:
         run.set_tags({RESTORED_FROM: candidate.run_id})
         for line in curves:

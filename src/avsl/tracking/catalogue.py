@@ -19,8 +19,9 @@ def list_versions(store: Store) -> list[dict[str, str]]:
     """Every version of the models that avsl registered, models in order of their names, the newest version first.
 
     Returns:
-        A row for each: ``model``, ``labels`` (the ratio), ``version``, ``alias``, ``framework``, ``validation`` and
-        ``test`` (CIoU@0.5, per cent), ``registered`` (UTC), ``why`` (it is or is no longer champion).
+        A row for each: ``model``, ``labels`` (the ratio), ``version``, ``alias``, ``framework``, ``objective``,
+        ``validation`` and ``test`` (CIoU@0.5, per cent), ``registered`` (UTC), ``why`` (it is or is no longer
+        champion).
 
     Raises:
         TrackingError: the store fails.
@@ -46,6 +47,7 @@ def _row(version: ModelVersion, aliases: list[str]) -> dict[str, str]:
         "version": str(version.version),
         "alias": ", ".join(aliases),
         "framework": tags.get("framework", tags.get("method", "")),
+        "objective": tags.get("objective", ""),
         "validation": _percent(tags.get("validation_score")),
         "test": _percent(tags.get("test.ciou")),
         "registered": f"{when:%Y-%m-%d %H:%M}",

@@ -43,7 +43,8 @@ class Candidate:
 
     Attributes:
         run_id: its MLflow run.
-        framework: its name.
+        framework: that trained it.
+        objective: below that framework.
         score: on validation, greater is better.
         metric: the name of what the score is.
         split_hash: of the split it was trained and scored on.
@@ -57,6 +58,7 @@ class Candidate:
 
     run_id: str
     framework: str
+    objective: str
     score: float
     metric: str
     split_hash: str
@@ -654,6 +656,7 @@ def _version_tags(candidate: Candidate) -> dict[str, str]:
         "data": candidate.data,
         "label_ratio": str(candidate.label_ratio),
         "framework": candidate.framework,
+        "objective": candidate.objective,
         "run_id": candidate.run_id,
         "model_hash": candidate.model_hash,
         "split_hash": candidate.split_hash,
