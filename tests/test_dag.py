@@ -485,9 +485,9 @@ class TestRepro:
 
     def test_a_second_repro_at_the_same_time_is_refused(self, copy: _Copy) -> None:
         """DVC says who holds the stage; the first ends with the weights that it would have had alone."""
-        command = ("dvc", "repro", "--force", "--single-item", f"train@supervised-{_RATIO}")
+        command = ("dvc", "repro", "--force", "--single-item", f"train@supervised-ezvsl-{_RATIO}")
         weights = copy.base / "train" / str(_RATIO) / "supervised-ezvsl" / "model" / "model.safetensors"
-        checkpoint = copy.base / "state" / str(_RATIO) / "supervised" / "last.ckpt"
+        checkpoint = copy.base / "state" / str(_RATIO) / "supervised-ezvsl" / "last.ckpt"
         before = weights.read_bytes()
         first = copy.start(*command)
         while first.poll() is None and not checkpoint.exists():

@@ -133,6 +133,6 @@ def test_one_command_runs_all_steps_and_keeps_what_is_there(layout: _Where, capl
         "data_hash": drawn.data_hash,
         "split_hash": drawn.content_hash,
         "git_commit": "none",
-        "dvc_stage": "train@dmt-0.25",
+        "dvc_stage": "train@dmt-ezvsl-0.25",
     }
     assert {key: recorded.data.tags[key] for key in expected} == expected
