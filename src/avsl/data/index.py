@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
+MIDDLE = 0.5
+"""Of a video, as a share of its length."""
+
 # A VGGSound clip is named after its video and the second it starts at.
 _CLIP_NAME = re.compile(r"(?P<video>.{11})_\d{6}")
 
@@ -53,7 +56,8 @@ class Entry:
         boxes: (k, 4) x0, y0, x1, y1 as fractions of the frame, as annotated; k = 0 where nothing in view sounds; None
             where nobody drew boxes.
         mask: a picture or array that is not zero on the pixels that sound.
-        time_s: which frame of a video, and where in the recording the sound is centred; None is the middle.
+        time_s: which frame of a video, and where in the recording the sound is centred; None is `moment`.
+        moment: the same as a share of the video's length.
         meta: small JSON values.
         broken: why it cannot be used, where the lists already tell.
     """
@@ -68,6 +72,7 @@ class Entry:
     boxes: NDArray[np.float64] | None = None
     mask: Path | None = None
     time_s: float | None = None
+    moment: float = MIDDLE
     meta: Mapping[str, Any] = field(default_factory=dict)
     broken: str = ""
 
@@ -137,6 +142,9 @@ class IndexedConfig(StrictConfig):
         max_broken: highest share of the listed rows that may be missing or unusable.
         shard_rows: most rows in one shard; on average there are some 43 % of it.
         frames: ``raw`` pixels, which load fastest, or ``jpeg`` (quality 95), a fraction of their size.
+        frames_per_clip: rows of a training video that nobody annotated: 1 is its middle frame, n are the midpoints of n
+            equal parts, each with the sound around it. They share their source and so their side. An annotated video
+            stays one row, as its boxes are of the one frame that somebody looked at; label ratios are of all rows.
     """
 
     root: str
@@ -145,6 +153,7 @@ class IndexedConfig(StrictConfig):
     max_broken: float = Field(0.1, ge=0, lt=1)
     shard_rows: int = Field(128, ge=1, le=4096)
     frames: FrameFormat = "raw"
+    frames_per_clip: int = Field(1, ge=1, le=16)
 
 
 class CutConfig(IndexedConfig):
@@ -268,6 +277,35 @@ def _held_out(entries: Iterable[Entry], pool: Iterable[Entry]) -> tuple[Iterable
             leaks.append(Leak(entry.sample_id, part or sources[entry.source_id], part is not None))
     free = Anew(lambda: (row for row in pool if row.source_id not in sources and row.sample_id not in rows))
     return free, leaks
+
+
+def with_frames(entries: Iterable[Entry], config: IndexedConfig) -> Iterator[Entry]:
+    """Make ``config.frames_per_clip`` rows of each training video that nobody annotated.
+
+    Args:
+        entries: rows with their parts; leaks and what is there twice are found before, by clip.
+        config: says how many.
+
+    Yields:
+        The rows; ``CLIP@2of5`` is the second of five of one.
+
+    Raises:
+        DataError: more than one is asked for where a row has a picture and no video, or where there is no such video.
+    """
+    n = config.frames_per_clip
+    found = n == 1
+    for entry in entries:
+        if n == 1 or entry.part != "train" or entry.annotated or entry.broken:
+            yield entry
+            continue
+        found = True
+        if entry.picture is not None and entry.picture.suffix.lower() not in VIDEO_SUFFIXES:
+            raise DataError(f"{entry.picture}: a picture has one frame, not frames_per_clip = {n}")
+        for k in range(1, n + 1):
+            name = f"{entry.sample_id}@{k}of{n}"
+            yield replace(entry, sample_id=name, group_id=name, moment=(k - 0.5) / n)
+    if not found:
+        raise DataError(f"{config.root}: frames_per_clip = {n}, but no row for training is a video without boxes")
 
 
 # --- What published files say --------------------------------------------------------------------------------

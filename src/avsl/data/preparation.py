@@ -20,8 +20,8 @@ from rich.console import Console
 
 from avsl.data.contact import write_contact_sheet
 from avsl.data.errors import DataError
-from avsl.data.index import Entry, Index, IndexedConfig
-from avsl.data.media import read_audio, read_frame, read_mask, resize_frame
+from avsl.data.index import MIDDLE, Entry, Index, IndexedConfig, with_frames
+from avsl.data.media import media_duration, read_audio, read_frame, read_mask, resize_frame
 from avsl.data.rows import RowFile
 from avsl.data.shards import (
     PARTS,
@@ -83,8 +83,14 @@ class _Decode:
             raise DataError(f"{entry.sample_id}: none of its {len(entry.boxes)} boxes covers a pixel")
         if entry.picture is None:
             raise DataError(f"{entry.sample_id}: no frame in the folder")
-        frame = resize_frame(read_frame(entry.picture, entry.time_s), self.image_size)
-        waveform = self._sound(entry)
+        time_s = entry.time_s
+        if time_s is None and entry.moment != MIDDLE:
+            length = media_duration(entry.picture)
+            if length is None:
+                raise DataError(f"{entry.picture}: states no length")
+            time_s = entry.moment * length
+        frame = resize_frame(read_frame(entry.picture, time_s), self.image_size)
+        waveform = self._sound(entry, time_s)
         mask = None if entry.mask is None else read_mask(entry.mask, self.image_size)
         return Sample(
             sample_id=entry.sample_id,
@@ -99,8 +105,8 @@ class _Decode:
             meta=entry.meta,
         )
 
-    def _sound(self, entry: Entry) -> NDArray[np.int16]:
-        start = None if entry.time_s is None else entry.time_s - self.duration_s / 2
+    def _sound(self, entry: Entry, time_s: float | None) -> NDArray[np.int16]:
+        start = None if time_s is None else time_s - self.duration_s / 2
         total = np.zeros(round(self.duration_s * SAMPLE_RATE), dtype=np.float32)
         for path in entry.sounds:
             if path is None:
@@ -149,7 +155,7 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
     index = read(config)
     leaks, left_out = index.leaks, index.left_out
     # Beside the prepared set and not in it, as DVC hashes what is there; no system-wide folder: it may be memory.
-    with RowFile.write(root.with_name(f".{root.name}.rows"), index.entries, config.shard_rows) as rows:
+    with _listed(index, config, root.with_name(f".{root.name}.rows")) as rows:
         del index  # from here on memory holds the rows of a shard, and no list of all
         _check_ids(config.root, rows)
         manifest, rejected = _prepare(name, rows, config, root, workers)
@@ -187,6 +193,11 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
     write_contact_sheet(data)
     _print_cost(name, config, data)
     return manifest
+
+
+def _listed(index: Index, config: IndexedConfig, path: Path) -> RowFile:
+    """All rows, in a file."""
+    return RowFile.write(path, with_frames(index.entries, config), config.shard_rows)
 
 
 def _check_ids(root: str, rows: RowFile) -> None:
@@ -261,7 +272,7 @@ class _Key:
         key = hashlib.sha256()
         for entry in entries:
             names = (entry.sample_id, entry.source_id, entry.group_id, entry.part, entry.label)
-            known = [*names, entry.time_s, entry.broken]
+            known = [*names, entry.time_s, entry.broken, *([entry.moment] if entry.moment != MIDDLE else [])]
             boxes = None if entry.boxes is None else entry.boxes.tolist()
             contents = [content(entry.picture), [content(path) for path in entry.sounds], content(entry.mask)]
             key.update(json.dumps([known, boxes, dict(entry.meta), contents]).encode())
@@ -319,7 +330,7 @@ def check_index(name: str, index: Index, config: IndexedConfig, workers: int) ->
         DataError: the index lists nothing or a row twice.
     """
     with tempfile.TemporaryDirectory() as folder:
-        rows = RowFile.write(Path(folder) / "rows", index.entries, config.shard_rows)
+        rows = _listed(index, config, Path(folder) / "rows")
         _check_ids(config.root, rows)
         decode = _Decode(config.root, rows, config.image_size, config.duration_s)
         look, shards = _Look(decode), range(rows.n_shards)

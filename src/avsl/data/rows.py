@@ -99,6 +99,7 @@ def _values(entry: Entry) -> list[Any]:
         None if entry.boxes is None else entry.boxes.tolist(),
         _text(entry.mask),
         entry.time_s,
+        entry.moment,
         dict(entry.meta),
         entry.broken,
     ]
