@@ -1,4 +1,4 @@
-"""Preparing, loading and memory, measured: ``python -m benchmarks.data.run [--quick]``.
+"""Preparing, loading and memory, measured: ``python -m benchmarks.data.run [--quick] [--only memory]``.
 
 Everything is made here; nothing is read but the project. Times are CPU seconds of one thread, so other work on the
 machine disturbs them little; medians of repeats, and what is compared is measured in turns.
@@ -50,13 +50,18 @@ def main() -> None:
     """Print every table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer clips and rows: a look, no measurement")
-    quick = parser.parse_args().quick
+    parser.add_argument("--only", choices=("prepare", "loading", "memory"), help="one of the three")
+    asked = parser.parse_args()
+    quick = asked.quick
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        measure_prepare(Path(folder), clips=4 if quick else 40)
-    with tempfile.TemporaryDirectory() as folder:
-        measure_loading(Path(folder), rows=128 if quick else 512, repeats=3 if quick else 15)
-    measure_memory([300, 1000] if quick else [1000, 10_000, 100_000])
+    if asked.only in (None, "prepare"):
+        with tempfile.TemporaryDirectory() as folder:
+            measure_prepare(Path(folder), clips=4 if quick else 40)
+    if asked.only in (None, "loading"):
+        with tempfile.TemporaryDirectory() as folder:
+            measure_loading(Path(folder), rows=128 if quick else 512, repeats=3 if quick else 15)
+    if asked.only in (None, "memory"):
+        measure_memory([300, 1000] if quick else [1000, 10_000, 100_000])
 
 
 def _cpu(work: Callable[[], object]) -> float:

@@ -62,7 +62,7 @@ def test_what_is_held_out_never_becomes_a_training_row() -> None:
         Leak("ABCDEFGHIJK_000040", "validation", False),
     ]
     index = add_training_list(entries, pool, "drop", Path("list.txt"), "data.x.leak", left_out=2)
-    assert [(entry.sample_id, entry.part) for entry in index.entries[3:]] == [("new", "train")]
+    assert [(entry.sample_id, entry.part) for entry in [*index.entries][3:]] == [("new", "train")]
     assert list(index.leaks) == leaks
     assert index.left_out == 2
     with pytest.raises(
@@ -72,7 +72,7 @@ def test_what_is_held_out_never_becomes_a_training_row() -> None:
     ):
         add_training_list(entries, pool, "stop", Path("list.txt"), "data.x.leak")
     quiet = add_pool(entries, pool)
-    assert [entry.sample_id for entry in quiet.entries[3:]] == ["new"]
+    assert [entry.sample_id for entry in [*quiet.entries][3:]] == ["new"]
     assert (quiet.left_out, list(quiet.leaks)) == (3, [])
 
 

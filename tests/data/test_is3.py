@@ -48,7 +48,7 @@ def test_a_missing_list_is_named(tmp_path: Path, prepare: Callable[..., Prepared
 
 def test_published_boxes(published_root: Path, read_index: Callable[..., Index]) -> None:
     """3,240 images with two annotations each."""
-    entries = read_index("is3", published_root).entries
+    entries = list(read_index("is3", published_root).entries)
     assert len(entries) == 6480
     groups = Counter(entry.group_id for entry in entries)
     assert (len(groups), set(groups.values())) == (3240, {2})

@@ -62,7 +62,7 @@ def test_published_boxes(
     published_root: Path, read_index: Callable[..., Index], subset: str, rows: int, videos: int, each: int
 ) -> None:
     """No box is lost; read as corners, 1,648 solo boxes would be."""
-    entries = read_index("music", published_root, subset=subset).entries
+    entries = list(read_index("music", published_root, subset=subset).entries)
     boxes = [entry.boxes for entry in entries if entry.boxes is not None]
     assert (len(entries), len(boxes), len({entry.source_id for entry in entries})) == (rows, rows, videos)
     assert {len(clean_boxes(one, 224)) for one in boxes} == {each}

@@ -69,6 +69,7 @@ def test_bytes_do_not_depend_on_workers_and_a_lost_shard_is_made_again(
     kept = (one / first.shards[0].file).stat().st_mtime_ns
     assert prepare("vggss", folder, out="one", **LISTED).manifest == first
     assert (one / first.shards[0].file).stat().st_mtime_ns == kept
+    assert not list(tmp_path.glob(".*")), "the rows' file has gone"
 
 
 def test_every_name_that_a_list_can_hold_is_one_row_of_the_quarantine(

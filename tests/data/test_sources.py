@@ -49,7 +49,7 @@ def sha256(text: str) -> str:
 
 def test_a_file_is_read_once_until_it_changes(folder: Path, tmp_path: Path, hashed: Hashed) -> None:
     """Also one that changes without its size and time; what has gone is no longer listed."""
-    memory = tmp_path / "memory.json"
+    memory = tmp_path / "memory.sqlite"
     names = ["a", "b", "inner/c"]
     expected = {name: sha256(name) for name in names}
     assert list(folder_hashes(folder, memory).items()) == list(expected.items())
@@ -71,15 +71,15 @@ def test_a_young_hash_is_not_kept(folder: Path, tmp_path: Path, hashed: Hashed) 
     """A file that has just been written may be written again within the clock's tick."""
     (folder / "d").write_text("d")
     for _ in range(2):
-        folder_hashes(folder, tmp_path / "memory.json")
+        folder_hashes(folder, tmp_path / "memory.sqlite")
     assert hashed() == 4 + 1
 
 
 def test_what_moves_with_its_folder_keeps_its_hashes_names_and_order(folder: Path, tmp_path: Path) -> None:
     """Nothing of where the folder lies shows."""
-    before = json.dumps(folder_hashes(folder, tmp_path / "memory.json"))
+    before = json.dumps(folder_hashes(folder, tmp_path / "memory.sqlite"))
     moved = folder.rename(tmp_path / "moved")
-    assert json.dumps(folder_hashes(moved, tmp_path / "memory.json")) == before
+    assert json.dumps(folder_hashes(moved, tmp_path / "memory.sqlite")) == before
 
 
 def test_links_are_followed_and_hidden_and_unreadable_files_left_out(folder: Path, tmp_path: Path) -> None:
@@ -90,15 +90,15 @@ def test_links_are_followed_and_hidden_and_unreadable_files_left_out(folder: Pat
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "e").write_text("e")
     (folder / "linked").symlink_to(tmp_path / "other")
-    found = folder_hashes(folder, tmp_path / "memory.json")
+    found = folder_hashes(folder, tmp_path / "memory.sqlite")
     assert found.keys() == {"a", "b", "inner/c", "linked/e"}
     asked = [folder / "a", folder / "a", folder / "none", folder / "self", folder / "inner"]
-    assert content_hashes(asked, tmp_path / "memory.json") == {folder / "a": sha256("a")}
+    assert content_hashes(asked, tmp_path / "memory.sqlite") == {folder / "a": sha256("a")}
 
 
 def test_folders_without_an_end_or_files_are_refused(folder: Path, tmp_path: Path) -> None:
     """In one sentence each."""
-    memory = tmp_path / "memory.json"
+    memory = tmp_path / "memory.sqlite"
     (folder / "inner" / "up").symlink_to(folder)
     with pytest.raises(DataError, match=r"inner/up is a link to a folder above itself$"):
         folder_hashes(folder, memory)
@@ -107,3 +107,11 @@ def test_folders_without_an_end_or_files_are_refused(folder: Path, tmp_path: Pat
         folder_hashes(tmp_path / "empty", memory)
     with pytest.raises(AbsentError, match=r"none: no such folder$"):
         folder_hashes(tmp_path / "none", memory)
+
+
+def test_a_memory_that_cannot_be_used_is_named(folder: Path, tmp_path: Path) -> None:
+    """It is no more than a memory: the sentence says what it is good for."""
+    memory = tmp_path / "memory.sqlite"
+    memory.write_text("no database, but long enough to be looked at " * 20)
+    with pytest.raises(DataError, match=r"memory\.sqlite: cannot be used \(.+\); without it every file is read again$"):
+        folder_hashes(folder, memory)

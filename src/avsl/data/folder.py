@@ -12,7 +12,7 @@ from avsl.data.index import CutConfig, Index, Media, add_pool, assign_parts, rea
 class FolderConfig(CutConfig):
     """A folder of videos, or with ``frames/`` and ``audio/`` whose files have equal names.
 
-    A video gives one row: its middle frame and the sound around it.
+    A video gives one row, its middle frame and the sound around it, or ``frames_per_clip`` where it has no boxes.
 
     Attributes:
         annotations: file in the folder with boxes, JSON or CSV (see `avsl.data.index.read_annotations`); empty: none.

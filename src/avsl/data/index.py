@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import heapq
+import os
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from avsl.data.errors import DataError, check_name
@@ -26,6 +31,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+
+MIDDLE = 0.5
+"""Of a video, as a share of its length."""
 
 # A VGGSound clip is named after its video and the second it starts at.
 _CLIP_NAME = re.compile(r"(?P<video>.{11})_\d{6}")
@@ -48,7 +56,8 @@ class Entry:
         boxes: (k, 4) x0, y0, x1, y1 as fractions of the frame, as annotated; k = 0 where nothing in view sounds; None
             where nobody drew boxes.
         mask: a picture or array that is not zero on the pixels that sound.
-        time_s: which frame of a video, and where in the recording the sound is centred; None is the middle.
+        time_s: which frame of a video, and where in the recording the sound is centred; None is `moment`.
+        moment: the same as a share of the video's length.
         meta: small JSON values.
         broken: why it cannot be used, where the lists already tell.
     """
@@ -63,6 +72,7 @@ class Entry:
     boxes: NDArray[np.float64] | None = None
     mask: Path | None = None
     time_s: float | None = None
+    moment: float = MIDDLE
     meta: Mapping[str, Any] = field(default_factory=dict)
     broken: str = ""
 
@@ -92,17 +102,32 @@ class Leak:
 
 
 @dataclass(frozen=True)
+class Anew(Iterable[Entry]):
+    """Rows that are made anew whenever they are gone through: a list of them takes a kilobyte a row.
+
+    Attributes:
+        rows: begins to make them.
+    """
+
+    rows: Callable[[], Iterable[Entry]]
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.rows())
+
+
+@dataclass(frozen=True)
 class Index:
     """All rows of a data set.
 
     Attributes:
-        entries: the rows; those of published test lists whether their files are there or not.
+        entries: the rows, to be gone through as often as needed; those of published test lists whether their files are
+            there or not.
         leaks: rows of a training list that were dropped because they are held out.
         left_out: rows that belong to no side: unannotated media of held-out sources, and test rows whose frame is
             learned from.
     """
 
-    entries: Sequence[Entry]
+    entries: Iterable[Entry]
     leaks: Sequence[Leak] = ()
     left_out: int = 0
 
@@ -117,6 +142,9 @@ class IndexedConfig(StrictConfig):
         max_broken: highest share of the listed rows that may be missing or unusable.
         shard_rows: most rows in one shard; on average there are some 43 % of it.
         frames: ``raw`` pixels, which load fastest, or ``jpeg`` (quality 95), a fraction of their size.
+        frames_per_clip: rows of a training video that nobody annotated: 1 is its middle frame, n are the midpoints of n
+            equal parts, each with the sound around it. They share their source and so their side. An annotated video
+            stays one row, as its boxes are of the one frame that somebody looked at; label ratios are of all rows.
     """
 
     root: str
@@ -125,6 +153,7 @@ class IndexedConfig(StrictConfig):
     max_broken: float = Field(0.1, ge=0, lt=1)
     shard_rows: int = Field(128, ge=1, le=4096)
     frames: FrameFormat = "raw"
+    frames_per_clip: int = Field(1, ge=1, le=16)
 
 
 class CutConfig(IndexedConfig):
@@ -197,21 +226,21 @@ def add_pool(entries: Sequence[Entry], pool: Iterable[Entry], left_out: int = 0)
 
     Args:
         entries: the rows so far, with their parts.
-        pool: rows of ``train`` without annotation.
+        pool: rows of ``train`` without annotation, to be gone through more than once.
         left_out: rows left out before.
     """
     free, leaks = _held_out(entries, pool)
-    return Index([*entries, *free], left_out=left_out + len(leaks))
+    return Index(Anew(lambda: chain(entries, free)), left_out=left_out + len(leaks))
 
 
 def add_training_list(
-    entries: Sequence[Entry], pool: Sequence[Entry], rule: LeakRule, path: Path, key: str, left_out: int = 0
+    entries: Sequence[Entry], pool: Iterable[Entry], rule: LeakRule, path: Path, key: str, left_out: int = 0
 ) -> Index:
     """Add a published training list as unlabelled training rows.
 
     Args:
         entries: the rows so far, with their parts; a listed row that is among the training rows is not added again.
-        pool: the listed rows, as rows of ``train``.
+        pool: the listed rows, as rows of ``train``, to be gone through more than once.
         rule: ``stop`` refuses a list with held-out rows or sources, ``drop`` drops and records those.
         path: the list.
         key: name of the setting that holds the rule.
@@ -228,27 +257,55 @@ def add_training_list(
             for (part, same), n in sorted(counts.items(), key=lambda item: (item[0][0], not item[0][1]))
         )
         raise DataError(
-            f"{path}: {len(leaks)} of its {len(pool)} training rows are held out: {said}; {key}=drop leaves them out"
+            f"{path}: {len(leaks)} of its {sum(1 for _ in pool)} training rows are held out: {said}; "
+            f"{key}=drop leaves them out"
         )
-    return Index([*entries, *free], leaks, left_out)
+    return Index(Anew(lambda: chain(entries, free)), leaks, left_out)
 
 
-def _held_out(entries: Iterable[Entry], pool: Iterable[Entry]) -> tuple[list[Entry], list[Leak]]:
+def _held_out(entries: Iterable[Entry], pool: Iterable[Entry]) -> tuple[Iterable[Entry], list[Leak]]:
     """Part ``pool`` into training rows that are not among ``entries`` yet, and rows that are held out."""
     rows = {entry.sample_id: entry.part for entry in entries}
     sources: dict[str, str] = {}
     for entry in entries:
         if entry.part != "train":
             sources.setdefault(entry.source_id, entry.part)
-    free: list[Entry] = []
     leaks: list[Leak] = []
     for entry in pool:
         if entry.source_id in sources:
             part = rows.get(entry.sample_id)
             leaks.append(Leak(entry.sample_id, part or sources[entry.source_id], part is not None))
-        elif entry.sample_id not in rows:
-            free.append(entry)
+    free = Anew(lambda: (row for row in pool if row.source_id not in sources and row.sample_id not in rows))
     return free, leaks
+
+
+def with_frames(entries: Iterable[Entry], config: IndexedConfig) -> Iterator[Entry]:
+    """Make ``config.frames_per_clip`` rows of each training video that nobody annotated.
+
+    Args:
+        entries: rows with their parts; leaks and what is there twice are found before, by clip.
+        config: says how many.
+
+    Yields:
+        The rows; ``CLIP@2of5`` is the second of five of one.
+
+    Raises:
+        DataError: more than one is asked for where a row has a picture and no video, or where there is no such video.
+    """
+    n = config.frames_per_clip
+    found = n == 1
+    for entry in entries:
+        if n == 1 or entry.part != "train" or entry.annotated or entry.broken:
+            yield entry
+            continue
+        found = True
+        if entry.picture is not None and entry.picture.suffix.lower() not in VIDEO_SUFFIXES:
+            raise DataError(f"{entry.picture}: a picture has one frame, not frames_per_clip = {n}")
+        for k in range(1, n + 1):
+            name = f"{entry.sample_id}@{k}of{n}"
+            yield replace(entry, sample_id=name, group_id=name, moment=(k - 0.5) / n)
+    if not found:
+        raise DataError(f"{config.root}: frames_per_clip = {n}, but no row for training is a video without boxes")
 
 
 # --- What published files say --------------------------------------------------------------------------------
@@ -260,8 +317,8 @@ def source_of(sample_id: str) -> str:
     return match["video"] if match else sample_id
 
 
-def read_table(path: Path, columns: int, what: str) -> list[list[str]]:
-    """The rows of a CSV without a header.
+def read_table(path: Path, columns: int, what: str) -> Iterator[list[str]]:
+    """The rows of a CSV without a header, one after the other.
 
     Args:
         path: the file; empty lines do not count.
@@ -273,25 +330,26 @@ def read_table(path: Path, columns: int, what: str) -> list[list[str]]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such {what}")
+    empty = True
     try:
-        parsed = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+        with path.open(encoding="utf-8-sig") as file:
+            for number, row in enumerate(csv.reader(line.rstrip("\n") for line in file), start=1):
+                cells = [cell.strip() for cell in row]
+                if not any(cells):
+                    continue
+                if len(cells) < columns or not all(cells[:columns]):
+                    said = f"row {number} has not the {columns} values of the {what}: {','.join(row)!r}"
+                    raise DataError(f"{path}: {said}")
+                empty = False
+                yield cells
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file: {error}") from error
     except csv.Error as error:
         raise DataError(f"{path}: not a CSV file: {error}") from error
-    rows = []
-    for number, row in enumerate(parsed, start=1):
-        cells = [cell.strip() for cell in row]
-        if not any(cells):
-            continue
-        if len(cells) < columns or not all(cells[:columns]):
-            raise DataError(f"{path}: row {number} has not the {columns} values of the {what}: {','.join(row)!r}")
-        rows.append(cells)
-    if not rows:
+    if empty:
         raise DataError(f"{path}: the {what} is empty")
-    return rows
 
 
 def read_list(path: Path, what: str) -> list[str]:
@@ -418,7 +476,42 @@ def read_pixel_boxes(path: Path) -> list[tuple[str, str, NDArray[np.float64]]]:
 # --- What lies in folders ------------------------------------------------------------------------------------
 
 
-def files_by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+# Between a file's name and its suffix: no name holds it, and it sorts before whatever else a name goes on with.
+_END = "\0"
+
+
+class Files(Mapping[str, Path]):
+    """The files of one folder by their name without its suffix, in order of these names.
+
+    Held as one block of text, some 25 bytes a file, where a dictionary of paths takes half a kilobyte.
+
+    Args:
+        folder: where they lie.
+        names: text array, ascending: each name, ``_END`` and its suffix.
+    """
+
+    def __init__(self, folder: Path, names: pa.Array) -> None:
+        self._folder = folder
+        self._names = names
+
+    def __getitem__(self, name: str) -> Path:
+        place = bisect_left(self._names, name, key=_stem)
+        if place == len(self._names) or _stem(self._names[place]) != name:
+            raise KeyError(name)
+        return self._folder / str(self._names[place].as_py()).replace(_END, "")
+
+    def __iter__(self) -> Iterator[str]:
+        return map(_stem, self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _stem(name: pa.StringScalar) -> str:
+    return str(name.as_py().partition(_END)[0])
+
+
+def files_by_id(folder: Path, suffixes: Sequence[str]) -> Files:
     """The files of a folder with one of ``suffixes``, by their name without it.
 
     Raises:
@@ -426,14 +519,18 @@ def files_by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    found: dict[str, Path] = {}
-    for path in folder.iterdir():
-        if path.suffix.lower() in suffixes:
-            check_name(path)
-            if path.stem in found:
-                raise DataError(f"{folder}: both '{found[path.stem].name}' and '{path.name}' are there")
-            found[path.stem] = path
-    return found
+    names = []
+    with os.scandir(folder) as files:  # pathlib first makes a list of all
+        for file in files:
+            path = folder / file.name
+            if path.suffix.lower() in suffixes:
+                check_name(path)
+                names.append(f"{path.stem}{_END}{path.suffix}")
+    names.sort()
+    for one, other in pairwise(names):
+        if one.partition(_END)[0] == other.partition(_END)[0]:
+            raise DataError(f"{folder}: both '{one.replace(_END, '')}' and '{other.replace(_END, '')}' are there")
+    return Files(folder, pa.array(names, pa.string()))
 
 
 @dataclass(frozen=True)
@@ -469,10 +566,15 @@ class Media:
         path = next((p for p in (masks / f"{name}.npy", masks / f"{name}.png") if p.is_file()), None)
         return self.entry(name, mask=path, broken="" if path else f"no mask (.png, .npy) in {masks}", **known)
 
-    def pool(self, but: Container[str], source: Callable[[str], str] = source_of) -> list[Entry]:
-        """A row of ``train`` for every picture or sound whose name is not among ``but``."""
-        names = sorted(self.pictures.keys() | self.sounds.keys())
-        return [self.entry(name, source, part="train") for name in names if name not in but]
+    def pool(self, but: Container[str], source: Callable[[str], str] = source_of) -> Iterable[Entry]:
+        """A row of ``train`` for every picture or sound whose name is not among ``but``, in order of the names."""
+
+        def rows() -> Iterator[Entry]:
+            for name, _ in groupby(heapq.merge(self.pictures, self.sounds)):
+                if name not in but:
+                    yield self.entry(name, source, part="train")
+
+        return Anew(rows)
 
 
 def add_silent(
@@ -540,7 +642,8 @@ def add_unannotated(
         entries, left_out = add_silent(entries, root / config.silent_list, media, source)
     if config.train_list:
         path = root / config.train_list
-        pool = [media.entry(name, source, part="train") for name in read_list(path, "training list")]
+        ids = read_list(path, "training list")
+        pool = Anew(lambda: (media.entry(name, source, part="train") for name in ids))
         return add_training_list(entries, pool, config.leak, path, f"data.{data}.leak", left_out)
     return add_pool(entries, media.pool(known, source), left_out)
 

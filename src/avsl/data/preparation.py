@@ -6,9 +6,11 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,8 +20,9 @@ from rich.console import Console
 
 from avsl.data.contact import write_contact_sheet
 from avsl.data.errors import DataError
-from avsl.data.index import Entry, Index, IndexedConfig, draw
-from avsl.data.media import read_audio, read_frame, read_mask, resize_frame
+from avsl.data.index import MIDDLE, Entry, Index, IndexedConfig, with_frames
+from avsl.data.media import media_duration, read_audio, read_frame, read_mask, resize_frame
+from avsl.data.rows import RowFile
 from avsl.data.shards import (
     PARTS,
     Manifest,
@@ -49,34 +52,20 @@ class _Decode:
 
     Attributes:
         root: the data set's folder.
-        entries: all rows.
-        cuts: where each shard begins, and where the last one ends.
+        rows: all rows.
         image_size: side of the frames, pixels.
         duration_s: of the sounds.
     """
 
     root: str
-    entries: Sequence[Entry]
-    cuts: Sequence[int]
+    rows: RowFile
     image_size: int
     duration_s: float
-
-    @classmethod
-    def of(cls, index: Index, config: IndexedConfig) -> _Decode:
-        cuts = _cuts([entry.sample_id for entry in index.entries], config.shard_rows)
-        return cls(config.root, index.entries, cuts, config.image_size, config.duration_s)
-
-    @property
-    def n_shards(self) -> int:
-        return len(self.cuts) - 1
-
-    def shard(self, k: int) -> Sequence[Entry]:
-        return self.entries[self.cuts[k] : self.cuts[k + 1]]
 
     def __call__(self, k: int) -> ShardRows:
         samples: list[Sample] = []
         rejected: list[tuple[str, str]] = []
-        for entry in self.shard(k):
+        for entry in self.rows.shard(k):
             try:
                 samples.append(self.sample(entry))
             except DataError as error:
@@ -94,8 +83,14 @@ class _Decode:
             raise DataError(f"{entry.sample_id}: none of its {len(entry.boxes)} boxes covers a pixel")
         if entry.picture is None:
             raise DataError(f"{entry.sample_id}: no frame in the folder")
-        frame = resize_frame(read_frame(entry.picture, entry.time_s), self.image_size)
-        waveform = self._sound(entry)
+        time_s = entry.time_s
+        if time_s is None and entry.moment != MIDDLE:
+            length = media_duration(entry.picture)
+            if length is None:
+                raise DataError(f"{entry.picture}: states no length")
+            time_s = entry.moment * length
+        frame = resize_frame(read_frame(entry.picture, time_s), self.image_size)
+        waveform = self._sound(entry, time_s)
         mask = None if entry.mask is None else read_mask(entry.mask, self.image_size)
         return Sample(
             sample_id=entry.sample_id,
@@ -110,8 +105,8 @@ class _Decode:
             meta=entry.meta,
         )
 
-    def _sound(self, entry: Entry) -> NDArray[np.int16]:
-        start = None if entry.time_s is None else entry.time_s - self.duration_s / 2
+    def _sound(self, entry: Entry, time_s: float | None) -> NDArray[np.int16]:
+        start = None if time_s is None else time_s - self.duration_s / 2
         total = np.zeros(round(self.duration_s * SAMPLE_RATE), dtype=np.float32)
         for path in entry.sounds:
             if path is None:
@@ -121,19 +116,6 @@ class _Decode:
             # A sum may leave the range; cut off, it would sound like neither.
             total /= max(1.0, float(np.abs(total).max()))
         return np.clip(np.rint(total * 32768), -32768, 32767).astype(np.int16)
-
-
-def _cuts(names: Sequence[str], most: int) -> list[int]:
-    """Where shards begin, and where the last one ends.
-
-    A shard ends where it has ``most`` rows or where a row's name says so, which two names in ``most`` do: a row that
-    comes or goes changes its own shard and few others, if any, whatever the row's place in the list.
-    """
-    cuts = [0]
-    for end, name in enumerate(names, start=1):
-        if end == len(names) or end - cuts[-1] == most or draw(f"shard:{name}") < 2 / most:
-            cuts.append(end)
-    return cuts
 
 
 def clean_boxes(boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
@@ -171,47 +153,39 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
             rows are unusable.
     """
     index = read(config)
-    entries = index.entries
-    _check_ids(config.root, entries)
-    decode = _Decode.of(index, config)
-    decoder = file_hash(Path(__file__).with_name("media.py"))
-    manifest, rejected = prepare_shards(
-        root,
-        decode,
-        decode.n_shards,
-        name=name,
-        image_size=config.image_size,
-        sample_rate=SAMPLE_RATE,
-        n_samples_audio=round(config.duration_s * SAMPLE_RATE),
-        classes=sorted({entry.label for entry in entries} - {""}),
-        settings={"duration_s": config.duration_s, "image_size": config.image_size, "decoder_sha256": decoder},
-        workers=workers,
-        frames=config.frames,
-        keys=_keys(decode, root.with_name(HASHES)),
-    )
-    expected = Counter(entry.part for entry in entries)
+    leaks, left_out = index.leaks, index.left_out
+    # Beside the prepared set and not in it, as DVC hashes what is there; no system-wide folder: it may be memory.
+    with _listed(index, config, root.with_name(f".{root.name}.rows")) as rows:
+        del index  # from here on memory holds the rows of a shard, and no list of all
+        _check_ids(config.root, rows)
+        manifest, rejected = _prepare(name, rows, config, root, workers)
+        expected = Counter(entry.part for entry in rows)
+        n_rows = expected.total()
+        dropped = sum(
+            len(entry.boxes) - len(clean_boxes(entry.boxes, config.image_size))
+            for entry in rows
+            if entry.boxes is not None
+        )
     # The other settings decide which rows there are, and that is in the shards' keys.
-    stated = config.model_dump(exclude={"root"}) | {"decoder_sha256": decoder, "leaks_dropped": len(index.leaks)}
+    stated = config.model_dump(exclude={"root"}) | {"decoder_sha256": _decoder(), "leaks_dropped": len(leaks)}
     manifest = manifest.model_copy(
         update={"expected": {part: expected[part] for part in PARTS if expected[part]}, "settings": stated}
     )
     _write_table(root / QUARANTINE, ("sample_id", "reason"), rejected)
-    leaks = [(leak.sample_id, leak.part, "row" if leak.same else "source") for leak in index.leaks]
-    _write_table(root / LEAKS, ("sample_id", "part", "shares"), leaks)
-    dropped = sum(
-        len(entry.boxes) - len(clean_boxes(entry.boxes, config.image_size))
-        for entry in entries
-        if entry.boxes is not None
+    _write_table(
+        root / LEAKS,
+        ("sample_id", "part", "shares"),
+        ((leak.sample_id, leak.part, "row" if leak.same else "source") for leak in leaks),
     )
     Console(stderr=True).print(
-        f"{name}: {len(entries) - len(rejected)} of {len(entries)} samples prepared, {len(rejected)} in {QUARANTINE}, "
+        f"{name}: {n_rows - len(rejected)} of {n_rows} samples prepared, {len(rejected)} in {QUARANTINE}, "
         f"{dropped} boxes without a pixel dropped, {len(leaks)} leaks dropped, "
-        f"{index.left_out} rows left out to keep the sides apart",
+        f"{left_out} rows left out to keep the sides apart",
         soft_wrap=True,
     )
-    if len(rejected) > config.max_broken * len(entries):
+    if len(rejected) > config.max_broken * n_rows:
         raise DataError(
-            f"{config.root}: {len(rejected)} of {len(entries)} samples are unusable, more than max_broken = "
+            f"{config.root}: {len(rejected)} of {n_rows} samples are unusable, more than max_broken = "
             f"{config.max_broken} allows ({root / QUARANTINE} lists them; the first: {rejected[0][1]})"
         )
     write_manifest(root, manifest)
@@ -219,6 +193,48 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
     write_contact_sheet(data)
     _print_cost(name, config, data)
     return manifest
+
+
+def _listed(index: Index, config: IndexedConfig, path: Path) -> RowFile:
+    """All rows, in a file."""
+    return RowFile.write(path, with_frames(index.entries, config), config.shard_rows)
+
+
+def _check_ids(root: str, rows: RowFile) -> None:
+    if not rows.n_shards:
+        raise DataError(f"{root}: nothing to prepare")
+    if not rows.distinct:
+        name, times = Counter(entry.sample_id for entry in rows).most_common(1)[0]
+        if times > 1:
+            raise DataError(f"{root}: {times} rows are named '{name}'")
+
+
+def _prepare(
+    name: str, rows: RowFile, config: IndexedConfig, root: Path, workers: int
+) -> tuple[Manifest, list[tuple[str, str]]]:
+    """The shards; what `prepare_shards` says of them."""
+    decode = _Decode(config.root, rows, config.image_size, config.duration_s)
+    hashing = _Key(rows, root.with_name(HASHES))
+    keys = in_processes(hashing, range(rows.n_shards), 1, title=f"{name}: files", total=rows.n_shards)
+    return prepare_shards(
+        root,
+        decode,
+        rows.n_shards,
+        name=name,
+        image_size=config.image_size,
+        sample_rate=SAMPLE_RATE,
+        n_samples_audio=round(config.duration_s * SAMPLE_RATE),
+        classes=sorted({entry.label for entry in rows} - {""}),
+        settings={"duration_s": config.duration_s, "image_size": config.image_size, "decoder_sha256": _decoder()},
+        workers=workers,
+        frames=config.frames,
+        keys=[keys[k] for k in range(rows.n_shards)],
+    )
+
+
+def _decoder() -> str:
+    """SHA-256 of the code that decodes."""
+    return file_hash(Path(__file__).with_name("media.py"))
 
 
 def _print_cost(name: str, config: IndexedConfig, data: PreparedData) -> None:
@@ -231,35 +247,36 @@ def _print_cost(name: str, config: IndexedConfig, data: PreparedData) -> None:
     Console(stderr=True).print(f"{name}: {said}", soft_wrap=True)
 
 
-def _check_ids(root: str, entries: Sequence[Entry]) -> None:
-    if not entries:
-        raise DataError(f"{root}: nothing to prepare")
-    name, times = Counter(entry.sample_id for entry in entries).most_common(1)[0]
-    if times > 1:
-        raise DataError(f"{root}: {times} rows are named '{name}'")
+@dataclass(frozen=True)
+class _Key:
+    """What a shard is made from, hashed; of its files, no more than its own are held.
 
+    Attributes:
+        rows: all rows.
+        memory: of the files' hashes.
+    """
 
-def _keys(decode: _Decode, memory: Path) -> list[str]:
-    """What each shard is made from, hashed."""
-    files = (path for entry in decode.entries for path in entry.files() if path is not None)
-    hashes = content_hashes(files, memory)
-    return [_key(decode.shard(k), hashes) for k in range(decode.n_shards)]
+    rows: RowFile
+    memory: Path
 
+    def __call__(self, k: int) -> str:
+        """SHA-256 of all that decides a shard besides the settings and the code: its rows and their files' contents."""
+        entries = self.rows.shard(k)
+        files = [path for entry in entries for path in entry.files() if path is not None]
+        hashes = content_hashes(files, self.memory, logging.DEBUG)
 
-def _key(entries: Iterable[Entry], hashes: Mapping[Path, str]) -> str:
-    """SHA-256 of all that decides a shard besides the settings and the code: its rows and their files' contents."""
+        def content(path: Path | None) -> list[str] | None:
+            # The suffix says how a file is read.
+            return [path.suffix, hashes.get(path, "")] if path else None
 
-    def content(path: Path | None) -> list[str] | None:
-        # The suffix says how a file is read.
-        return [path.suffix, hashes.get(path, "")] if path else None
-
-    key = hashlib.sha256()
-    for entry in entries:
-        known = [entry.sample_id, entry.source_id, entry.group_id, entry.part, entry.label, entry.time_s, entry.broken]
-        boxes = None if entry.boxes is None else entry.boxes.tolist()
-        contents = [content(entry.picture), [content(path) for path in entry.sounds], content(entry.mask)]
-        key.update(json.dumps([known, boxes, dict(entry.meta), contents]).encode())
-    return key.hexdigest()
+        key = hashlib.sha256()
+        for entry in entries:
+            names = (entry.sample_id, entry.source_id, entry.group_id, entry.part, entry.label)
+            known = [*names, entry.time_s, entry.broken, *([entry.moment] if entry.moment != MIDDLE else [])]
+            boxes = None if entry.boxes is None else entry.boxes.tolist()
+            contents = [content(entry.picture), [content(path) for path in entry.sounds], content(entry.mask)]
+            key.update(json.dumps([known, boxes, dict(entry.meta), contents]).encode())
+        return key.hexdigest()
 
 
 def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -291,38 +308,38 @@ class PartState:
 
 @dataclass(frozen=True)
 class _Look:
-    """Decodes the rows of a shard and keeps what is wrong: (row number, missing, reason)."""
+    """Decodes the rows of a shard and keeps what is wrong: (part, missing, reason)."""
 
     decode: _Decode
 
-    def __call__(self, k: int) -> list[tuple[int, bool, str]]:
+    def __call__(self, k: int) -> list[tuple[str, bool, str]]:
         problems = []
-        for row, entry in enumerate(self.decode.shard(k), start=self.decode.cuts[k]):
+        for entry in self.decode.rows.shard(k):
             try:
                 self.decode.sample(entry)
             except DataError as error:
                 missing = any(path is None or not path.is_file() for path in entry.files())
-                problems.append((row, missing, str(error)))
+                problems.append((entry.part, missing, str(error)))
         return problems
 
 
 def check_index(name: str, index: Index, config: IndexedConfig, workers: int) -> list[PartState]:
-    """Decode everything and say what is missing or broken, by part; writes nothing.
+    """Decode everything and say what is missing or broken, by part; leaves nothing behind.
 
     Raises:
         DataError: the index lists nothing or a row twice.
     """
-    _check_ids(config.root, index.entries)
-    decode = _Decode.of(index, config)
-    found = in_processes(
-        _Look(decode), range(decode.n_shards), workers, title=f"{name}: looking", total=decode.n_shards
-    )
-    problems = [problem for k in range(decode.n_shards) for problem in found[k]]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = _listed(index, config, Path(folder) / "rows")
+        _check_ids(config.root, rows)
+        decode = _Decode(config.root, rows, config.image_size, config.duration_s)
+        look, shards = _Look(decode), range(rows.n_shards)
+        found = in_processes(look, shards, workers, title=f"{name}: looking", total=rows.n_shards)
+        listed = Counter(entry.part for entry in rows)
     states = []
     for part in PARTS:
-        listed = sum(entry.part == part for entry in index.entries)
-        here = [(missing, reason) for row, missing, reason in problems if index.entries[row].part == part]
+        here = [(missing, reason) for k in shards for where, missing, reason in found[k] if where == part]
         absent = sum(missing for missing, _ in here)
-        if listed:
-            states.append(PartState(part, listed, absent, len(here) - absent, here[0][1] if here else ""))
+        if listed[part]:
+            states.append(PartState(part, listed[part], absent, len(here) - absent, here[0][1] if here else ""))
     return states

@@ -5,21 +5,25 @@ Imports nothing heavy, as `dvc repro` looks at the folder every time.
 
 from __future__ import annotations
 
-import json
 import logging
+import os
+import sqlite3
 import stat
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from avsl.data.errors import DataError, check_name
-from avsl.files import file_hash, write_json
+from avsl.files import file_hash
 
 log = logging.getLogger(__name__)
 
-HASHES = "file-hashes.json"
+HASHES = "file-hashes.sqlite"
 """Beside the prepared set: what is known of the files on this machine."""
+
+_TABLE = "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, stamp TEXT, sha256 TEXT) WITHOUT ROWID"
 
 # A file may change twice within one tick of the file system's clock, so a hash of so young a file is not kept.
 _YOUNG_NS = 10**9
@@ -31,42 +35,62 @@ class AbsentError(DataError):
     """The folder is not here."""
 
 
-def content_hashes(paths: Iterable[Path], memory: Path) -> dict[Path, str]:
+def content_hashes(paths: Iterable[Path], memory: Path, level: int = logging.INFO) -> dict[Path, str]:
     """SHA-256 of files, in hexadecimal; those that ``memory`` knows are not read again.
 
     A file is known by its absolute path, size, times of modification and of status change, and inode: whatever is
-    done to a file's content moves the second time, also what sets the first one back.
+    done to a file's content moves the second time, also what sets the first one back. What was read is remembered every
+    few hundred files, so that a killed call has not read them in vain.
 
     Args:
         paths: the files, in any order and repeated. Those that do not exist or cannot be read are left out: decoding
             them will tell why.
-        memory: JSON file, made where absent and brought up to date.
+        memory: SQLite file, made where absent and brought up to date. It is asked file by file, so that a caller who
+            comes with a few files at a time holds no more than these, however many it knows.
+        level: of the line in the log that says how much is read.
+
+    Raises:
+        DataError: ``memory`` cannot be read or written.
     """
-    # Each file's stamp and hash as one text: there may be hundreds of thousands.
-    known: dict[str, str] = json.loads(memory.read_bytes()) if memory.is_file() else {}
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(memory, timeout=60)) as known:
+            known.execute(_TABLE)
+            return _content_hashes(set(paths), known, level)
+    except sqlite3.Error as error:
+        raise DataError(f"{memory}: cannot be used ({error}); without it every file is read again") from error
+
+
+def _content_hashes(paths: Iterable[Path], known: sqlite3.Connection, level: int) -> dict[Path, str]:
     hashes: dict[Path, str] = {}
     new: list[Path] = []
     size = 0
-    for path in set(paths):
+    for path in paths:
         stamp = _stamp(path)
-        before, _, sha256 = known.get(str(path.absolute()), "").rpartition(" ")
-        if stamp and stamp == before:
-            hashes[path] = sha256
-        elif stamp:
+        if not stamp:
+            continue
+        row = known.execute("SELECT sha256 FROM files WHERE path = ? AND stamp = ?", (_key(path), stamp)).fetchone()
+        if row:
+            hashes[path] = row[0]
+        else:
             new.append(path)
             size += int(stamp.partition(" ")[0])
     if new:
-        log.info("%d files (%.1f MB) to hash", len(new), size / 1e6)
+        log.log(level, "%d files (%.1f MB) to hash", len(new), size / 1e6)
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(new), _BATCH):
                 batch = new[start : start + _BATCH]
-                for path, (stamp, sha256) in zip(batch, pool.map(_read, batch), strict=True):
-                    if sha256:
-                        hashes[path] = sha256
-                    if stamp:
-                        known[str(path.absolute())] = f"{stamp} {sha256}"
-        write_json(memory, known)
+                read = list(zip(batch, pool.map(_read, batch), strict=True))
+                hashes |= {path: sha256 for path, (_, sha256) in read if sha256}
+                rows = [(_key(path), stamp, sha256) for path, (stamp, sha256) in read if stamp]
+                with known:
+                    known.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
     return hashes
+
+
+def _key(path: Path) -> bytes:
+    """A file's name in the memory; bytes, as it may be no text."""
+    return os.fsencode(path.absolute())
 
 
 def folder_hashes(folder: Path, memory: Path) -> dict[str, str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
 
 from avsl.data.errors import DataError
 from avsl.data.index import (
+    Anew,
     CutConfig,
     Index,
     LeakRule,
@@ -47,15 +49,14 @@ def read_index(config: VGGSoundConfig) -> Index:
     known = read_annotations(root / config.annotations) if config.annotations else {}
     rows = [media.entry(name, label=label, boxes=boxes) for name, (label, boxes) in known.items()]
     path = root / config.metadata
-    pool = [media.entry(name, part="train", label=label) for name, label, split in _clips(path) if split == "train"]
+    pool = Anew(lambda: (media.entry(name, part="train", label=label) for name, label in _training_clips(path)))
     return add_training_list(assign_parts(rows, config), pool, config.leak, path, "data.vggsound.leak")
 
 
-def _clips(path: Path) -> list[tuple[str, str, str]]:
-    """Clip name, class and split of each row."""
-    clips = []
+def _training_clips(path: Path) -> Iterator[tuple[str, str]]:
+    """Clip name and class of each row for training."""
     for number, (video, start, label, split, *_) in enumerate(read_table(path, 4, "list of clips"), start=1):
         if not start.isdigit() or split not in ("train", "test"):
             raise DataError(f"{path}: row {number} is not 'id,seconds,class,train|test': '{video},{start},…,{split}'")
-        clips.append((f"{video}_{int(start):06d}", label, split))
-    return clips
+        if split == "train":
+            yield f"{video}_{int(start):06d}", label
