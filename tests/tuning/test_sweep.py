@@ -322,6 +322,36 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
     nodes.remove_node(node)
 
 
+def test_a_label_ratio_without_a_winner_does_not_stop_the_others(project: Path, nodes: Cluster) -> None:
+    """It is told at the end; a second session begins what the first had not, and is told of what there is at once."""
+    tune = {
+        "name": "small",
+        "trials": 1,
+        "scheduler": None,
+        "spaces": {"common": {"trainer": {"learning_rate": {"kind": "categorical", "values": [0.003, 1e30]}}}},
+    }
+    (project / "pipelines" / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(tune))
+    tuned = {"mean_teacher": {"r25": {"trainer": {"learning_rate": 1e30}}}}
+    with (project / "params.yaml").open("a") as file:
+        file.write(yaml.safe_dump({"tuned": tuned}))
+    asked = ["tune=small", "framework=mean_teacher", "trainer.epochs=1", f"tune.address={nodes.address}"]
+    with pytest.raises(SweepError, match=r"holds no search to go on with: leave tune\.resume out$"):
+        sweep([*asked, "split.label_ratio=0.25,0.5", "tune.resume=true"])
+    node = _node(nodes)
+    told = r"^label ratio 0\.25: none of 1 trials has come to its end: TrainingError: the loss or its gradient is not"
+    with pytest.raises(SweepError, match=told):
+        sweep([*asked, "split.label_ratio=0.25,0.5"])
+    assert _result(project, 0.25)["trials"][0]["state"] == "failed"
+    assert "version 1 promoted" in _result(project, 0.5)["registry"]
+    with pytest.raises(SweepError, match=r"0\.5 holds a search already: go on with tune\.resume=true"):
+        sweep([*asked, "split.label_ratio=0.75,0.5"])
+    assert not _search(project, 0.75).exists()
+    sweep([*asked, "split.label_ratio=0.75,0.5", "tune.resume=true"])
+    assert [trial["state"] for trial in _result(project, 0.75)["trials"]] == ["complete"]
+    assert _result(project, 0.5)["best"] == 0
+    nodes.remove_node(node)
+
+
 def test_a_search_ends_with_its_time_and_goes_on_and_stores_what_it_found(
     project: Path, nodes: Cluster, bucket: str, tmp_path: Path
 ) -> None:
