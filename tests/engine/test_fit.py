@@ -32,7 +32,7 @@ from avsl.engine.layout import Layout, read_run
 from avsl.engine.module import SemiModule, TrainingError
 from avsl.engine.prepare import split
 from avsl.engine.train import train
-from avsl.frameworks import FRAMEWORKS
+from avsl.frameworks import FRAMEWORKS, XPL
 from avsl.tracking.runs import open_store
 
 _Where = Callable[..., Layout]
@@ -368,13 +368,20 @@ def test_a_step_that_is_not_finite_ends_the_training(
 def test_a_skipped_step_changes_nothing_and_is_counted(
     asked: list[str], layout: _Where, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights, statistics, teachers and the optimiser's moments are what they were; the step's loss is in no mean."""
+    """Weights, statistics, teachers, peers' labels and the optimiser's moments are what they were.
+
+    The step's loss is in no mean.
+    """
     seen: dict[int, tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]] = {}
     step = SemiModule.optimizer_step
 
     def state(module: SemiModule) -> dict[str, torch.Tensor]:
         tensors = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         moments = module.trainer.optimizers[0].state_dict()["state"]
+        if isinstance(module.framework, XPL):
+            rows = np.arange(24 + 6 + 6 + 4 + 3 + 5)  # of the project's data set
+            tensors["labels"] = torch.from_numpy(module.framework.labels.read(rows, (8, 8))).nan_to_num(-1)
+            tensors["reliability"] = torch.from_numpy(module.framework.labels.reliability)
         return tensors | {f"{k}.{name}": m.clone() for k, entry in moments.items() for name, m in entry.items()}
 
     def watched(self: SemiModule, *args: Any, **kwargs: Any) -> None:
