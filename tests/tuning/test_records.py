@@ -83,12 +83,14 @@ def test_a_store_that_never_answers_is_not_waited_for(project: Path, monkeypatch
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         threading.Thread(target=server.serve_forever, daemon=True).start()
         _, records = _search(project, 1)
-        assert asked.wait(120)
-        assert records.close(0.1, 0.1) == [0]
-        with pytest.raises(TrackingError, match="MLflow has not answered yet"):
-            records.parent()
-        over.set()
-        server.shutdown()
+        try:
+            assert asked.wait(120)
+            assert records.close(0.1, 0.1) == [0]
+            with pytest.raises(TrackingError, match="MLflow has not answered yet"):
+                records.parent()
+        finally:
+            over.set()
+            server.shutdown()
 
 
 @pytest.mark.slow
