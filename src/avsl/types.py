@@ -263,3 +263,7 @@ class KeepsState(Protocol):
     def commit(self) -> None:
         """The checkpoint with the staged token is written: take its changes up."""
         ...
+
+    def undo(self) -> None:
+        """Take back what the last training step has changed; only before anything is staged."""
+        ...

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 
 from avsl.config import compose
+from avsl.data.shards import PreparedData, Sample, write_manifest, write_shard
 from avsl.engine.layout import Layout
 from avsl.engine.prepare import prepare, split
 from avsl.tracking.runs import open_store
@@ -94,3 +97,34 @@ def project(make_project: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -
 def layout(project: Path) -> Callable[..., Layout]:
     """Where a configuration's files lie in the project, given as overrides."""
     return lambda *overrides: Layout.of(compose(overrides))
+
+
+@pytest.fixture(scope="session")
+def draw_boxes() -> Callable[[PreparedData, Collection[str], NDArray[np.float32]], None]:
+    """Writes the one shard of a prepared set again, with these boxes for some samples, by their ids."""
+
+    def draw(data: PreparedData, ids: Collection[str], boxes: NDArray[np.float32]) -> None:
+        rows = np.arange(len(data), dtype=np.int64)
+        frames, sounds, masks, meta = data.frames(rows), data.waveforms(rows), data.object_masks(rows), data.meta(rows)
+        samples = [
+            Sample(
+                sample_id=data.sample_ids[k],
+                source_id=data.source_ids[k],
+                group_id=data.group_ids[k],
+                part=data.parts[k],
+                label=data.labels[k],
+                frame=frames[k],
+                waveform=(sounds[k] * 32768).astype(np.int16),
+                boxes=boxes if data.sample_ids[k] in ids else data.boxes(k),
+                mask=masks[k],
+                meta=meta[k],
+            )
+            for k in rows.tolist()
+        ]
+        (entry,) = data.manifest.shards
+        path = data.root / entry.file
+        write_shard(path, samples)
+        shards = [entry.model_copy(update={"bytes": path.stat().st_size})]
+        write_manifest(data.root, data.manifest.model_copy(update={"shards": shards}))
+
+    return draw

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from avsl.cli import main
 from avsl.config import compose
+from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.engine.evaluate import evaluate
 from avsl.engine.layout import Layout, read_run
 from avsl.engine.train import train
 from avsl.schema import ConfigError
+from avsl.serving.card import model_card
 from avsl.tracking.runs import open_store
 
 
@@ -61,3 +66,40 @@ def test_an_object_prior_stands_beside_the_model(layout: Callable[..., Layout], 
         evaluate([*asked, "evaluate.ogl.weights=none.safetensors"])
     with pytest.raises(ConfigError, match=r"^unknown key 'evaluate\.ogl\.beta': allowed are alpha, backbone, weights$"):
         evaluate([*asked, "evaluate.ogl.weights=w", "evaluate.ogl.beta=1"])
+
+
+@pytest.mark.slow
+def test_a_test_part_that_is_all_silent_gives_what_can_be_scored(
+    layout: Callable[..., Layout],
+    draw_boxes: Callable[[PreparedData, Collection[str], NDArray[np.float32]], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No source in view in any row: the false-positive rate in place of CIoU, by word too, and a card without it."""
+    caplog.set_level(logging.INFO)
+    asked = ["framework=supervised", "trainer.epochs=1"]
+    here = layout(*asked)
+    drawn = Split.load(here.split)
+    silent = drawn.tests["test"]
+    draw_boxes(PreparedData.open(here.prepared), silent, np.zeros((0, 4), np.float32))
+    train(asked)
+    assert main(["evaluate", *asked]) == 0
+    figures = json.loads((here.evaluation / "metrics.json").read_text())
+    rate = figures["test"]["false_positive_rate"]
+    assert figures["test"] == {
+        "n": 0,
+        "n_silent": len(silent),
+        "n_listed": len(silent),
+        "false_positive_rate": rate,
+        "by_size": {},
+        "by_class": {},
+    }
+    assert figures["baselines"] == {}
+    assert not {"ap", "max_f1"} & figures["test_offscreen"].keys(), "nothing there could be detected"
+    assert figures["validation"]["n"] == len(drawn.validation)
+    assert f"test has no row with a source in view, false-positive rate {100 * rate:.1f} %" in caplog.text
+    config = compose(asked)
+    recorded = open_store(config.tracking, config.root).client.get_run(read_run(here)["run_id"]).data.metrics
+    assert recorded["test/false_positive_rate"] == rate
+    card = model_card("avsl-a", here.train, here.evaluation, drawn)
+    assert f"test: no source in view, yet {100 * rate:.1f} % of {len(silent)} clips get a region" in card
+    assert "median threshold" not in card

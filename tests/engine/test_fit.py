@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from avsl.config import compose
 from avsl.data.loading import StepLoader, TrainingRows
-from avsl.data.shards import PreparedData, Sample, write_manifest, write_shard
+from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.engine import fit
 from avsl.engine.build import make_framework
@@ -31,10 +32,11 @@ from avsl.engine.layout import Layout, read_run
 from avsl.engine.module import SemiModule, TrainingError
 from avsl.engine.prepare import split
 from avsl.engine.train import train
-from avsl.frameworks import FRAMEWORKS
+from avsl.frameworks import FRAMEWORKS, XPL
 from avsl.tracking.runs import open_store
 
 _Where = Callable[..., Layout]
+_DrawBoxes = Callable[[PreparedData, Collection[str], NDArray[np.float32]], None]
 
 
 class _KilledError(Exception):
@@ -366,13 +368,20 @@ def test_a_step_that_is_not_finite_ends_the_training(
 def test_a_skipped_step_changes_nothing_and_is_counted(
     asked: list[str], layout: _Where, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights, statistics, teachers and the optimiser's moments are what they were; the step's loss is in no mean."""
+    """Weights, statistics, teachers, peers' labels and the optimiser's moments are what they were.
+
+    The step's loss is in no mean.
+    """
     seen: dict[int, tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]] = {}
     step = SemiModule.optimizer_step
 
     def state(module: SemiModule) -> dict[str, torch.Tensor]:
         tensors = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         moments = module.trainer.optimizers[0].state_dict()["state"]
+        if isinstance(module.framework, XPL):
+            rows = np.arange(24 + 6 + 6 + 4 + 3 + 5)  # of the project's data set
+            tensors["labels"] = torch.from_numpy(module.framework.labels.read(rows, (8, 8))).nan_to_num(-1)
+            tensors["reliability"] = torch.from_numpy(module.framework.labels.reliability)
         return tensors | {f"{k}.{name}": m.clone() for k, entry in moments.items() for name, m in entry.items()}
 
     def watched(self: SemiModule, *args: Any, **kwargs: Any) -> None:
@@ -420,41 +429,18 @@ def test_what_stopped_goes_on_with_skip_as_if_it_had_been_asked_for_at_once(
     assert undisturbed("framework=dmt", skip)[0] == undisturbed("framework=dmt")[0] != resumed
 
 
-def _poison(data: PreparedData, ids: set[str]) -> None:
-    """Write the shards again with other boxes for some samples."""
-    rows = np.arange(len(data), dtype=np.int64)
-    frames, sounds, masks, meta = data.frames(rows), data.waveforms(rows), data.object_masks(rows), data.meta(rows)
-    samples = [
-        Sample(
-            sample_id=data.sample_ids[k],
-            source_id=data.source_ids[k],
-            group_id=data.group_ids[k],
-            part=data.parts[k],
-            label=data.labels[k],
-            frame=frames[k],
-            waveform=(sounds[k] * 32768).astype(np.int16),
-            boxes=np.array([[0, 0, 0.25, 1]], np.float32) if data.sample_ids[k] in ids else data.boxes(k),
-            mask=masks[k],
-            meta=meta[k],
-        )
-        for k in rows.tolist()
-    ]
-    (entry,) = data.manifest.shards
-    path = data.root / entry.file
-    write_shard(path, samples)
-    shards = [entry.model_copy(update={"bytes": path.stat().st_size})]
-    write_manifest(data.root, data.manifest.model_copy(update={"shards": shards}))
+_ELSEWHERE = np.array([[0, 0, 0.25, 1]], np.float32)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_truth_of_unlabelled_rows_decides_nothing(
-    framework: str, layout: _Where, undisturbed: Callable[..., tuple[bytes, str]]
+    framework: str, layout: _Where, undisturbed: Callable[..., tuple[bytes, str]], draw_boxes: _DrawBoxes
 ) -> None:
     """Other boxes on every unlabelled row give the same weights; pseudo-labels' quality, which they tell, changes."""
     asked = [f"framework={framework}"]
     here = layout(*asked)
-    _poison(PreparedData.open(here.prepared), set(Split.load(here.split).unlabelled))
+    draw_boxes(PreparedData.open(here.prepared), Split.load(here.split).unlabelled, _ELSEWHERE)
     train(asked)
     weights, curves = undisturbed(*asked)
     found, written = _outcome(here)
@@ -468,10 +454,12 @@ def test_the_truth_of_unlabelled_rows_decides_nothing(
 
 
 @pytest.mark.slow
-def test_the_truth_of_labelled_rows_decides(layout: _Where, undisturbed: Callable[..., tuple[bytes, str]]) -> None:
+def test_the_truth_of_labelled_rows_decides(
+    layout: _Where, undisturbed: Callable[..., tuple[bytes, str]], draw_boxes: _DrawBoxes
+) -> None:
     """The same change on one labelled row gives other weights."""
     here = layout()
-    _poison(PreparedData.open(here.prepared), set(Split.load(here.split).labelled[:1]))
+    draw_boxes(PreparedData.open(here.prepared), Split.load(here.split).labelled[:1], _ELSEWHERE)
     train()
     assert _outcome(here)[0] != undisturbed("framework=dmt")[0]
 

@@ -103,6 +103,32 @@ def test_of_a_row_that_is_written_twice_at_once_the_last_counts() -> None:
     np.testing.assert_array_equal(store.reliability, np.array([0.3, 0.2], np.float32))
 
 
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_what_is_taken_back_leaves_no_trace(tmp_path: Path, on_disk: bool) -> None:
+    """Labels and reliability of new rows, of rows in the file and of rows still in memory; what was kept stays."""
+    store, other = ((_open(tmp_path / name, None) if on_disk else LabelStore(2)) for name in ("labels", "other"))
+    rng = np.random.default_rng(0)
+    for kept in range(6):
+        batches = [_batch(rng, 12), _batch(rng, 12)]
+        for batch in batches:
+            store.mark()
+            other.write(*batch)
+            store.write(*batch)
+        store.mark()
+        store.write(*_batch(rng, 12))
+        store.write(*_batch(rng, 12))
+        store.undo()
+        _assert_equal(store, other)
+        store.undo()
+        _assert_equal(store, other)
+        if on_disk and kept % 2:
+            for each in (store, other):
+                each.stage(str(kept))
+                each.commit()
+            _assert_equal(store, other)
+    assert 12 < len(store.reliability) <= ROWS
+
+
 def _visit(seed: int, *stores: LabelStore) -> None:
     """Write the same two batches to every store."""
     rng = np.random.default_rng(seed)

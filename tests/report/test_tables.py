@@ -103,3 +103,13 @@ def test_a_report_of_nothing_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(DataError, match=r"holds no evaluation: run the evaluations first$"):
         report([f"root={tmp_path}", "data=synthetic"])
     assert not list(tmp_path.rglob("*"))
+
+
+def test_a_test_part_without_sources_is_one_sentence(base: Path) -> None:
+    """There is no CIoU where nothing in view sounds."""
+    path = base / "evaluate" / "0.1" / "dmt-ezvsl" / "metrics.json"
+    figures = json.loads(path.read_text())
+    figures["test"] = {"n": 0, "n_silent": 40, "n_listed": 44, "false_positive_rate": 0.5}
+    path.write_text(json.dumps(figures))
+    with pytest.raises(DataError, match=r"metrics\.json: its part 'test' has no row with a source in view"):
+        report([f"root={base.parent}", "data=synthetic"])

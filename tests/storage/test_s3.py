@@ -427,6 +427,25 @@ def test_a_key_that_is_file_and_folder_is_refused(bucket: str, tmp_path: Path) -
         download(f"s3://{bucket}/p", tmp_path)
 
 
+@pytest.mark.parametrize("tag", [b"01234567-89ab-cdef-0123-456789ab", b"CAAQARokZDQxZDhjZDk4ZjAwYjIwNA=="])
+def test_an_etag_of_no_md5s_form_tells_nothing(
+    tag: bytes, bucket: str, proxy: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As other servers than AWS's have it: the size is checked and the file named, or a stored checksum decides."""
+    known, unknown = _random(64, 1), _random(64, 2)
+    proxy.rename = {hashlib.md5(unknown).hexdigest().encode(): tag}
+    bare: Any = boto3.client("s3", config=Config(request_checksum_calculation="when_required"))
+    bare.put_object(Bucket=bucket, Key="unknown", Body=unknown)
+    uri = f"s3://{bucket}"
+    assert download(uri, tmp_path) == Report(1, 0, 64)
+    assert "of 1 files only the size could be checked" in caplog.text
+    proxy.rename = {hashlib.md5(known).hexdigest().encode(): tag}
+    bare.put_object(Bucket=bucket, Key="unknown", Body=known, ChecksumAlgorithm="SHA256")
+    assert download(uri, tmp_path) == Report(1, 0, 64)
+    assert download(uri, tmp_path) == Report(0, 1, 0)
+    assert _held(tmp_path) == {"unknown": known}
+
+
 # --- What cannot be done --------------------------------------------------------------------------------------
 
 

@@ -226,6 +226,16 @@ def test_what_cannot_be_opened_is_one_sentence(tmp_path: Path, free_port: int) -
         TrackingConfig.read({"url": ""}, "tracking")
 
 
+@pytest.mark.parametrize(
+    "address", ["http://me:{}@127.0.0.1:{}", "http://me:{}@127.0.0.1:port", "postgresql+absent://me:{}@x:{}/y"]
+)
+def test_the_password_in_an_address_is_not_told(address: str, tmp_path: Path, free_port: int) -> None:
+    """Of a server that does not answer, an address that is none, a database without its driver."""
+    with pytest.raises(TrackingError, match=r"//me:\*\*\*@") as refused:
+        open_store(TrackingConfig(uri=address.format("fakeSECRET@1", free_port)), tmp_path)
+    assert "SECRET" not in str(refused.value)
+
+
 def test_git_commit_tells_dirty_from_clean(tmp_path: Path) -> None:
     """The commit's hash whatever the tags; "none" outside a repository."""
     assert git_commit(tmp_path) == "none"

@@ -86,6 +86,8 @@ def test_a_default_is_drawn_to_the_digit(dimension: dict[str, Any], value: Any) 
         ("framework=dmt,dtm", r"unknown framework 'dtm'"),
         ("framework.dmt.dleta=0.3", r"unknown key 'framework\.dmt\.dleta'"),
         ("split.label_ratio=0.5,2", r"key 'split\.label_ratio' = 2"),
+        ("split.label_ratio=0.5,0.50", r"^key 'split\.label_ratio' asks for 0\.5 twice$"),
+        ("framework=xpl,dmt,xpl", r"^key 'framework' asks for xpl twice$"),
         ("tune.spaces.dtm.delta.low=0", r"unknown space in tune\.spaces: 'dtm'"),
         ("tune.spaces.dmt.dleta={kind: float, low: 0, high: 1}", r"'framework\.dmt\.dleta', which dmt's .* not have"),
         ("tune.spaces.dmt.delta.hihg=1", r"unknown key 'tune\.spaces\.dmt\.delta\.hihg': allowed are high, kind, low"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from avsl.engine.train import train
 from avsl.storage import StorageError, download
 from avsl.tracking.registry import CHAMPION, model_name
 from avsl.tracking.runs import Store, open_store
+from avsl.tuning.records import Records
 from avsl.tuning.study import SweepError
 from avsl.tuning.sweep import sweep
 
@@ -197,6 +199,16 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
     assert compose([*asked, "split.label_ratio=0.25"]).trainer.learning_rate == 0.003, "another ratio is not tuned"
 
 
+def _kill_worker(killed: list[int]) -> bool:
+    """Kill the worker of a trial that is not among these, and add it; its node's agents must live."""
+    for process in psutil.Process().children(recursive=True):
+        if process.name().startswith("ray::ImplicitFunc") and process.pid not in killed:
+            killed.append(process.pid)
+            process.kill()
+            return True
+    return False
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """A Ray cluster of a head without cores; each test adds the nodes it needs."""
@@ -263,20 +275,11 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
     asked = ["tune=small", "framework=mean_teacher,pseudo_label", f"tune.address={nodes.address}"]
     killed: list[int] = []
 
-    def kill_worker() -> bool:
-        for process in psutil.Process().children(recursive=True):
-            # A trial; its node's agents must live.
-            if process.name().startswith("ray::ImplicitFunc") and process.pid not in killed:
-                killed.append(process.pid)
-                process.kill()
-                return True
-        return False
-
     def kill_workers() -> None:
         for trial in (_search(project, 0.5) / "trials" / number for number in ("0", "1")):
             _wait(partial(_begun, trial))
-            assert kill_worker()
-        _wait(kill_worker)  # the second trial's next one too, before it has done anything
+            assert _kill_worker(killed)
+        _wait(lambda: _kill_worker(killed))  # the second trial's next one too, before it has done anything
 
     killer = threading.Thread(target=kill_workers, daemon=True)
     killer.start()
@@ -319,6 +322,66 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
     failed = next(trial for trial in trials.values() if trial["state"] == "failed")
     assert runs[str(failed["number"])].info.status == "FAILED"
     assert runs[str(failed["number"])].data.tags["stop_reason"] == failed["reason"]
+    nodes.remove_node(node)
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(project: Path) -> None:
+    """By its address; Ray itself would go on trying."""
+    for address in ("127.0.0.1:9", "ray://127.0.0.1:9", "[::1]:9"):
+        with pytest.raises(SweepError, match=re.escape(f"the Ray cluster {address} does not answer: [Errno ")):
+            sweep(["tune=small", "framework=mean_teacher", f"tune.address='{address}'"])
+    assert not _search(project, 0.5).exists()
+
+
+def test_a_worker_that_dies_after_its_last_word_changes_nothing(
+    project: Path, nodes: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial has told how it ended; that Ray starts it once more neither counts nor ends the sweep."""
+    node = _node(nodes)
+    changed, killed = Records.changed, list[int]()
+
+    def killing(self: Records, number: int) -> None:
+        changed(self, number)
+        # Ray waits with the next look at the trial until this is over.
+        if not killed and any(_search(project, 0.5).glob("trials/*/synthetic/train/0.5/*/run.json")):
+            assert _kill_worker(killed)
+
+    monkeypatch.setattr(Records, "changed", killing)
+    asked = ["tune=small", "framework=mean_teacher", "trainer.epochs=1", "tune.trials=2", "tune.scheduler=null"]
+    sweep([*asked, f"tune.address={nodes.address}"])
+    assert len(killed) == 1
+    trials = _result(project)["trials"]
+    assert [(trial["state"], trial["retries"]) for trial in trials] == [("complete", 0)] * 2
+    nodes.remove_node(node)
+
+
+def test_a_label_ratio_without_a_winner_does_not_stop_the_others(project: Path, nodes: Cluster) -> None:
+    """It is told at the end; a second session begins what the first had not, and is told of what there is at once."""
+    tune = {
+        "name": "small",
+        "trials": 1,
+        "scheduler": None,
+        "spaces": {"common": {"trainer": {"learning_rate": {"kind": "categorical", "values": [0.003, 1e30]}}}},
+    }
+    (project / "pipelines" / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(tune))
+    tuned = {"mean_teacher": {"r25": {"trainer": {"learning_rate": 1e30}}}}
+    with (project / "params.yaml").open("a") as file:
+        file.write(yaml.safe_dump({"tuned": tuned}))
+    asked = ["tune=small", "framework=mean_teacher", "trainer.epochs=1", f"tune.address={nodes.address}"]
+    with pytest.raises(SweepError, match=r"holds no search to go on with: leave tune\.resume out$"):
+        sweep([*asked, "split.label_ratio=0.25,0.5", "tune.resume=true"])
+    node = _node(nodes)
+    told = r"^label ratio 0\.25: none of 1 trials has come to its end: TrainingError: the loss or its gradient is not"
+    with pytest.raises(SweepError, match=told):
+        sweep([*asked, "split.label_ratio=0.25,0.5"])
+    assert _result(project, 0.25)["trials"][0]["state"] == "failed"
+    assert "version 1 promoted" in _result(project, 0.5)["registry"]
+    with pytest.raises(SweepError, match=r"0\.5 holds a search already: go on with tune\.resume=true"):
+        sweep([*asked, "split.label_ratio=0.75,0.5"])
+    assert not _search(project, 0.75).exists()
+    sweep([*asked, "split.label_ratio=0.75,0.5", "tune.resume=true"])
+    assert [trial["state"] for trial in _result(project, 0.75)["trials"]] == ["complete"]
+    assert _result(project, 0.5)["best"] == 0
     nodes.remove_node(node)
 
 

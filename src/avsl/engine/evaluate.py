@@ -47,7 +47,14 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     run = TrackedRun(store, trained["run_id"], resumed=False)
     log_evaluation(run, figures, layout.evaluation, config.trainer.epochs)
     test = figures["test"]
-    log.info("%s at %s: test CIoU@0.5 %.1f %% (%s)", layout.method, layout.ratio, 100 * test["ciou"], n_of_n(test))
+    log.info("%s at %s: %s (%s)", layout.method, layout.ratio, headline(test), n_of_n(test))
+
+
+def headline(test: Mapping[str, Any]) -> str:
+    """The figure of ``test`` that comes first: CIoU@0.5, or the false-positive rate where nothing in view sounds."""
+    if test["n"]:
+        return f"test CIoU@0.5 {100 * test['ciou']:.1f} %"
+    return f"test has no row with a source in view, false-positive rate {100 * test['false_positive_rate']:.1f} %"
 
 
 def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Sequence[torch.nn.Module]) -> Evaluation:

@@ -20,7 +20,7 @@ from avsl.functional.processes import follow_first, gather
 from avsl.functional.pseudo_labels import mask_iou, to_grid
 from avsl.metrics import ThresholdSweep
 from avsl.models import LocalizerEnsemble
-from avsl.types import Framework, PseudoLabels
+from avsl.types import Framework, KeepsState, PseudoLabels
 
 
 class TrainingError(ValueError):
@@ -133,6 +133,9 @@ class SemiModule(lightning.LightningModule):
         tensors, sums = self._undone
         for tensor, before in tensors:
             tensor.copy_(torch.where(self._finite, tensor, before))
+        # Such state lies with the host, which has to wait for the device here; no other framework's step does.
+        if isinstance(self.framework, KeepsState) and not bool(self._finite):
+            self.framework.undo()
         for key, value in self._sums.items():
             self._sums[key] = torch.where(self._finite, value, sums.get(key, torch.zeros_like(value)))
         skipped = (~self._finite).float()

@@ -437,8 +437,8 @@ class Evaluation:
     Attributes:
         figures: threshold, one entry for each part (``test`` broken down too; with silent rows the figures of
             `score_detection`, those of ``test_offscreen`` together with ``test``; other test parts with sources in view
-            hold their ``baselines``), one for each member on its own, the baselines of ``test``, and ``ogl``: None, or
-            the threshold and parts once more with an object prior.
+            hold their ``baselines``), one for each member on its own, the baselines of ``test`` (empty where all of it
+            is silent), and ``ogl``: None, or the threshold and parts once more with an object prior.
         table: CSV with a line for each test row.
         validation: the validation rows' maps.
         validation_ciou: (N,) float64, what they score at the fixed threshold; NaN on silent rows.
@@ -471,17 +471,19 @@ def score_model(
     threshold = choose_threshold(computed["validation"])
     scores = {part: score_part(part, maps, threshold) for part, maps in computed.items()}
     figures: dict[str, Any] = {"metric": METRIC, "threshold": threshold}
-    figures |= {part: found.figures | _detection(part, found, computed, threshold) for part, found in scores.items()}
+    figures |= {part: found.figures | _detection(part, scores, computed, threshold) for part, found in scores.items()}
     for k in range(len(members) if len(members) > 1 else 0):
         alone = {part: maps.member(k) for part, maps in computed.items() if part in ("validation", "test")}
         own = choose_threshold(alone["validation"])
         scored = {part: score_part(part, maps, own).figures for part, maps in alone.items()}
         figures[f"member_{k}"] = {"threshold": own} | scored
     for part, rows in parts.items():
+        known = baselines(computed[part]) if part != "validation" and figures[part]["n"] else {}
         if part == "test":
             figures[part] |= break_down(scores[part], [str(reader.data.labels[row]) for row in rows])
-        if part != "validation" and figures[part]["n"]:
-            (figures if part == "test" else figures[part])["baselines"] = baselines(computed[part])
+            figures["baselines"] = known
+        elif known:
+            figures[part]["baselines"] = known
     figures["ogl"] = None
     if prior is not None:
         guided = {part: guide(maps, prior, batch_size) for part, maps in computed.items()}
@@ -493,13 +495,16 @@ def score_model(
     return Evaluation(figures, table, computed["validation"], scores["validation"].ciou)
 
 
-def _detection(part: str, scores: PartScores, computed: Mapping[str, Maps], threshold: float) -> dict[str, float]:
+def _detection(
+    part: str, scores: Mapping[str, PartScores], computed: Mapping[str, Maps], threshold: float
+) -> dict[str, float]:
     """The figures of `score_detection` of a part with silent rows; those of ``test_offscreen`` need other rows too."""
-    if not scores.figures["n_silent"]:
+    if not scores[part].figures["n_silent"]:
         return {}
-    if part == "test_offscreen" and "test" in computed:
-        return score_detection((computed["test"], computed[part]), threshold)
-    return score_detection((computed[part],), threshold) if scores.figures["n"] else {}
+    together = ("test", part) if part == "test_offscreen" and "test" in computed else (part,)
+    if not any(scores[name].figures["n"] for name in together):
+        return {}
+    return score_detection((computed[name] for name in together), threshold)
 
 
 def _table(data: PreparedData, parts: Mapping[str, NDArray[np.int64]], scores: Mapping[str, PartScores]) -> str:

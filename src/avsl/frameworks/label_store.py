@@ -69,6 +69,8 @@ class LabelStore:
         self._grid: tuple[int, ...] | None = None
         self._reliability: Reliability = np.full(rows, np.nan, np.float32)
         self._written: dict[int, Labels] = {}
+        # What the rows written since `mark` held before: labels not yet in the file, reliability.
+        self._before: dict[int, tuple[Labels | None, float]] = {}
         if folder is None:
             return
         if token is not None:
@@ -114,8 +116,24 @@ class LabelStore:
             if self._folder is not None:
                 raise LabelStoreError(f"row {rows.max()} is not among the {len(self._reliability)} of {self._folder}")
             self._reliability = np.pad(self._reliability, (0, missing), constant_values=np.nan)
+        for row in rows.tolist():
+            self._before.setdefault(row, (self._written.get(row), float(self._reliability[row])))
         self._reliability[rows] = reliability
         self._written.update(zip(rows.tolist(), labels.copy(), strict=True))
+
+    def mark(self) -> None:
+        """Note this state, for `undo`."""
+        self._before = {}
+
+    def undo(self) -> None:
+        """Take back what was written since `mark`; only before it is staged."""
+        for row, (labels, reliability) in self._before.items():
+            self._reliability[row] = reliability
+            if labels is None:
+                del self._written[row]
+            else:
+                self._written[row] = labels
+        self._before = {}
 
     def stage(self, token: str) -> None:
         """Make what was written since the last checkpoint durable, for the checkpoint that carries ``token``."""

@@ -128,6 +128,7 @@ class XPL(nn.Module):
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
         """The loss of one step, of both peers; renews the unlabelled rows' labels."""
         config = self.config
+        self.labels.mark()
         pseudo, views = None, unlabelled_views(batch)
         if step >= config.warmup_steps and views is not None:
             weak, strong = views
@@ -185,3 +186,7 @@ class XPL(nn.Module):
         wait_for_all()
         if not is_first():
             self.labels.follow()
+
+    def undo(self) -> None:
+        """Take the labels of the last step's rows back, in every process alike."""
+        self.labels.undo()

@@ -40,7 +40,8 @@ def report(overrides: Sequence[str] = ()) -> None:
     each part.
 
     Raises:
-        DataError: nothing has been evaluated, or what the page needs of an earlier stage is missing.
+        DataError: nothing has been evaluated, ``test`` has no row with a source in view, or what the page needs of an
+            earlier stage is missing.
     """
     layout = Layout.of(compose(overrides))
     cells = _read_cells(layout.base)
@@ -75,6 +76,8 @@ def _read_cells(base: Path) -> list[dict[str, Any]]:
     cells = []
     for path in base.glob("evaluate/*/*/metrics.json"):
         cell = json.loads(path.read_text())
+        if not cell["test"]["n"]:
+            raise DataError(f"{path}: its part 'test' has no row with a source in view, so there is no CIoU to compare")
         trained = base / "train" / path.parent.relative_to(base / "evaluate") / "run.json"
         cell["run"] = json.loads(trained.read_text())
         cell["interval"] = _interval(path.with_name("per_sample.csv"))

@@ -98,7 +98,8 @@ def _scores(figures: Mapping[str, Any], per_sample: Path) -> Iterator[tuple[str,
             if "ciou_shuffled" in values:
                 yield f"{what}, sounds shuffled", _percent(values["ciou_shuffled"]), "", str(values["n"])
     test = figures["test"]
-    yield "test, median threshold", _percent(test["ciou_median"]), _percent(test["auc_median"]), str(test["n"])
+    if test["n"]:
+        yield "test, median threshold", _percent(test["ciou_median"]), _percent(test["auc_median"]), str(test["n"])
     for name, values in figures["baselines"].items():
         if name in _BASELINES:
             yield f"{_BASELINES[name]}, no model", _percent(values["ciou"]), _percent(values["auc"]), str(test["n"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from avsl.config import compose, project_root
 from avsl.engine.build import describe_model
-from avsl.engine.evaluate import evaluate_on, log_evaluation, write_evaluation
+from avsl.engine.evaluate import evaluate_on, headline, log_evaluation, write_evaluation
 from avsl.engine.layout import Layout
 from avsl.engine.prepare import load_data
 from avsl.engine.scoring import choose_presence
@@ -90,7 +90,7 @@ def import_checkpoint(
             "validation_score": repr(figures["validation"]["ciou"]),
         }
         registered, version = register_imported(store, config.data.name, name, folder / "model", tags, model_code())
-    log.info("%s, version %s (%s): test CIoU@0.5 %.1f %%", registered, version, name, 100 * figures["test"]["ciou"])
+    log.info("%s, version %s (%s): %s", registered, version, name, headline(figures["test"]))
 
 
 def _sha256(path: Path) -> str:

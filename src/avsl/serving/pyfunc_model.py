@@ -7,7 +7,8 @@ y0, x1, y1, confidence], ...], "threshold": float}``.
 
 The parameter ``map_size`` says how large maps are answered: ``frame``, the default, as large as each frame; ``grid``,
 as the network has them, of which those are the bilinear interpolation. A grid has hundreds of numbers where a frame's
-map has tens of thousands, which take a server longer to write than the network takes to find them.
+map has tens of thousands, which take a server longer to write than the network takes to find them. A parameter that
+the signature does not name, a mistyped one, never gets here: MLflow drops it and warns in its log.
 
 Limits of a request: ``MAX_ROWS`` rows, ``MAX_PIXELS`` in all its frames together, ``MAX_SECONDS`` of sound in a row at
 ``MIN_RATE`` to ``MAX_RATE``. What is over them, or cannot be read, is refused in one sentence, before it is decoded;

@@ -11,8 +11,8 @@ How a file is compared with an object of its size:
    parts of a multipart upload.
 3. Else the ETag decides, a MD5 of all of it or of its parts', unless the object is encrypted with a key of KMS or of
    the customer: S3 documents that its ETag is no MD5.
-4. Else (encrypted so, with CRC-32C or CRC-64 alone) nothing does: a fetched file's size is checked and a warning
-   names it, and a file that is there already is transferred again.
+4. Else (encrypted so, with CRC-32C or CRC-64 alone, or on a server whose ETags do not look like a MD5) nothing does: a
+   fetched file's size is checked and a warning names it, and a file that is there already is transferred again.
 
 What is stored from here carries its SHA-256, which S3 checks on arrival.
 """
@@ -23,6 +23,7 @@ import base64
 import hashlib
 import logging
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -68,6 +69,8 @@ _REQUEST_ATTEMPTS = 5
 # Of one file that arrives damaged.
 _FILE_ATTEMPTS = 3
 _BLOCK = 1 << 20
+# An ETag that is one, with the number of parts where it is of a multipart upload's.
+_MD5 = re.compile(r'"?([0-9a-f]{32})(?:-(\d+))?"?')
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -273,25 +276,27 @@ class _Place:
         """Whether a file holds an object's bytes, as the module says; None where nothing tells."""
         if path.stat().st_size != item.size:
             return False
-        tag, composite, parts = item.etag.strip('"').partition("-")
-        if not composite and _digest(path, hashlib.md5, None).hex() == tag:
+        found = _MD5.fullmatch(item.etag)
+        tag, parts = found.groups() if found else (None, None)
+        if tag and not parts and _digest(path, hashlib.md5, None).hex() == tag:
             return True
         about = {"Bucket": self.bucket, "Key": item.key}
         head = self.client.head_object(**about, IfMatch=item.etag, ChecksumMode="ENABLED")
         part_size = None
-        if composite:
+        if parts:
             first = self.client.head_object(**about, PartNumber=1)["ContentLength"]
             # Parts of unequal sizes, which no usual tool makes, would have to be asked for one by one.
             part_size = first if first and -(-item.size // first) == int(parts) else None
         for name, algorithm in _ALGORITHMS.items():
             if name in head:
-                whole = not composite or head.get("ChecksumType") == "FULL_OBJECT"
+                value, of_parts, _ = head[name].partition("-")
+                whole = not (parts or of_parts) or head.get("ChecksumType") == "FULL_OBJECT"
                 if whole or part_size:
-                    wanted = base64.b64decode(head[name].partition("-")[0])
-                    return _digest(path, algorithm, None if whole else part_size) == wanted
-        if head.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in head:
+                    return _digest(path, algorithm, None if whole else part_size) == base64.b64decode(value)
+        encrypted = head.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in head
+        if tag is None or encrypted:
             return None
-        if not composite:
+        if not parts:
             return False  # not the MD5
         return _digest(path, hashlib.md5, part_size).hex() == tag if part_size else None
 

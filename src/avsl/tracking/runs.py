@@ -8,16 +8,19 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 from uuid import uuid4
 
@@ -38,13 +41,20 @@ _METRICS_PER_BATCH = 1000
 _PARAM_LENGTH = 6000
 # Of what identifies a data set in a column.
 _DIGEST_LENGTH = 8
-
+# Of an address, with what stands before it.
+_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]*@")
 
 log = logging.getLogger(__name__)
 
 
 class TrackingError(ValueError):
-    """A store that cannot be reached or a run that cannot be used; the message is one sentence."""
+    """A store that cannot be reached or a run that cannot be used; the message is one sentence without passwords.
+
+    What it says may be kept, in a search's results for one, and the store's address may hold a password.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_PASSWORD.sub(r"\1:***@", message))
 
 
 class TrackingConfig(StrictConfig):
@@ -168,11 +178,13 @@ def _create_database(database: Path) -> None:
 def _ask_server(uri: str) -> None:
     """Ask once with a short limit: MLflow's own client would go on trying for minutes."""
     try:
-        with urlopen(f"{uri.rstrip('/')}/health", timeout=10):
+        # Without name and password, which urllib would take for the host's.
+        host = urlsplit(uri).netloc.rpartition("@")[2]
+        with urlopen(urlsplit(uri)._replace(netloc=host).geturl().rstrip("/") + "/health", timeout=10):
             return
     except HTTPError:
         return  # something answers; whether it lets us in shows at the first call
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise TrackingError(f"the MLflow server {uri} does not answer: {error}") from None
 
 

@@ -216,6 +216,9 @@ def read_requests(overrides: Sequence[str], project: Path | None = None) -> list
         made = {"data": [plain.data.name], "objective": [plain.objective.name], "framework": tune.frameworks}
         settings = (*accelerator, *_stated(tune.settings, made))
         requests.append(Request(tune, plain.split.label_ratio, settings, tuple(rest), project))
+    for key, values in (("framework", tune.frameworks), ("split.label_ratio", [r.label_ratio for r in requests])):
+        if twice := [value for k, value in enumerate(values) if value in values[:k]]:
+            raise ConfigError(f"key '{key}' asks for {twice[0]} twice")
     return requests
 
 

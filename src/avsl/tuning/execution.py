@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ from avsl.tuning.trial import run_trial
 log = logging.getLogger(__name__)
 
 _RAY: Any = ray  # leaves much of itself untyped
+
+# Seconds that a cluster's head has for an answer.
+_ANSWER_S = 10.0
 
 # What a trial's worker gets beside the driver's environment.
 _WORKER = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
@@ -74,6 +78,7 @@ def cluster(config: TuneConfig) -> Iterator[None]:
     start: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     if address:
         start["address"] = address
+        _check_answers(address)
     else:
         # Objects of its store are small: no trial ships its data.
         start |= {"address": "local", "object_store_memory": 100 * 2**20}
@@ -86,6 +91,17 @@ def cluster(config: TuneConfig) -> Iterator[None]:
         yield
     finally:
         _RAY.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray would try for many minutes to reach a head that is not there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # "auto", a cluster of this machine
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise SweepError(f"the Ray cluster {address} does not answer: {error}") from None
 
 
 def _check_room(asked: TrialResources) -> None:
@@ -238,7 +254,10 @@ class _Proposals(Searcher):
 
 
 class _Bookkeeping(Callback):
-    """Writes into the study what Ray Tune says of trials."""
+    """Writes into the study what Ray Tune says of trials.
+
+    A trial ends with its outcome: Ray starts it again if its worker dies after that, which changes nothing any more.
+    """
 
     def __init__(self, study: Study, scheduler: TrialScheduler, changed: Callable[[int], None]) -> None:
         self._study = study
@@ -248,6 +267,8 @@ class _Bookkeeping(Callback):
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         number = trial.config["number"]
+        if number in self._ended:
+            return
         outcome = result.get("outcome")
         if outcome == "complete":
             self._study.complete(number, result["score"], result["seconds"])
@@ -270,6 +291,8 @@ class _Bookkeeping(Callback):
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         number = trial.config["number"]
+        if number in self._ended:
+            return
         self._study.note(number, retries=self._study.trial(number).retries + 1)
         log.warning("trial %d: its worker or node died; it goes on from its checkpoint", number)
 

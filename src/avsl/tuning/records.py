@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "RUNNING"}
 _RETRY_S = 10.0
+# What an MLflow that answers may take beyond the patience at the end of a search.
+_GRACE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Records:
         self._changed = {trial.number for trial in study.trials() if not trial.recorded}
         self._down = False
         self._deadline: float | None = None
+        self._grace = 0.0
         self._defect: Exception | None = None
         self._news = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -93,28 +96,39 @@ class Records:
             self._changed.add(number)
             self._news.notify()
 
-    def close(self, patience: float) -> list[int]:
-        """Write what is still to be written, for about so many seconds.
+    def close(self, patience: float, grace: float = _GRACE_S) -> list[int]:
+        """Write what is still to be written.
+
+        Args:
+            patience: seconds for which a store that fails is tried again.
+            grace: seconds more for a store that answers.
 
         Returns:
             The trials of which something is missing in MLflow.
         """
         with self._news:
-            # Proposals that no configuration can have never ran, so nobody has told of them.
-            self._changed |= {trial.number for trial in self._study.trials() if trial.order and not trial.recorded}
-            self._deadline = time.monotonic() + patience
+            self._changed |= self._unrecorded()
+            self._deadline, self._grace = time.monotonic() + patience, grace
             self._news.notify()
-        self._thread.join(patience + 60)
+        # A single call may outlast both.
+        self._thread.join(patience + 2 * grace)
         if self._defect is not None:
             raise self._defect
-        return sorted(self._changed)
+        with self._news:
+            return sorted(self._changed | self._unrecorded())
+
+    def _unrecorded(self) -> set[int]:
+        """The trials that have ended, proposals that no configuration can have among them, and are not all written."""
+        return {trial.number for trial in self._study.trials() if trial.order and not trial.recorded}
 
     def parent(self) -> tuple[Store, TrackedRun]:
         """The store and the sweep's own run; only after :meth:`close`.
 
         Raises:
-            TrackingError: the store fails.
+            TrackingError: the store fails, or has not answered yet.
         """
+        if self._thread.is_alive():  # in the middle of what must not be begun twice
+            raise TrackingError("MLflow has not answered yet")
         return self._open()
 
     def _run(self) -> None:
@@ -135,7 +149,7 @@ class Records:
         try:
             self._write(number)
             self._down = False
-            return True
+            return self._deadline is None or time.monotonic() < self._deadline + self._grace
         except TrackingError as error:
             if not self._down:
                 log.warning("%s; the sweep goes on, and writes it later", error)

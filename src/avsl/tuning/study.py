@@ -25,6 +25,7 @@ from avsl.schema import ConfigError
 from avsl.tuning.config import Request
 from avsl.tuning.space import Value
 
+_FILE = "study.db"
 _STUDY = "sweep"
 _FRAMEWORK = "framework"
 _EPOCH = "epoch "
@@ -96,6 +97,20 @@ def alone(folder: Path) -> Iterator[None]:
         raise SweepError(f"another sweep is using {folder}") from None
 
 
+def is_begun(folder: Path, resume: bool) -> bool:
+    """Whether a folder holds a search.
+
+    Raises:
+        SweepError: it does, and shall not be gone on with.
+    """
+    there = (folder / _FILE).exists()
+    if there and not resume:
+        raise SweepError(
+            f"{folder} holds a search already: go on with tune.resume=true, or search elsewhere with tune.storage="
+        )
+    return there
+
+
 class Study:
     """One label ratio's search.
 
@@ -106,8 +121,8 @@ class Study:
         defaults: each framework's values without a search; they are tried first.
 
     Raises:
-        SweepError: there is a search already and it shall not be gone on with, there is none to go on with, it was
-            asked for otherwise, or its file is damaged.
+        SweepError: there is a search already and it shall not be gone on with, it was asked for otherwise, or its file
+            is damaged.
     """
 
     def __init__(
@@ -116,15 +131,8 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.request = request
         self.folder = folder
-        path = folder / "study.db"
-        there = path.exists()
-        if there and not request.tune.resume:
-            raise SweepError(
-                f"{folder} holds a search already: go on with tune.resume=true, or search elsewhere with tune.storage="
-            )
-        if not there and request.tune.resume:
-            raise SweepError(f"{folder} holds no search to go on with: leave tune.resume out")
-        if not there:
+        path = folder / _FILE
+        if not is_begun(folder, request.tune.resume):
             with whole_file(path) as part:
                 self._create(part, stated, defaults)
         try:

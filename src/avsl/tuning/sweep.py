@@ -32,7 +32,7 @@ from avsl.tuning.config import Request, read_requests
 from avsl.tuning.execution import Interrupt, cluster, execute, first_rung, make_scheduler
 from avsl.tuning.pictures import draw
 from avsl.tuning.records import Origin, Records
-from avsl.tuning.study import Study, SweepError, Trial, alone
+from avsl.tuning.study import Study, SweepError, Trial, alone, is_begun
 
 log = logging.getLogger(__name__)
 
@@ -46,19 +46,29 @@ _DECISIVE = {"name", "frameworks", "seed", "sampler", "startup", "scheduler"}
 def sweep(overrides: Sequence[str] = ()) -> None:
     """Search for the best settings at each label ratio that is asked for.
 
+    ``tune.resume`` goes on with the searches that have begun and begins those of the other label ratios.
+
     Raises:
         ConfigError: a key, a value or a space is wrong.
-        SweepError: a search cannot be started or gone on with, or none of its trials has come to an end.
+        SweepError: a search cannot be started or gone on with, there is none to go on with, or, said after the other
+            label ratios' searches, none of its trials has come to an end.
         StorageError: nothing can be stored at ``tune.results``; said before any trial.
     """
     requests = read_requests(overrides)
+    tune = requests[0].tune
     # Mistakes show before anything is computed.
-    defaults = [{f: request.defaults(f) for f in request.tune.frameworks} for request in requests]
+    searches = [_Search(request, {f: request.defaults(f) for f in tune.frameworks}) for request in requests]
+    begun = [is_begun(search.folder, tune.resume) for search in searches]
+    if tune.resume and not any(begun):
+        raise SweepError(f"{searches[0].folder} holds no search to go on with: leave tune.resume out")
     interrupt = Interrupt()
-    with interrupt.heeded(), cluster(requests[0].tune):
-        for request, values in zip(requests, defaults, strict=True):
-            if not interrupt.asked:
-                _Search(request, values).run(interrupt)
+    fruitless = []
+    with interrupt.heeded(), cluster(tune):
+        for search in searches:
+            if not interrupt.asked and (reason := search.run(interrupt)):
+                fruitless.append(f"label ratio {search.layout.ratio}: {reason}")
+    if fruitless:
+        raise SweepError("; ".join(fruitless))
 
 
 class _Search:
@@ -87,12 +97,12 @@ class _Search:
     def _layout(config: Config, root: Path) -> Layout:
         return Layout.of(config.model_copy(update={"root": root}))
 
-    def run(self, interrupt: Interrupt) -> None:
-        """Search, or go on with the search, and say what was found."""
+    def run(self, interrupt: Interrupt) -> str:
+        """Search, or go on with the search, and say what was found; returns why nothing was, where nothing was."""
         with alone(self.folder):
-            self._run(self._prepare(), interrupt)
+            return self._run(self._prepare(), interrupt)
 
-    def _run(self, drawn: Split, interrupt: Interrupt) -> None:
+    def _run(self, drawn: Split, interrupt: Interrupt) -> str:
         frameworks = self.request.tune.frameworks
         plain = {f: self.request.config(f, {}) for f in frameworks}
         space = {f: {k: d.model_dump() for k, d in self.request.space(f).items()} for f in frameworks}
@@ -128,7 +138,7 @@ class _Search:
             execute(study, scheduler, lambda trial: self._shipped(trial, commit), records.changed, interrupt)
         finally:
             unwritten = records.close(_PATIENCE_S)
-        self._finish(study, records, unwritten, interrupt.asked)
+        return self._finish(study, records, unwritten, interrupt.asked)
 
     def _prepare(self) -> Split:
         """The data, once for all trials; made anew only where the sweep has data of its own."""
@@ -163,7 +173,7 @@ class _Search:
         own = [as_override("root", str(self.storage))] if self.own_data else []
         return shlex.join(["avsl", "run", *self.request.searched(trial.framework, trial.values), *own])
 
-    def _finish(self, study: Study, records: Records, unwritten: Sequence[int], interrupted: bool) -> None:
+    def _finish(self, study: Study, records: Records, unwritten: Sequence[int], interrupted: bool) -> str:
         """Say what was found; offer and apply it unless the search was interrupted."""
         trials, best = study.trials(), study.best()
         for trial in trials:
@@ -198,9 +208,10 @@ class _Search:
                 log.warning("%s; what was found is in %s", error, self.folder)
         if interrupted or any(trial.state == "interrupted" for trial in trials):
             log.info("tune.resume=true goes on with what was interrupted")
-        if best is None and not interrupted:
-            reasons = "; ".join(sorted({trial.reason for trial in trials if trial.reason})) or "the time was over"
-            raise SweepError(f"none of {len(trials)} trials has come to its end: {reasons}")
+        if best is not None or interrupted:
+            return ""
+        reasons = "; ".join(sorted({trial.reason for trial in trials if trial.reason})) or "the time was over"
+        return f"none of {len(trials)} trials has come to its end: {reasons}"
 
     def _offer(self, best: Trial, records: Records) -> str:
         """Evaluate the winner and offer it to the registry by the rule of `register`; returns what became of it."""
