@@ -71,7 +71,8 @@ def test_from_nothing_to_boxes_in_a_video(
     assert main(["register", *tiny]) == 0
     assert main(["report", *tiny]) == 0
     layout = Layout.of(compose(tiny))
-    assert set(json.loads((layout.report / "summary.json").read_text())) == {f"{name}@0.25" for name in FRAMEWORKS}
+    summary = json.loads((layout.report / "summary.json").read_text())
+    assert set(summary) == {f"{name}-ezvsl@0.25" for name in FRAMEWORKS}
     decision = json.loads(layout.registered.read_text())
     assert (decision["model"], decision["action"]) == ("avsl-synthetic-ratio-0.25", "promoted")
 
@@ -170,7 +171,7 @@ def test_sets_of_duets_go_from_the_folder_to_the_report(
     assert figures["test"]["n"] == PreparedData.open(layout.prepared).manifest.expected["test"] > 1
     assert {"ciou", "ciou_shuffled", "pixel_ap", "piap_as_published", "by_size"} <= set(figures["test"])
     assert json.loads(layout.registered.read_text())["action"] == "promoted"
-    assert json.loads((layout.report / "summary.json").read_text()) == {"supervised@0.25": figures["test"]["ciou"]}
+    assert json.loads((layout.report / "summary.json").read_text()) == {"supervised-ezvsl@0.25": figures["test"]["ciou"]}
     assert "piap_as_published" in (layout.report / "subsets.csv").read_text().splitlines()[0]
 
 
