@@ -143,6 +143,21 @@ def test_every_parameter_learns_and_so_do_frame_and_sound() -> None:
     assert still == []
 
 
+def test_half_precision_differs_by_its_rounding_alone() -> None:
+    """Under bf16 autocast, as the embedded set trains, with features of either precision; gradients come through."""
+    visual, code = _inputs(8, 8)
+    module = _small().eval()
+    exact = module(visual, code)
+    for kind in (torch.bfloat16, torch.float32):
+        features = visual.to(kind).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = module(features, code)
+        torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05)
+        rounded.float().square().sum().backward()
+        assert features.grad is not None
+        assert torch.isfinite(features.grad).all()
+
+
 def test_a_rate_below_zero_acts_as_zero() -> None:
     """Learned rates may fall below 0 and then neither replace nor correct anything, however far below."""
     visual, code = _inputs(8, 8)

@@ -66,10 +66,10 @@ class PredictiveCoding(nn.Module):
         predictions = [F.gelu(self.norm_down[0](self._predict(0, middle))), middle, visual]
         layers = self._feed_forward(predictions, predictions, code, 0)
         for cycle in range(1, self.cycles + 1):
-            layers[2] = F.gelu(torch.lerp(layers[2], visual, F.relu(self.down[2])))
+            layers[2] = F.gelu(_mix(layers[2], visual, self.down[2]))
             for k in (1, 0):
                 predictions[k] = self._predict(k, layers[k + 1])
-                mixed = torch.lerp(layers[k], predictions[k], F.relu(self.down[k]))
+                mixed = _mix(layers[k], predictions[k], self.down[k])
                 layers[k] = F.gelu(self.norm_down[2 * cycle + k](mixed))
             layers = self._feed_forward(layers, predictions, code, cycle)
         aligned: Tensor = self.output(layers[2])
@@ -92,3 +92,8 @@ class PredictiveCoding(nn.Module):
             corrected.append(F.gelu(self.norm_up[3 * cycle + k](layer + F.relu(self.up[k]) * step)))
             error = corrected[k] - predictions[k]
         return corrected
+
+
+def _mix(held: Tensor, prediction: Tensor, rate: Tensor) -> Tensor:
+    """From what is held towards its prediction, in the rate's precision: under autocast theirs may differ."""
+    return torch.lerp(held.to(rate.dtype), prediction.to(rate.dtype), F.relu(rate))
