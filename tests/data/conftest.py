@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from numpy.typing import NDArray
 from PIL import Image
 
 from avsl.data.index import Index
@@ -93,24 +94,35 @@ def add_sound() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def add_clip() -> Callable[[Path, int, float], None]:
-    """Writes a video of a second: one grey, a tone."""
+def write_video() -> Callable[[Path, Sequence[int], NDArray[np.floating[Any]]], None]:
+    """Writes a video of ten frames a second, each of one grey, with mono samples at ``RATE``."""
 
-    def add(path: Path, grey: int, frequency: float) -> None:
+    def write(path: Path, greys: Sequence[int], samples: NDArray[np.floating[Any]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tone = (0.5 * np.sin(2 * np.pi * frequency * np.arange(RATE) / RATE)).astype(np.float32)
         with av.open(str(path), "w") as container:
             picture = container.add_stream("mpeg4", rate=10)
             picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
             track = container.add_stream("aac", rate=RATE)
-            for _ in range(10):
+            for grey in greys:
                 frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), grey, np.uint8), format="rgb24")
                 container.mux(picture.encode(frame))
-            samples = av.AudioFrame.from_ndarray(tone[None], format="fltp", layout="mono")
-            samples.sample_rate = RATE
-            container.mux(track.encode(samples))
+            sound = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None], format="fltp", layout="mono")
+            sound.sample_rate = RATE
+            container.mux(track.encode(sound))
             container.mux(picture.encode())
             container.mux(track.encode())
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def add_clip(
+    write_video: Callable[[Path, Sequence[int], NDArray[np.floating[Any]]], None],
+) -> Callable[[Path, int, float], None]:
+    """Writes a video of a second: one grey, a tone."""
+
+    def add(path: Path, grey: int, frequency: float) -> None:
+        write_video(path, [grey] * 10, 0.5 * np.sin(2 * np.pi * frequency * np.arange(RATE) / RATE))
 
     return add
 

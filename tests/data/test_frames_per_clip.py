@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from avsl.data.errors import DataError
 from avsl.data.folder import FolderConfig
@@ -24,25 +25,15 @@ GREYS, TONES = (40, 120, 200), (300, 700, 1500)  # in each third of a clip
 
 
 @pytest.fixture
-def add_thirds() -> Callable[[Path], None]:
+def add_thirds(
+    write_video: Callable[[Path, Sequence[int], NDArray[np.floating[Any]]], None],
+) -> Callable[[Path], None]:
     """Writes a video of six seconds whose grey and tone change after two and four."""
 
     def add(path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         times = np.arange(2 * RATE) / RATE
-        tone = np.concatenate([0.5 * np.sin(2 * np.pi * hertz * times) for hertz in TONES]).astype(np.float32)
-        with av.open(str(path), "w") as container:
-            picture = container.add_stream("mpeg4", rate=10)
-            picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
-            track = container.add_stream("aac", rate=RATE)
-            for grey in np.repeat(GREYS, 20):
-                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), grey, np.uint8), format="rgb24")
-                container.mux(picture.encode(frame))
-            samples = av.AudioFrame.from_ndarray(tone[None], format="fltp", layout="mono")
-            samples.sample_rate = RATE
-            container.mux(track.encode(samples))
-            container.mux(picture.encode())
-            container.mux(track.encode())
+        samples = np.concatenate([0.5 * np.sin(2 * np.pi * hertz * times) for hertz in TONES])
+        write_video(path, np.repeat(GREYS, 20).tolist(), samples)
 
     return add
 
