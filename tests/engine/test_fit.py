@@ -479,3 +479,15 @@ def test_every_epoch_tells_what_the_issue_asks_for(layout: _Where) -> None:
     assert last["train/unlabelled_a"] > 0
     recorded = _points(read_run(layout())["run_id"])
     assert set(last) - {"epoch"} <= set(recorded)
+
+
+@pytest.mark.slow
+def test_a_warm_up_that_outlasts_the_training_is_said(layout: _Where, caplog: pytest.LogCaptureFixture) -> None:
+    """On either axis, by its key; one step less is no news."""
+    train(["trainer.epochs=1", "framework.dmt.warmup_steps=3", "objective=fnac", "objective.fnac.warmup_steps=4"])
+    said = "but the training has 3 steps: what begins after them never does"
+    assert f"framework.dmt.warmup_steps = 3, {said}" in caplog.text
+    assert f"objective.fnac.warmup_steps = 4, {said}" in caplog.text
+    caplog.clear()
+    train(["trainer.epochs=1", "framework.dmt.warmup_steps=2"])
+    assert said not in caplog.text

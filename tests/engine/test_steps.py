@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from avsl.config import compose
 from avsl.data.errors import DataError
+from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.engine.entry import call
 from avsl.engine.evaluate import evaluate
 from avsl.engine.layout import Layout, read_run
-from avsl.engine.prepare import load_data, prepare
+from avsl.engine.prepare import load_data, prepare, split
 from avsl.engine.train import train
 from avsl.engine.workflow import run
 from avsl.models import read_description
@@ -79,6 +82,17 @@ def test_a_split_of_other_data_is_refused(layout: _Where) -> None:
     prepare(["data.synthetic.seed=1"])
     with pytest.raises(DataError, match=r"was drawn from another version of .*: run the split again$"):
         load_data(layout())
+
+
+@pytest.mark.slow
+def test_a_validation_part_that_is_all_silent_is_one_sentence(
+    layout: _Where, draw_boxes: Callable[[PreparedData, Collection[str], NDArray[np.float32]], None]
+) -> None:
+    """Before anything is trained: no threshold could be chosen."""
+    here = layout()
+    draw_boxes(PreparedData.open(here.prepared), Split.load(here.split).validation, np.zeros((0, 4), np.float32))
+    with pytest.raises(DataError, match=r"prepared: none of its validation rows has a source in view, so no threshold"):
+        split()
 
 
 def test_labels_are_refused_where_the_ratio_is_out_of_range(project: Path) -> None:

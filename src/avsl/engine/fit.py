@@ -270,6 +270,8 @@ def _fit(
     reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
     per_epoch = steps_per_epoch(config, split)
     module = SemiModule(config, per_epoch * config.trainer.epochs)
+    if rank == 0:
+        _warn_of_long_warm_ups(config, module.total_steps)
     loader = make_loader(config, reader, split, module.framework, rank)
     epochs = EpochLog(run)
     stamp = {"identity": identity(config, split), "run_id": run.run_id}
@@ -318,6 +320,20 @@ def _fit(
                 "leaves such steps out"
             ) from None
     return module, epochs, reader
+
+
+def _warn_of_long_warm_ups(config: Config, steps: int) -> None:
+    """A method whose warm-up outlasts the training is another, simpler method, and its scores do not tell."""
+    for axis, choice in (("objective", config.objective), ("framework", config.framework)):
+        wait = getattr(choice.settings, "warmup_steps", 0)
+        if wait >= steps:
+            log.warning(
+                "%s.%s.warmup_steps = %d, but the training has %d steps: what begins after them never does",
+                axis,
+                choice.name,
+                wait,
+                steps,
+            )
 
 
 def write_history(path: Path, history: Iterable[dict[str, float]]) -> None:

@@ -45,7 +45,8 @@ def split(overrides: Sequence[str] = ()) -> None:
     """Draw the labelled rows of one label ratio.
 
     Raises:
-        DataError: nothing is left to train on, to choose a threshold on or to test with, or too little is annotated.
+        DataError: nothing is left to train on, to choose a threshold on or to test with, too little is annotated, or
+            no validation row has a source in view.
     """
     config = compose(overrides)
     layout = Layout.of(config)
@@ -56,6 +57,12 @@ def split(overrides: Sequence[str] = ()) -> None:
                 f"{layout.prepared}: none of its rows is for {purpose}: annotate more clips, or set the shares and the "
                 f"seed in data.{config.data.name} so that their draw leaves some"
             )
+    boxes = (data.boxes(row) for row in data.indices("validation").tolist())
+    if not any(found is not None and len(found) for found in boxes):
+        raise DataError(
+            f"{layout.prepared}: none of its validation rows has a source in view, so no threshold can be chosen on "
+            "them: put clips with boxes into validation"
+        )
     drawn = make_split(data, config.split)
     layout.split.parent.mkdir(parents=True, exist_ok=True)
     drawn.save(layout.split)
