@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-GROUPS = ("choices", "curve", "objectives", "ablations", "scenes")
+GROUPS = ("choices", "curve", "objectives", "ablations", "scenes", "causes")
+ON_VALIDATION = ("choices", "causes")  # groups that are never scored on test
 RATIOS = (0.01, 0.03, 0.1, 0.3, 1.0)
 SEEDS = (0, 1, 2)
 REPEATED = (0.03, 0.1)  # ratios with all seeds; the others have the first
@@ -27,6 +28,7 @@ class Cell:
         overrides: the variant's.
         weights_seed: added to the seed of weights and order, the labelled clips staying the same.
         data: ``synthetic`` or ``scenes``.
+        trunk: the cell whose image trunk it starts from.
     """
 
     group: str
@@ -36,6 +38,7 @@ class Cell:
     overrides: tuple[str, ...]
     weights_seed: int = 0
     data: str = "synthetic"
+    trunk: str = ""
 
     @property
     def name(self) -> str:
@@ -45,7 +48,7 @@ class Cell:
 
 def cells() -> list[Cell]:
     """Every cell, the ones that most tables need first."""
-    return [*_choices(), *_curve(), *_objectives(), *_ablations(), *_scenes()]
+    return [*_choices(), *_curve(), *_objectives(), *_ablations(), *_scenes(), *_causes()]
 
 
 def _choices() -> Iterator[Cell]:
@@ -126,3 +129,20 @@ def _scenes() -> Iterator[Cell]:
     for framework in (*FRAMEWORKS, "self_supervised"):
         chosen = ("experiment=scenes", f"framework={framework}", "data.vggss.image_size=160")
         yield Cell("scenes", framework, SCENES_RATIO, 0, chosen, data="scenes")
+
+
+def _causes() -> Iterator[Cell]:
+    """Why SSPL alone is below the centred disc: one circumstance changed at a time."""
+    alone = ("framework=self_supervised", "objective=sspl")
+    changed = {
+        "twice as long": ("trainer.epochs=24",),
+        "batches of 256": ("trainer.batch_size=256",),
+        "harder views": ("augment.weak_scale=0.5", "augment.strong_scale=0.4", "augment.jitter=0.6"),
+        "a tenth of the learning rate": ("trainer.learning_rate=0.0003",),
+    }
+    for name, overrides in changed.items():
+        yield Cell("causes", f"sspl, {name}", 0.03, 0, (*alone, *overrides))
+    trunk = "synthetic/self_supervised/0.03/0"
+    for name, frozen in (("frozen", "true"), ("trained on", "false")):
+        overrides = (*alone, f"model.image.frozen={frozen}")
+        yield Cell("causes", f"sspl, EZ-VSL's image trunk, {name}", 0.03, 0, overrides, trunk=trunk)

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.plan import GROUPS, Cell, cells
+from benchmarks.study.plan import GROUPS, ON_VALIDATION, Cell, cells
 from benchmarks.study.tables import write_tables
 
 HERE = Path(__file__).parent
@@ -38,6 +38,7 @@ def overrides_of(cell: Cell, work: Path, scenes: str) -> list[str]:
     return [
         *cell.overrides,
         *([f"data.vggss.root={scenes}"] if cell.data == "scenes" else []),
+        *([f"model.image.weights={_trunk(cell, work)}"] if cell.trunk else []),
         f"root={_folder(cell, work)}",
         f"seed={cell.seed + cell.weights_seed}",
         f"split.seed={cell.seed}",
@@ -49,6 +50,10 @@ def overrides_of(cell: Cell, work: Path, scenes: str) -> list[str]:
 
 def _folder(cell: Cell, work: Path) -> Path:
     return work / cell.data / f"{cell.variant.replace(' ', '_').replace(',', '')}-{cell.seed}"
+
+
+def _trunk(cell: Cell, work: Path) -> Path:
+    return (work / "trunks" / f"{cell.trunk.replace('/', '-')}.safetensors").resolve()
 
 
 def settings_hash(overrides: Sequence[str]) -> str:
@@ -66,13 +71,15 @@ def settings_hash(overrides: Sequence[str]) -> str:
         choice = getattr(config, section)
         decisive[section] = [choice.name, choice.settings.model_dump(mode="json", exclude_defaults=True)]
     decisive["data"][1].pop("root", None)
+    if config.model.image.weights:
+        decisive["model"]["image"]["weights"] = Path(config.model.image.weights).name
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def train_and_evaluate(overrides: Sequence[str], group: str) -> None:
     """Split, train and evaluate in this process; what is there is kept.
 
-    A trial of settings is not evaluated: it is chosen among by its validation score, which training leaves.
+    What is looked at on validation alone is not evaluated: training leaves that score.
     """
     from avsl.config import compose
     from avsl.engine.entry import call
@@ -87,7 +94,7 @@ def train_and_evaluate(overrides: Sequence[str], group: str) -> None:
         if not (layout.train / "run.json").is_file():
             split(overrides)
             train(overrides)
-        if group != "choices":
+        if group not in ON_VALIDATION:
             evaluate(overrides)
 
     if code := call(steps):
@@ -100,7 +107,7 @@ def figures_of(overrides: Sequence[str], group: str) -> dict[str, Any]:
     from avsl.engine.layout import Layout
 
     layout = Layout.of(compose(overrides))
-    if group == "choices":
+    if group in ON_VALIDATION:
         return {"figures": {"validation": _numbers(json.loads((layout.train / "run.json").read_text())["validation"])}}
     metrics = json.loads((layout.evaluation / "metrics.json").read_text())
     parts = {key: metrics[key] for key in metrics if key.startswith(("test", "validation"))}
@@ -198,6 +205,32 @@ class Study:
             if not layout.prepared.exists():
                 layout.prepared.symlink_to(sources[cell.data].resolve())
 
+    def cut_trunks(self, chosen: Sequence[Cell]) -> None:
+        """Write the image trunks that cells start from as files of their own.
+
+        Raises:
+            SystemExit: the model that one is taken from is not trained here.
+        """
+        from safetensors.torch import load_file, save_file
+
+        from avsl.config import compose
+        from avsl.engine.layout import Layout
+
+        by_name = {cell.name: cell for cell in cells()}
+        for cell in chosen:
+            if not cell.trunk:
+                continue
+            model = Layout.of(compose(self.overrides(by_name[cell.trunk]))).train / "model" / "model.safetensors"
+            if not model.is_file():
+                raise SystemExit(
+                    f"{cell.name} starts from {cell.trunk}: train that first (--only '{cell.trunk}' --force)"
+                )
+            before = "members.0.image.backbone."
+            tensors = {key[len(before) :]: value for key, value in load_file(model).items() if key.startswith(before)}
+            target = _trunk(cell, self.work)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, target)
+
     def run(self, cell: Cell) -> None:
         """Train and evaluate a cell in a process of its own, then record it.
 
@@ -268,6 +301,7 @@ def main() -> None:
         return
     if not options.tables:
         study.prepare(missing)
+        study.cut_trunks(missing)
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(study.run, missing))
         study.run_pairs(chosen)

@@ -148,9 +148,11 @@ class _Search:
             prepare([*base, here])
         else:
             prepare(base)
-            self.layout.prepared.parent.mkdir(parents=True, exist_ok=True)
-            self.layout.prepared.unlink(missing_ok=True)
-            self.layout.prepared.symlink_to(Layout.of(self.config).prepared.resolve())
+            data = Layout.of(self.config).prepared.resolve()
+            if self.layout.prepared.resolve() != data:  # another sweep in this storage may be reading through the link
+                self.layout.prepared.parent.mkdir(parents=True, exist_ok=True)
+                self.layout.prepared.unlink(missing_ok=True)
+                self.layout.prepared.symlink_to(data)
         split([*base, here])
         return load_data(self.layout)[1]
 
