@@ -89,9 +89,23 @@ def test_ms3_with_the_list_of_boxes(tmp_path: Path, prepare: Prepare) -> None:
         data.truth_masks(np.array([first, second])), data.box_masks(np.array([first, second]))
     )
     assert data.truth_masks(np.array([first])).sum() == 12 * 6
-    assert data.exact.tolist() == [True] * 5 + [False] * 3
+    assert (data.exact == (data.parts == "train")).all()
     assert data.boxes(second).shape == (0, 4)  # type: ignore[union-attr]  # annotated
     np.testing.assert_array_equal(data.boxes(third), data.boxes(first))
+
+
+def test_pieces_of_one_recording_lie_on_one_side(tmp_path: Path, prepare: Prepare) -> None:
+    """MS3's videos are numbered pieces: those of a test recording are dropped where told to, else nothing goes on."""
+    for place, video in (("train", "a_b_1"), ("train", "c_1"), ("val", "d_2"), ("test", "a_b_2"), ("test", "d_10")):
+        add_video(tmp_path / "ms3", place, video, ms3=True)
+    with pytest.raises(
+        DataError, match=r"val: 5 of its 5 rows are held out: 5 share a source .*data\.avsbench\.leak=drop"
+    ):
+        prepare("avsbench", tmp_path / "ms3", subset="ms3", image_size=24)
+    data = prepare("avsbench", tmp_path / "ms3", subset="ms3", image_size=24, leak="drop")
+    assert data.manifest.counts == {"train": 5, "test": 10}
+    assert set(data.source_ids) == {"a_b", "c", "d"}
+    assert data.manifest.settings["leaks_dropped"] == 10
 
 
 def test_wrong_input_is_named(tmp_path: Path, prepare: Prepare) -> None:
@@ -105,15 +119,27 @@ def test_wrong_input_is_named(tmp_path: Path, prepare: Prepare) -> None:
     (tmp_path / "b.json").write_text(json.dumps([row | {"image": "/x/visual_frames/a/a.mp4_6.png"}]))
     with pytest.raises(DataError, match="is no frame of ms3"):
         prepare("avsbench", tmp_path, subset="ms3", boxes="b.json")
+    (tmp_path / "b.json").write_text(json.dumps([row | {"image": "/x/visual_frames/a/a.mp4_².png"}]))
+    with pytest.raises(DataError, match="is no frame of ms3"):
+        prepare("avsbench", tmp_path, subset="ms3", boxes="b.json")
 
 
-@pytest.mark.parametrize(("subset", "frames", "videos", "silent"), [("s4", 3700, 740, 6), ("ms3", 320, 64, 29)])
+@pytest.mark.parametrize(
+    ("subset", "frames", "videos", "recordings", "silent"), [("s4", 3700, 740, 740, 6), ("ms3", 320, 64, 54, 29)]
+)
 def test_published_boxes(
-    published_root: Path, read_index: Callable[..., Index], subset: str, frames: int, videos: int, silent: int
+    published_root: Path,
+    read_index: Callable[..., Index],
+    subset: str,
+    frames: int,
+    videos: int,
+    recordings: int,
+    silent: int,
 ) -> None:
     """Five frames of every test video; in some of them nothing sounds."""
     index = read_index("avsbench", published_root, subset=subset, boxes=f"{subset}_box.json")
     assert Counter(entry.part for entry in index.entries) == {"test": frames}
-    assert set(Counter(entry.source_id for entry in index.entries).values()) == {5}
-    assert len({entry.source_id for entry in index.entries}) == videos
+    assert set(Counter(entry.sample_id.rpartition("_")[0] for entry in index.entries).values()) == {5}
+    assert len({entry.sample_id.rpartition("_")[0] for entry in index.entries}) == videos
+    assert len({entry.source_id for entry in index.entries}) == recordings
     assert sum(entry.boxes is not None and not len(entry.boxes) for entry in index.entries) == silent

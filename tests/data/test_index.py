@@ -67,10 +67,13 @@ def test_what_is_held_out_never_becomes_a_training_row() -> None:
     assert index.left_out == 2
     with pytest.raises(
         DataError,
-        match=r"^list\.txt: 3 of its 5 training rows are held out: 1 are rows of 'test', 1 share a source with rows of "
+        match=r"^list\.txt: 3 of its 5 rows are held out: 1 are rows of 'test', 1 share a source with rows of "
         r"'test', 1 share a source with rows of 'validation'; data\.x\.leak=drop leaves them out$",
     ):
         add_training_list(entries, pool, "stop", Path("list.txt"), "data.x.leak")
+    silent = Entry("a+b", "a", "a", part="test_offscreen", sound_source="b")
+    (leak,) = add_training_list([silent], rows("b", "c", part="train"), "drop", Path("list.txt"), "data.x.leak").leaks
+    assert leak == Leak("b", "test_offscreen", False), "its sound is held out as its frame is"
     quiet = add_pool(entries, pool)
     assert [entry.sample_id for entry in [*quiet.entries][3:]] == ["new"]
     assert (quiet.left_out, list(quiet.leaks)) == (3, [])
@@ -184,7 +187,7 @@ def test_pixel_boxes_name_files_below_their_folders(tmp_path: Path) -> None:
     assert (image, audio) == ("t/a_1.png", "t/a.wav")
     np.testing.assert_array_equal(boxes, [[0.25, 0, 1, 0.5]])
     assert none.shape == (0, 4)
-    for wrong in ("/x/frames/a.png", "/x/visual_frames/../../a.png"):
+    for wrong in ("/x/frames/a.png", "/x/visual_frames/../../a.png", "/x/visual_frames//a.png"):
         path.write_text(json.dumps([row | {"image": wrong}]))
         with pytest.raises(DataError, match=r"boxes\.json: row 0: no file in visual_frames/"):
             read_pixel_boxes(path)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from avsl.data.errors import DataError
 from avsl.data.loading import RowLoader, RowReader, StepLoader, TrainingRows, endless
@@ -241,13 +242,36 @@ def test_cached_features_stay_out_of_memory_and_leave_no_file(data: PreparedData
         read(np.array([4, 5]), masks=False)
 
 
+def test_readers_of_one_open_set_compute_once(
+    data: PreparedData, front_end: LogMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second reader of the same rows hears nothing again; of other rows, or of the set opened anew, it does."""
+    heard: list[int] = []
+    waveforms = PreparedData.waveforms
+
+    def counted(self: PreparedData, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        heard.extend(index.tolist())
+        return waveforms(self, index)
+
+    monkeypatch.setattr(PreparedData, "waveforms", counted)
+    for opened, rows, expected in ((data, [2, 3], [2, 3]), (data, [2, 3], []), (data, [3, 2], [3, 2])):
+        heard.clear()
+        read = RowReader(opened, [front_end], np.array(rows))
+        assert heard == expected
+        sound = torch.from_numpy(waveforms(data, np.array([2])))
+        assert torch.equal(read(np.array([2]), masks=False).features[front_end.key], front_end(sound))
+    heard.clear()
+    RowReader(PreparedData.open(data.root), [front_end], np.array([2, 3]))
+    assert heard == [2, 3]
+
+
 def test_a_full_disk_is_one_sentence(data: PreparedData, front_end: LogMel) -> None:
     """It names the folder and the way out."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(DataError, match=r"cannot keep the features of 20 sounds.*trainer\.cache_features=false"):
-            RowReader(data, [front_end], np.arange(COUNT))
+            RowReader(PreparedData.open(data.root), [front_end], np.arange(COUNT))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

@@ -91,7 +91,7 @@ def test_leaks_of_a_training_list_stop_or_are_recorded(
     settings = {"test_list": "test.csv", "train_list": "list.txt", "validation_share": 0.0}
     with pytest.raises(
         DataError,
-        match=r"list\.txt: 2 of its 3 training rows are held out: 1 are rows of 'test', 1 share a source .*; "
+        match=r"list\.txt: 2 of its 3 rows are held out: 1 are rows of 'test', 1 share a source .*; "
         r"data\.vggss\.leak=drop",
     ):
         prepare("vggss", folder, **settings)
@@ -155,7 +155,7 @@ def test_published_training_lists_leak(
     """How many clips of each list are test clips, and how many more are of their videos."""
     settings = {"train_list": name, "test_share": 1.0}
     said = [f"{same} are rows of 'test'"] * bool(same) + [f"{further} share a source with rows of 'test'"]
-    whole = f"{name}: {same + further} of its {rows} training rows are held out: {', '.join(said)};"
+    whole = f"{name}: {same + further} of its {rows} rows are held out: {', '.join(said)};"
     with pytest.raises(DataError, match=whole):
         read_index("vggss", published_root, **settings)
 

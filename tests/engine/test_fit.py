@@ -351,7 +351,8 @@ def test_a_step_that_is_not_finite_ends_the_training(
     ids = ", ".join(known[k] for k in [*spoilt.labelled.index.tolist(), *spoilt.unlabelled.index.tolist()])
     checkpoint = here.state / "last.ckpt"
     good = f"{checkpoint}, after {kept} steps" if kept else "none yet"
-    start = f"the loss or its gradient is not finite in step {step} (rows {ids}); last good checkpoint: {good}; "
+    what = f"the loss or its gradient is not finite, or beyond trainer.loss_limit, in step {step}"
+    start = f"{what} (rows {ids}); last good checkpoint: {good}; "
     assert str(caught.value).startswith(start)
     assert checkpoint.exists() == bool(kept)
     if kept:
@@ -403,6 +404,14 @@ def test_a_skipped_step_changes_nothing_and_is_counted(
     assert 0 < float(line["train/loss"]) < 100
 
 
+def test_a_loss_that_explodes_ends_the_training(layout: _Where) -> None:
+    """It is finite still; the step, its rows and the way out are named."""
+    said = r"^the loss or its gradient is not finite, or beyond trainer\.loss_limit, in step 0 \(rows .*\); .*none yet"
+    with pytest.raises(TrainingError, match=said):
+        train(["trainer.loss_limit=0.001"])
+    assert not layout().train.exists()
+
+
 def test_an_epoch_without_a_finite_step_ends_the_training(layout: _Where) -> None:
     """Skipping has an end where there is nothing else."""
     with _spoilt_at(3, 4, 5), pytest.raises(TrainingError, match=r"^no step was finite in the epoch .* step 5$"):
@@ -418,7 +427,7 @@ def test_what_stopped_goes_on_with_skip_as_if_it_had_been_asked_for_at_once(
     caplog.set_level(logging.INFO)
     skip, here = "trainer.non_finite=skip", layout()
     with _spoilt_at(3):
-        with pytest.raises(TrainingError, match="not finite in step 3"):
+        with pytest.raises(TrainingError, match=r"not finite, .* in step 3 "):
             train()
         train([skip])
         assert "continuing from" in caplog.text

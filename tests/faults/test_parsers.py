@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from avsl.data.errors import DataError
 from avsl.data.flickr import FlickrConfig, read_boxes
 from avsl.data.flickr import read_index as read_flickr
-from avsl.data.index import Media, read_annotations, read_list, read_pixel_boxes, read_table
+from avsl.data.index import Media, add_silent, read_annotations, read_list, read_pixel_boxes, read_table
+from avsl.data.registry import ON_DISK
 from avsl.data.shards import PreparedData
 from avsl.data.splits import Split
 from avsl.models import read_description
@@ -47,6 +48,19 @@ _MANIFEST = {
 Read = Callable[[Path], Any]
 
 
+def _list(data: str, **settings: str) -> Read:
+    """Lists the rows of a data set that holds the file, and no media."""
+
+    def read(path: Path) -> None:
+        for folder in ("frames", "audio"):
+            (path.parent / folder).mkdir()
+        read_index, model = ON_DISK[data]
+        for _ in read_index(model.read({"root": str(path.parent)} | settings, f"data.{data}")).entries:
+            pass
+
+    return read
+
+
 # What is read, from which published file (of it as many lines as make a small one), by what.
 _PUBLISHED: dict[str, Read] = {
     "vggss.json": read_annotations,
@@ -55,10 +69,16 @@ _PUBLISHED: dict[str, Read] = {
     "vggss_10k.txt": lambda path: read_list(path, "training list"),
     "flickr_test.csv": lambda path: read_list(path, "test list"),
     "vggsound_duet_test.csv": lambda path: read_table(path, 4, "list of pairs"),
+    "ms3_box.json": _list("avsbench", subset="ms3", boxes="ms3_box.json"),
+    "music_solo.json": _list("music"),
+    "music_duet.json": _list("music", subset="duet"),
+    "vgginstruments_test.csv": _list("vggsound_instruments", pairs=""),
+    "vggss_test_plus_silent.csv": lambda path: add_silent([], path, Media({}, {})),
 }
 _OURS: dict[str, tuple[bytes, Read]] = {
     "annotation.xml": (_XML, read_boxes),
     "boxes.csv": (b'file,class,x0,y0,x1,y1\na,"dog, barking",0,0,0.5,1\nb,cat,,,,\n', read_annotations),
+    "vggsound.csv": (b"abcdefghijk,10,dog,train\nABCDEFGHIJK,20,cat,test\n", _list("vggsound", annotations="")),
     "manifest.json": (json.dumps(_MANIFEST, indent=2).encode(), lambda path: PreparedData.open(path.parent)),
     "split.json": (_SPLIT.model_dump_json(indent=2).encode(), Split.load),
     "model.json": (b'{"members": [{}], "image_size": 64}', lambda path: read_description(path.parent)),
@@ -68,7 +88,7 @@ _OURS: dict[str, tuple[bytes, Read]] = {
 _TOKENS = [
     *(b"\0", b"\xff", b"\xed\xa0\x80", b'"', b"'", b"<", b">", b"&x;", b"]]>", b"{", b"}", b"[", b"]", b",", b"\r"),
     *(b"NaN", b"1e999", b"-", b"null", b"\\ud800", b"../", b'<?xml version="1.0" encoding="klingon"?>', b"\n\n"),
-    *(b"<!DOCTYPE a [<!ENTITY x 'y'>]>", b"9" * 5000, b"[" * 2000, b"\xe2\x80\xa8", b"\xef\xbb\xbf"),
+    *(b"<!DOCTYPE a [<!ENTITY x 'y'>]>", b"9" * 5000, b"[" * 2000, b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"\xc2\xb2"),
 ]
 _mutations = st.lists(
     st.tuples(st.floats(0, 1), st.integers(0, 12), st.one_of(st.sampled_from(_TOKENS), st.binary(max_size=4))),

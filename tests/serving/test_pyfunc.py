@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -88,14 +89,18 @@ _FRAME = _RNG.integers(0, 256, (40, 60, 3), np.uint8)
 _SOUND = (0.3 * _RNG.standard_normal(16000)).clip(-1, 1).astype(np.float32)
 _PNG = _text(lambda buffer: Image.fromarray(_FRAME).save(buffer, "PNG"))
 _WAV = _text(lambda buffer: soundfile.write(buffer, _SOUND, 16000, format="WAV", subtype="FLOAT"))
+_SHORT_HEADER = base64.b64encode(
+    b"\x89PNG\r\n\x1a\n\0\0\0\2IHDR\0\0" + zlib.crc32(b"IHDR\0\0").to_bytes(4, "big")
+).decode()
 
 
 def _picture(kind: str, width: int) -> str:
     return _text(lambda buffer: Image.new("L", (width, 1)).save(buffer, kind))
 
 
-def _flac(seconds: int, rate: int) -> str:
-    return _text(lambda buffer: soundfile.write(buffer, np.zeros(seconds * rate), rate, format="FLAC"))
+def _flac(seconds: int, rate: int, channels: int = 1) -> str:
+    silence = np.zeros((seconds * rate, channels), np.int16)
+    return _text(lambda buffer: soundfile.write(buffer, silence, rate, format="FLAC"))
 
 
 def test_loads_in_a_fresh_process_without_pickle_and_without_the_package(store: Store, tmp_path: Path) -> None:
@@ -171,6 +176,7 @@ def test_sound_of_another_rate_and_two_channels_is_converted(served: Any) -> Non
         ({"frame": "%%%"}, "row 1: 'frame' is not base64"),
         ({"frame": base64.b64encode(b"no picture").decode()}, "row 1: 'frame' is not a readable PNG or JPEG"),
         ({"frame": _PNG[: len(_PNG) // 8 * 4]}, "row 1: 'frame' is not a readable PNG or JPEG"),
+        ({"frame": _SHORT_HEADER}, "row 1: 'frame' is not a readable PNG or JPEG"),
         ({"frame": [[[300, 0, 0]]]}, "row 1: 'frame' holds values that are not whole numbers in 0..255"),
         ({"frame": [[0, 0], [0]]}, "row 1: 'frame' is neither base64 text nor an array of numbers"),
         ({"frame": [[0, 0], [0, 0]]}, r"row 1: 'frame' has the shape \(2, 2\), expected"),
@@ -196,6 +202,14 @@ def test_bad_rows_are_named(served: Any, change: dict[str, Any], complaint: str)
         served.predict(pd.DataFrame([good, good | change]))
     assert "\n" not in str(error.value)
     assert error.value.error_code == "INVALID_PARAMETER_VALUE"  # 400 from the scoring server
+
+
+def test_a_small_request_with_much_sound_in_it_is_refused(served: Any) -> None:
+    """Many channels of silence take no room until they are decoded: of all rows together there are not too many."""
+    rows = [{"frame": _PNG, "audio": _flac(24, 192000, 8)}] * 2
+    assert len(rows[0]["audio"]) < 200_000
+    with pytest.raises(mlflow.MlflowException, match="row 1: 'audio' brings the request over 67108864 samples in all"):
+        served.predict(pd.DataFrame(rows))
 
 
 def test_a_request_has_a_limit_of_rows_and_of_pixels_in_all(served: Any) -> None:

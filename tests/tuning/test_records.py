@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from avsl.config import Config, compose
-from avsl.tracking.runs import TrackingError, open_store
+from avsl.tracking.runs import TrackedRun, TrackingError, open_store
 from avsl.tuning.config import read_requests
 from avsl.tuning.records import Origin, Records
 from avsl.tuning.study import Study
@@ -55,6 +55,56 @@ def _search(project: Path, trials: int) -> tuple[Study, Records]:
         study.complete(trial.number, 0.3, 1.0)
     origin = Origin(compose(["framework=mean_teacher"]), "d", "s", "c", "0.5")
     return study, Records(study, origin, lambda t: Config.read(t.config, ""), {"space": {}})
+
+
+@pytest.mark.slow
+def test_tags_that_cannot_be_written_at_once_are_written_later(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that fails in between: no run stays without its tags, and none is opened twice."""
+    set_tags, failed = TrackedRun.set_tags, set[str]()
+
+    def failing_once(self: TrackedRun, tags: Mapping[str, str]) -> None:
+        if tags.get("kind") and self.run_id not in failed:
+            failed.add(self.run_id)
+            raise TrackingError("away for a moment")
+        set_tags(self, tags)
+
+    monkeypatch.setattr(TrackedRun, "set_tags", failing_once)
+    study, records = _search(project, 1)
+    assert records.close(60) == []
+    store, parent = records.parent()
+    child = study.trial(0).run_id
+    assert child
+    assert failed == {parent.run_id, child}
+    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    assert {run.info.run_id for run in store.client.search_runs(experiments)} == failed
+    assert store.client.get_run(parent.run_id).data.tags["kind"] == "sweep"
+    tags = store.client.get_run(child).data.tags
+    assert (tags["mlflow.parentRunId"], tags["kind"], tags["trial"]) == (parent.run_id, "trial", "0")
+
+
+@pytest.mark.slow
+def test_a_session_ends_with_a_state_for_every_trial(project: Path) -> None:
+    """One that it leaves unfinished is interrupted; one that failed before its first epoch has no score."""
+    study, records = _search(project, 0)
+    unfinished, failing = study.next(), study.next()
+    assert unfinished
+    assert failing
+    study.epoch(unfinished.number, 1, 0.2, {"val/ciou": 0.2})
+    study.fail(failing.number, "RuntimeError: out of memory")
+    for trial in (unfinished, failing):
+        records.changed(trial.number)
+    deadline = time.monotonic() + 240
+    while not (study.trial(unfinished.number).run_id and study.trial(failing.number).recorded):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert records.close(20) == []
+    store, parent = records.parent()
+    found = {n: store.client.get_run(str(study.trial(n).run_id)) for n in (unfinished.number, failing.number)}
+    assert {n: (run.info.status, run.data.tags["state"]) for n, run in found.items()} == {
+        unfinished.number: ("KILLED", "interrupted"),
+        failing.number: ("FAILED", "failed"),
+    }
+    assert "trial/ciou" not in store.client.get_run(parent.run_id).data.metrics
 
 
 def test_a_store_that_never_answers_is_not_waited_for(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

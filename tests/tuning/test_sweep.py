@@ -400,9 +400,11 @@ def test_a_search_ends_with_its_time_and_goes_on_and_stores_what_it_found(
     asked += ["tune.resume=true", f"tune.results={address}"]
     with pytest.raises(SweepError, match=r"none of \d trials has come to its end: the time was over"):
         sweep([*asked, "tune.time_budget=0.01s"])
+    split(["framework=mean_teacher", "split.seed=1"])
     sweep(asked)
     (trial,) = _result(project)["trials"]
     assert trial["state"] == "complete"
+    assert _result(project)["registry"].startswith("not offered: its split is not the current one, ")
     download(address, tmp_path / "fetched")
     stored = {path.name: path for path in (tmp_path / "fetched" / "synthetic" / "search" / "0.5").rglob("*")}
     assert json.loads(stored["result.json"].read_text()) == _result(project)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from avsl.data.errors import DataError
-from avsl.data.index import Entry, Index, IndexedConfig, read_pixel_boxes
+from avsl.data.index import Entry, Index, IndexedConfig, Leak, LeakRule, add_training_list, read_pixel_boxes
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 _PARTS = {"train": "train", "val": "validation", "test": "test"}
-_FRAMES = range(1, 6)
+_FRAMES = ("1", "2", "3", "4", "5")
 
 
 class AVSBenchConfig(IndexedConfig):
@@ -27,17 +28,20 @@ class AVSBenchConfig(IndexedConfig):
             ``<video>/<video>.mp4_<k>.png``, masks ``<split>/<video>/<video>_<k>.png``).
         boxes: JSON file with the test frames as boxes (``s4_box.json``, ``ms3_box.json``), which then are the test
             part and its truth; empty: the masks are. A frame whose box is all zeros is one where nothing sounds.
+        leak: ``stop`` where ``train`` shares a recording with ``val`` or ``test``, or ``val`` with ``test``, as pieces
+            of one recording are videos of their own in MS3; or ``drop`` those videos from the former.
     """
 
     subset: Literal["s4", "ms3"] = "s4"
     boxes: str = ""
+    leak: LeakRule = "stop"
 
 
 def read_index(config: AVSBenchConfig) -> Index:
     """List five frames of every video with a mask folder, and of the list of boxes.
 
     Raises:
-        DataError: there is neither ``gt_masks/`` nor a list of boxes, or the list is wrong.
+        DataError: there is neither ``gt_masks/`` nor a list of boxes, the list is wrong, or the parts leak.
     """
     root = Path(config.root)
     masks = root / "gt_masks"
@@ -59,14 +63,20 @@ def read_index(config: AVSBenchConfig) -> Index:
         for image, audio, boxes in read_pixel_boxes(path):
             _, *category, sound = Path(audio).parts
             k = Path(image).stem.rpartition("_")[2]
-            if not k.isdigit() or int(k) not in _FRAMES or len(category) != (config.subset == "s4"):
+            if k not in _FRAMES or len(category) != (config.subset == "s4"):
                 raise DataError(f"{path}: '{image}' with '{audio}' is no frame of {config.subset}")
-            entries.append(_entry(config, "test", "".join(category), Path(sound).stem, int(k), boxes))
-    return Index(entries)
+            entries.append(_entry(config, "test", "".join(category), Path(sound).stem, k, boxes))
+    index = Index([entry for entry in entries if entry.part == "test"])
+    leaks: list[Leak] = []
+    for split in ("val", "train"):
+        rows = [entry for entry in entries if entry.part == _PARTS[split]]
+        index = add_training_list(list(index.entries), rows, config.leak, masks / split, "data.avsbench.leak")
+        leaks += index.leaks
+    return Index(index.entries, leaks)
 
 
 def _entry(
-    config: AVSBenchConfig, split: str, category: str, video: str, k: int, boxes: NDArray[np.float64] | None
+    config: AVSBenchConfig, split: str, category: str, video: str, k: str, boxes: NDArray[np.float64] | None
 ) -> Entry:
     root, place = Path(config.root), Path(split, category)
     if config.subset == "s4":
@@ -74,10 +84,11 @@ def _entry(
     else:
         picture = root / "visual_frames" / video / f"{video}.mp4_{k}.png"
     mask = root / "gt_masks" / place / video / f"{video}_{k}.png"
-    unlabelled = split == "train" and config.subset == "s4" and k > 1
+    unlabelled = split == "train" and config.subset == "s4" and k != "1"
     return Entry(
         sample_id=f"{video}_{k}",
-        source_id=video,
+        # MS3 numbers the pieces of one recording.
+        source_id=video if config.subset == "s4" else re.sub(r"_\d+$", "", video),
         group_id=f"{video}_{k}",
         part=_PARTS[split],
         label=category,
@@ -86,5 +97,5 @@ def _entry(
         boxes=boxes,
         # The list of boxes does not need the masks.
         mask=None if unlabelled or (boxes is not None and not mask.is_file()) else mask,
-        time_s=k - 0.5,
+        time_s=int(k) - 0.5,
     )

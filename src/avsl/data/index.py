@@ -60,6 +60,7 @@ class Entry:
         moment: the same as a share of the video's length.
         meta: small JSON values.
         broken: why it cannot be used, where the lists already tell.
+        sound_source: the recording its sound comes from, where that is another than the frame's.
     """
 
     sample_id: str
@@ -75,6 +76,12 @@ class Entry:
     moment: float = MIDDLE
     meta: Mapping[str, Any] = field(default_factory=dict)
     broken: str = ""
+    sound_source: str = ""
+
+    @property
+    def sources(self) -> set[str]:
+        """Every recording that it is made of."""
+        return {self.source_id, self.sound_source or self.source_id}
 
     @property
     def annotated(self) -> bool:
@@ -179,7 +186,7 @@ class ListedConfig(CutConfig):
 
     Attributes:
         silent_list: extended set: CSV of video, audio and ``non-sounding``, the rows of ``test_offscreen``; empty:
-            none. A row whose frame is learned from is left out.
+            none. A row whose frame or sound is learned from is left out.
         train_list: file with the ids of the unlabelled rows; empty: whatever else is in the folder and not held out.
         leak: ``stop`` where the training list holds rows or sources of the held-out parts, or ``drop`` those rows.
     """
@@ -257,8 +264,7 @@ def add_training_list(
             for (part, same), n in sorted(counts.items(), key=lambda item: (item[0][0], not item[0][1]))
         )
         raise DataError(
-            f"{path}: {len(leaks)} of its {sum(1 for _ in pool)} training rows are held out: {said}; "
-            f"{key}=drop leaves them out"
+            f"{path}: {len(leaks)} of its {sum(1 for _ in pool)} rows are held out: {said}; {key}=drop leaves them out"
         )
     return Index(Anew(lambda: chain(entries, free)), leaks, left_out)
 
@@ -269,7 +275,7 @@ def _held_out(entries: Iterable[Entry], pool: Iterable[Entry]) -> tuple[Iterable
     sources: dict[str, str] = {}
     for entry in entries:
         if entry.part != "train":
-            sources.setdefault(entry.source_id, entry.part)
+            sources |= dict.fromkeys(entry.sources - sources.keys(), entry.part)
     leaks: list[Leak] = []
     for entry in pool:
         if entry.source_id in sources:
@@ -467,7 +473,7 @@ def read_pixel_boxes(path: Path) -> list[tuple[str, str, NDArray[np.float64]]]:
     for number, row in enumerate(read_json_rows(path, _PixelRow)):
         _, _, image = row.image.partition("/visual_frames/")
         _, _, audio = row.audio.partition("/audio_wav/")
-        if not image or not audio or ".." in Path(image).parts or ".." in Path(audio).parts:
+        if not image or not audio or any({"..", "/"} & {*Path(name).parts} for name in (image, audio)):
             raise DataError(f"{path}: row {number}: no file in visual_frames/ and audio_wav/: '{row.image}'")
         rows.append((image, audio, as_boxes([row.gt_box] if any(row.gt_box) else []) / 224))
     return rows
@@ -589,8 +595,8 @@ def add_silent(
         source: the source of an id.
 
     Returns:
-        All rows, and how many were left out as their frame's source is learned from. The new rows' part is
-        ``test_offscreen``, their source the frame's.
+        All rows, and how many were left out as their frame's or their sound's source is learned from. The new rows'
+        part is ``test_offscreen``, their source the frame's.
 
     Raises:
         DataError: the file is missing or not of that form.
@@ -607,12 +613,13 @@ def add_silent(
             picture=media.pictures.get(video),
             sounds=(media.sounds.get(audio),),
             boxes=as_boxes([]),
+            sound_source=source(audio),
         )
         for video, audio, label, *_ in rows
         if label == "non-sounding"
     ]
     learned = {entry.source_id for entry in entries if not entry.part.startswith("test")}
-    kept = [entry for entry in silent if entry.source_id not in learned]
+    kept = [entry for entry in silent if learned.isdisjoint(entry.sources)]
     return [*entries, *kept], len(silent) - len(kept)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 # Sounds read at a time for their features.
 _READ = 64
+# What has been computed of an open set, by front end and rows.
+_KEPT: WeakKeyDictionary[PreparedData, dict[tuple[str, str], NDArray[np.float32]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ class TrainingRows:
 class RowReader:
     """Reads rows by number, with front-end outputs cached.
 
-    The cache is memory-mapped from a file without a name on the prepared set's disk, which vanishes with the reader:
-    the memory a reader holds does not grow with its rows, and what fits stays in the system's page cache.
+    The cache is memory-mapped from a file without a name on the prepared set's disk, which vanishes with ``data``, as
+    another reader of the same rows shares it: the memory a reader holds does not grow with its rows, and what fits
+    stays in the system's page cache.
 
     Args:
         data: the prepared set.
@@ -94,7 +99,11 @@ class RowReader:
         self._position = np.full(len(data), -1, np.int64)
         self._position[rows] = np.arange(len(rows))
         cached = {front_end.key: front_end for front_end in front_ends if front_end.cacheable}
-        self._features = {key: _cache(data, front_end, rows) for key, front_end in cached.items()}
+        kept, name = _KEPT.setdefault(data, {}), hashlib.sha256(rows.tobytes()).hexdigest()
+        for key, front_end in cached.items():
+            if (key, name) not in kept:
+                kept[key, name] = _cache(data, front_end, rows)
+        self._features = {key: kept[key, name] for key in cached}
         self._keeps_waveform = not front_ends or not all(front_end.cacheable for front_end in front_ends)
 
     def __call__(self, index: NDArray[np.int64], *, masks: bool) -> Rows:

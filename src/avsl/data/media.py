@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -495,17 +496,37 @@ def _read_sound_track(path: Path, start_s: float | None, duration_s: float) -> t
             start_s = latest / 2 if start_s is None else min(start_s, latest)
         start_s = max(0.0, start_s or 0.0)
         parts: list[NDArray[np.float32]] = []
-        held, rate, first = 0, 1, 0.0
+        held, length, rate, first = 0, 0, 1, 0.0
         for time, rate, chunk in _sound_chunks(container, path, start_s):
             if not parts:
-                first = time
+                first, length = time, math.ceil(duration_s * rate)
             parts.append(chunk)
             held += len(chunk)
-            if first + held / rate >= start_s + duration_s:
+            if first + held / rate >= max(first, start_s) + duration_s:
                 break
-    samples = np.concatenate(parts)
-    skip = max(0, min(round((start_s - first) * rate), len(samples) - math.ceil(duration_s * rate)))
-    return samples[skip : skip + math.ceil(duration_s * rate)], rate
+        else:
+            if start_s > 0 and (held < length or not parts):
+                return _end_of_sound_track(path, duration_s)
+    if not parts:
+        raise DataError(f"{path}: holds no sound")
+    skip = max(0, min(round((start_s - first) * rate), held - length))
+    return np.concatenate(parts)[skip : skip + length], rate
+
+
+def _end_of_sound_track(path: Path, duration_s: float) -> tuple[NDArray[np.float32], int]:
+    """The last samples of a track that ends before its container does: only decoding finds where."""
+    parts: deque[NDArray[np.float32]] = deque()
+    held, length, rate = 0, 0, 1
+    with open_media(path) as container:
+        for _, rate, chunk in _sound_chunks(container, path, 0.0):
+            length = math.ceil(duration_s * rate)
+            parts.append(chunk)
+            held += len(chunk)
+            while held - len(parts[0]) >= length:
+                held -= len(parts.popleft())
+    if not parts:
+        raise DataError(f"{path}: holds no sound")
+    return np.concatenate(parts)[-length:], rate
 
 
 def _sound_chunks(
@@ -514,8 +535,8 @@ def _sound_chunks(
     """Start in seconds, rate in Hz and mono samples of each decoded frame that ends after ``start_s``.
 
     Raises:
-        DataError: there is no audio stream, or it holds nothing, or, where there is no list for ``damage``, it ends
-            earlier than its header says.
+        DataError: there is no audio stream, or all of it holds nothing, or, where there is no list for ``damage``, it
+            ends earlier than its header says.
     """
     stream = sound_stream(container, path)
     origin = origin_s(container)
@@ -533,7 +554,9 @@ def _sound_chunks(
             if end > start_s:
                 yield time, frame.sample_rate, frame.to_ndarray().mean(axis=0, dtype=np.float32)
     if end is None:
-        raise DataError(f"{path}: has no sound at {start_s:.2f} s")
+        if start_s > 0:
+            return
+        raise DataError(f"{path}: holds no sound")
     for sentence in _cut_off("sound", stream, end + origin):
         if damage is None:
             raise DataError(f"{path}: {sentence}")

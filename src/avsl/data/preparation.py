@@ -119,7 +119,7 @@ class _Decode:
 
 
 def clean_boxes(boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
-    """Clamp boxes to [0, 1] and drop those that then cover no pixel of a size × size frame.
+    """Clamp boxes to [0, 1] and drop those that then cover no pixel of a size × size frame, or hold a NaN.
 
     Args:
         boxes: (k, 4) x0, y0, x1, y1; a few of VGG-SS hold -2.88e16, some have no width or height.
@@ -128,7 +128,7 @@ def clean_boxes(boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
     Returns:
         (k', 4), k' <= k.
     """
-    boxes = np.clip(np.nan_to_num(boxes, nan=0.0), 0.0, 1.0)
+    boxes = np.clip(boxes[~np.isnan(boxes).any(axis=1)], 0.0, 1.0)
     pixels = (boxes * size).astype(np.int64)
     return boxes[(pixels[:, :2] < pixels[:, 2:]).all(axis=1)].astype(np.float32)
 

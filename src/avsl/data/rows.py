@@ -102,6 +102,7 @@ def _values(entry: Entry) -> list[Any]:
         entry.moment,
         dict(entry.meta),
         entry.broken,
+        entry.sound_source,
     ]
 
 

@@ -91,8 +91,14 @@ def recolour(frames: Tensor, colour: Tensor, noise: float, generator: torch.Gene
 
 
 def mask_spectrogram(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """SpecAugment (Park et al., Interspeech 2019): blank a frequency band and a time band of each (B, 1, F, T) row."""
-    masked = features
+    """SpecAugment (Park et al., Interspeech 2019): a frequency band and a time band of each row get the row's mean.
+
+    Args:
+        features: (B, 1, F, T) spectrograms; waveforms are never masked.
+        share: widest band, of the axis's length; every width up to it is as likely.
+        generator: of widths and places.
+    """
+    masked, mean = features, features.mean((1, 2, 3), keepdim=True)
     for axis in (2, 3):
         length = features.shape[axis]
         start, width = torch.rand(2, len(features), 1, generator=generator, device=generator.device)
@@ -103,8 +109,7 @@ def mask_spectrogram(features: Tensor, share: float, generator: torch.Generator)
         band = (cells >= start) & (cells < start + width)
         shape = [len(features), 1, 1, 1]
         shape[axis] = length
-        # 0 is the mean of a standardised spectrogram.
-        masked = masked.masked_fill(band.view(shape), 0.0)
+        masked = torch.where(band.view(shape), mean, masked)
     return masked
 
 

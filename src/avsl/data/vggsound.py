@@ -56,7 +56,7 @@ def read_index(config: VGGSoundConfig) -> Index:
 def _training_clips(path: Path) -> Iterator[tuple[str, str]]:
     """Clip name and class of each row for training."""
     for number, (video, start, label, split, *_) in enumerate(read_table(path, 4, "list of clips"), start=1):
-        if not start.isdigit() or split not in ("train", "test"):
+        if not (start.isascii() and start.isdigit()) or split not in ("train", "test"):
             raise DataError(f"{path}: row {number} is not 'id,seconds,class,train|test': '{video},{start},…,{split}'")
         if split == "train":
             yield f"{video}_{int(start):06d}", label

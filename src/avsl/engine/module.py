@@ -28,14 +28,14 @@ class TrainingError(ValueError):
 
 
 class NonFiniteError(TrainingError):
-    """A loss or a gradient that is not finite.
+    """A loss or a gradient that is not finite, or a loss that has exploded.
 
     Attributes:
         step: the first one.
     """
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"the loss or its gradient is not finite in step {step}")
+        super().__init__(f"the loss or its gradient is not finite, or beyond trainer.loss_limit, in step {step}")
         self.step = step
 
 
@@ -99,8 +99,9 @@ class SemiModule(lightning.LightningModule):
             generator=torch.Generator(self.device).manual_seed(seed),
         )
         output = self.framework.training_step(batch, rows.step)
+        sound = output.loss.total.detach().abs() <= self.config.trainer.loss_limit  # NaN is not
         # Processes that train together skip, or stop, together.
-        self._finite = gather(output.loss.total.detach().isfinite().float().unsqueeze(0)).amin(0) > 0
+        self._finite = gather(sound.float().unsqueeze(0)).amin(0) > 0
         self._add({"loss": output.loss.total.detach(), **output.loss.parts}, "train/")
         if output.pseudo is not None and batch.unlabelled is not None and batch.unlabelled.weak is not None:
             self._measure(output.pseudo, rows.hidden, batch.unlabelled.weak.geometry)

@@ -11,8 +11,9 @@ map has tens of thousands, which take a server longer to write than the network 
 the signature does not name, a mistyped one, never gets here: MLflow drops it and warns in its log.
 
 Limits of a request: ``MAX_ROWS`` rows, ``MAX_PIXELS`` in all its frames together, ``MAX_SECONDS`` of sound in a row at
-``MIN_RATE`` to ``MAX_RATE``. What is over them, or cannot be read, is refused in one sentence, before it is decoded;
-`mlflow models serve` answers 400.
+``MIN_RATE`` to ``MAX_RATE``, ``MAX_SAMPLES`` in all encoded sounds together. What is over them, or cannot be read, is
+refused in one sentence, a picture before it is decoded, a sound where its decoding gets there; `mlflow models serve`
+answers 400. How long a request may take is the server's to limit (``--timeout``, 60 s by default).
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ MAX_ROWS = 64
 # One frame of 2048 x 2048 px, two of full HD, or 64 of 256 x 256; an answer of some 35 MB, as it holds a map of each.
 MAX_PIXELS = 2**22
 MAX_SECONDS = 60.0
+# Of all channels of the recordings: 64 stereo ones of 10 s at 48 kHz; a second's work to decode.
+MAX_SAMPLES = 2**26
+_BLOCK = 4096
 MIN_RATE, MAX_RATE = 4_000, 192_000  # Hz
 MAP_SIZES = ("frame", "grid")  # the first where a request says none
 
@@ -81,7 +85,12 @@ class LocalizerModel(PythonModel):
             frames.append(_frame(value, row, left))
             left -= frames[-1].shape[0] * frames[-1].shape[1]
         rate = self.predictor.sample_rate
-        sounds = [_audio(value, row, rate) for row, value in enumerate(table["audio"])]
+        sounds: list[NDArray[np.floating[Any]]] = []
+        left = MAX_SAMPLES
+        for row, value in enumerate(table["audio"]):
+            sound, decoded = _audio(value, row, rate, left)
+            sounds.append(sound)
+            left -= decoded
         return [
             {
                 # Four decimals say all that a map does, in a third of the characters.
@@ -115,7 +124,9 @@ def _frame(value: Any, row: int, pixels_left: int) -> NDArray[np.uint8]:
                 # Known from its first bytes.
                 _check_pixels(picture.height, picture.width, row, pixels_left)
                 return np.array(picture.convert("RGB"))
-        except (OSError, SyntaxError, Image.DecompressionBombError):
+        except InputError:
+            raise
+        except Exception:  # whatever Pillow's decoders raise for a damaged file
             raise InputError(f"row {row}: 'frame' is not a readable PNG or JPEG picture") from None
     numbers = value if isinstance(value, np.ndarray) and value.dtype == np.uint8 else _numbers(value, row, "frame")
     if numbers.ndim != 3 or numbers.shape[2] != 3:
@@ -133,27 +144,34 @@ def _check_pixels(height: int, width: int, row: int, left: int) -> None:
         )
 
 
-def _audio(value: Any, row: int, sample_rate: int) -> NDArray[np.floating[Any]]:
+def _audio(value: Any, row: int, sample_rate: int, left: int) -> tuple[NDArray[np.floating[Any]], int]:
+    """The mono sound, and how many of the samples that are ``left`` to the request were decoded for it."""
     if not isinstance(value, str):
         mono = _numbers(value, row, "audio")
         _check_length(mono.size, sample_rate, row)
-        return mono
+        return mono, 0
     try:
         with soundfile.SoundFile(_bytes(value, row, "audio")) as sound:
             rate = sound.samplerate
             if not MIN_RATE <= rate <= MAX_RATE:
                 raise InputError(f"row {row}: 'audio' of {rate} Hz is not between {MIN_RATE} and {MAX_RATE} Hz")
-            # Not what its first bytes say, which may be wrong or missing.
-            samples = sound.read(int(MAX_SECONDS * rate) + 1, dtype="float32", always_2d=True)
+            # Not what its first bytes say, which may be wrong or missing; in blocks, as channels may be many.
+            blocks = [np.zeros(0, np.float32)]
+            decoded = length = 0
+            while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
+                decoded, length = decoded + block.size, length + len(block)
+                _check_length(length, rate, row)
+                if decoded > left:
+                    raise InputError(f"row {row}: 'audio' brings the request over {MAX_SAMPLES} samples in all")
+                blocks.append(block.mean(axis=1))
     except soundfile.SoundFileError:
         raise InputError(f"row {row}: 'audio' is not a readable wav, flac or ogg sound") from None
-    _check_length(len(samples), rate, row)
-    heard: NDArray[np.float32] = samples.mean(axis=1)
+    heard: NDArray[np.float32] = np.concatenate(blocks)
     if rate == sample_rate or not len(heard):
-        return heard
+        return heard, decoded
     common = math.gcd(rate, sample_rate)
     resampled: NDArray[np.float32] = resample_poly(heard, sample_rate // common, rate // common)
-    return resampled
+    return resampled, decoded
 
 
 def _check_length(samples: int, rate: int, row: int) -> None:

@@ -17,7 +17,7 @@ from avsl.tuning.study import Study, Trial
 
 log = logging.getLogger(__name__)
 
-_STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "RUNNING"}
+_STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _RETRY_S = 10.0
 # What an MLflow that answers may take beyond the patience at the end of a search.
 _GRACE_S = 60.0
@@ -107,7 +107,7 @@ class Records:
             The trials of which something is missing in MLflow.
         """
         with self._news:
-            self._changed |= self._unrecorded()
+            self._changed |= self._unrecorded() | {t.number for t in self._study.trials() if t.run_id and not t.order}
             self._deadline, self._grace = time.monotonic() + patience, grace
             self._news.notify()
         # A single call may outlast both.
@@ -171,16 +171,16 @@ class Records:
             name = f"sweep {'+'.join(tune.frameworks)} {self._origin.ratio} {tune.name}"
             known = self._study.run_id()
             tags = self._origin.tags("+".join(tune.frameworks))
-            self._parent = start_or_resume_run(self._store, config.data.name, name, tags, self._shown, known)
-            if known is None:
-                self._study.note_run(None, self._parent.run_id)
-                self._parent.set_tags(
-                    {
-                        "kind": "sweep",
-                        "results": tune.results or str(self._study.folder),
-                        "space": json.dumps(self._shown["space"]),
-                    }
-                )
+            parent = start_or_resume_run(self._store, config.data.name, name, tags, self._shown, known)
+            self._study.note_run(None, parent.run_id)
+            parent.set_tags(
+                {
+                    "kind": "sweep",
+                    "results": tune.results or str(self._study.folder),
+                    "space": json.dumps(self._shown["space"]),
+                }
+            )
+            self._parent = parent  # from here on there is nothing of it to be tried again
         return self._store, self._parent
 
     def _write(self, number: int) -> None:
@@ -192,15 +192,19 @@ class Records:
             name = f"trial {number} {trial.framework}{' (defaults)' if trial.default else ''}"
             tags, experiment = self._origin.tags(trial.framework), self._origin.config.data.name
             params = self._configure(trial).model_dump(mode="json") if trial.config else dict(trial.values)
-            self._runs[number] = start_or_resume_run(store, experiment, name, tags, params, trial.run_id)
-            self._runs[number].set_tags({"mlflow.parentRunId": parent.run_id, "kind": "trial", "trial": str(number)})
-            self._study.note_run(number, self._runs[number].run_id)
+            opened = start_or_resume_run(store, experiment, name, tags, params, trial.run_id)
+            self._study.note_run(number, opened.run_id)
+            opened.set_tags({"mlflow.parentRunId": parent.run_id, "kind": "trial", "trial": str(number)})
+            self._runs[number] = opened
         run = self._runs[number]
         for epoch, metrics in trial.epochs.items():
             if epoch > self._written.get(number, 0):
                 run.log_epoch(metrics, epoch)
                 self._written[number] = epoch
         if trial.order is None:
+            if self._deadline is not None:  # the session ends without it
+                run.set_tags({"state": trial.state})
+                run.finish("KILLED")
             return
         if trial.state == "complete" and trial.score is not None:
             run.log_epoch({"validation/ciou": trial.score}, max(trial.epochs, default=0))
@@ -212,5 +216,6 @@ class Records:
             if earlier.state == "complete":
                 best = max(best, earlier.score or 0.0)
             if earlier.number == number:
-                parent.log_epoch({"best/ciou": best, "trial/ciou": trial.score or 0.0}, k)
+                scored = {} if trial.score is None else {"trial/ciou": trial.score}
+                parent.log_epoch({"best/ciou": best, **scored}, k)
         self._study.note_run(number, run.run_id, recorded=True)

@@ -129,6 +129,8 @@ class _Search:
             self.folder,
             f"poor ones are stopped from epoch {first} of {epochs} on" if stops else "none is stopped early",
         )
+        if reason := self._why_not_to_offer(drawn):
+            log.info("the winner will not be offered to the registry: %s", reason)
         commit = git_commit(self.request.project)
         origin = Origin(self.config, drawn.data_hash, drawn.content_hash, commit, self.layout.ratio)
         shown = {"tune": stated["tune"], "space": space}
@@ -219,9 +221,8 @@ class _Search:
         """Evaluate the winner and offer it to the registry by the rule of `register`; returns what became of it."""
         config = self._configured(best)
         layout = Layout.of(config)
-        current = Layout.of(self.config).split
-        if current.is_file() and Split.load(current).content_hash != Split.load(layout.split).content_hash:
-            return f"not offered: its split is not the current one, {current}"
+        if reason := self._why_not_to_offer(Split.load(layout.split)):
+            return f"not offered: {reason}"
         try:
             store, _ = records.parent()
             if best.run_id is None:
@@ -239,6 +240,13 @@ class _Search:
         except TrackingError as error:
             return f"not offered: {error}; tune.resume=true offers it again"
         return f"{decision.model} version {decision.version} {decision.action}: {decision.reason}"
+
+    def _why_not_to_offer(self, drawn: Split) -> str:
+        """What keeps a winner out of the registry, whose models of one label ratio all have one split; or nothing."""
+        current = Layout.of(self.config).split
+        if current.is_file() and Split.load(current).content_hash != drawn.content_hash:
+            return f"its split is not the current one, {current}"
+        return ""
 
     def _apply(self, best: Trial) -> None:
         path = apply(self.request.project, best.framework, self.request.label_ratio, best.values)

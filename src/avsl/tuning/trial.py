@@ -6,6 +6,7 @@ import json
 import time
 import traceback
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from filelock import FileLock
 from ray import tune
 
 from avsl.config import Config
+from avsl.data.shards import PreparedData
 from avsl.engine.fit import find_checkpoint, identity
 from avsl.engine.layout import Layout, read_run
 from avsl.engine.prepare import load_data
@@ -56,13 +58,20 @@ def _train(config: Config, prepared: Path, split: Path, origin: Mapping[str, str
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(target)
-        data, drawn = load_data(layout)
+        drawn = load_data(layout)[1]
+        data = _opened(prepared, drawn.data_hash)
         wanted = identity(config, drawn)
         if not (layout.train / "run.json").is_file() or read_run(layout)["identity"] != wanted:
             resume = find_checkpoint(layout.checkpoint, wanted) is not None
             train_and_export(config, data, drawn, _Reports(), origin, resume)
         score: float = read_run(layout)["validation"]["ciou"]
         return score
+
+
+@lru_cache(maxsize=1)
+def _opened(prepared: Path, content_hash: str) -> PreparedData:
+    """The set of all trials of a worker, which also keeps what is computed of its sounds."""
+    return PreparedData.open(prepared)
 
 
 class _Reports:
