@@ -78,7 +78,7 @@ def _write_xml(path: Path) -> None:
     path.write_text(f"<annotation>{f'<object>{box}</object>' * 3}</annotation>")
 
 
-def _write_video(path: Path, k: int) -> None:
+def _write_video(path: Path, k: int, heard: int = RATE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(k)
     with av.open(str(path), "w") as container:
@@ -88,7 +88,7 @@ def _write_video(path: Path, k: int) -> None:
         for _ in range(10):
             pixels = rng.integers(0, 256, (_SIDE, 64, 3), np.uint8)
             container.mux(picture.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        sound = av.AudioFrame.from_ndarray(_tone(k)[None], format="fltp", layout="mono")
+        sound = av.AudioFrame.from_ndarray(_tone(k)[None, :heard], format="fltp", layout="mono")
         sound.sample_rate = RATE
         container.mux(track.encode(sound))
         container.mux(picture.encode())
@@ -327,6 +327,12 @@ def box_field(kind: bytes, at: int, by: bytes) -> Damage:
     return damage
 
 
+def short_sound(path: Path, rng: Generator) -> None:
+    """A video whose sound ends after a tenth of it, as a microphone's does that was switched off."""
+    path.unlink()
+    _write_video(path, 0, RATE // 10)
+
+
 PICTURES: tuple[Damage, ...] = (one_pixel, thread, bomb, quiet_bomb, claimed_size)
 SOUNDS: tuple[Damage, ...] = (
     *(rate_of(hz) for hz in (0, 1, 44_099, 47_999, 10_000_000, 2**32 - 1)),
@@ -345,6 +351,7 @@ VIDEOS: tuple[Damage, ...] = (
     box_field(b"mdhd", 16, struct.pack(">I", 2**32 - 1)),
     box_field(b"stts", 4, struct.pack(">I", 2**31)),
     box_field(b"stts", 12, struct.pack(">I", 2**30)),
+    short_sound,
 )
 
 
