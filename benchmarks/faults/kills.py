@@ -64,7 +64,7 @@ def _registry(project: Path) -> Result:
 
 def _swept(project: Path) -> Result:
     """Each trial's values, state and score, and the registry."""
-    (path,) = (project / "outputs").rglob("result.json")
+    (path,) = (project / "outputs" / "sweep").rglob("result.json")  # MLflow has another
     result = json.loads(path.read_text())
     kept = ("number", "framework", "values", "state", "score")
     trials = [{key: trial[key] for key in kept} for trial in result["trials"]]
