@@ -264,8 +264,15 @@ def _subsets(results: Results) -> list[str]:
 
 def _scenes(results: Results) -> list[str]:
     lines = _head("labels", "model", *_TEST, "training (s)")
+    trivial: dict[str, dict[str, float]] = {}
     for variant, label in ROWS.items():
         for entry in _entries(results, variant, SCENES_RATIO, "scenes"):
+            trivial = entry["baselines"]
             columns = _test_columns(results, variant, SCENES_RATIO, "scenes")
-            lines.append(_row(f"{100 * SCENES_RATIO:g} %", label, *columns, f"{entry['seconds']:.0f}"))
+            shown = "none" if variant == "self_supervised" else f"{100 * SCENES_RATIO:g} %"
+            lines.append(_row(shown, label, *columns, f"{entry['seconds']:.0f}"))
+    for name, scores in trivial.items():
+        keys = ("ciou", "auc", "ciou_70", "ciou_median")
+        columns = [f"{scores[key]:.1f}" if key in scores else "" for key in keys]
+        lines.append(_row("none", name.replace("_", " "), *columns, "", "", ""))
     return lines
