@@ -132,7 +132,7 @@ def _scenes() -> Iterator[Cell]:
 
 
 def _causes() -> Iterator[Cell]:
-    """Why SSPL alone is below the centred disc: one circumstance changed at a time."""
+    """Why SSPL alone, and EZ-VSL alone on scenes, are below the centred disc: one circumstance changed at a time."""
     alone = ("framework=self_supervised", "objective=sspl")
     changed = {
         "twice as long": ("trainer.epochs=24",),
@@ -146,3 +146,5 @@ def _causes() -> Iterator[Cell]:
     for name, frozen in (("frozen", "true"), ("trained on", "false")):
         overrides = (*alone, f"model.image.frozen={frozen}")
         yield Cell("causes", f"sspl, EZ-VSL's image trunk, {name}", 0.03, 0, overrides, trunk=trunk)
+    longer = ("experiment=scenes", "framework=self_supervised", "data.vggss.image_size=160", "trainer.epochs=36")
+    yield Cell("causes", "ezvsl on scenes, 3 times as long", SCENES_RATIO, 0, longer, data="scenes")

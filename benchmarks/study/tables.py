@@ -45,7 +45,9 @@ def write_tables(results: Results, folder: Path) -> None:
         "Ablations at 3 % labels": _ablations(results),
         "Test parts": _subsets(results),
         f"Real sounds on real photographs, {100 * SCENES_RATIO:g} % labels, 160 px": _scenes(results),
-        "SSPL alone, one circumstance changed at a time: validation, seed 0": _on_validation(results, "causes"),
+        "Objectives alone below the disc, one circumstance changed at a time: validation, seed 0": _on_validation(
+            results, "causes"
+        ),
         "How settings were chosen, on validation at 3 % labels, seed 0": _on_validation(results, "choices"),
     }
     lines = ["# The study", "", _ABOUT]
