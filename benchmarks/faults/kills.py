@@ -155,8 +155,9 @@ class Kills:
         return Killed(phase.name, at, moment, tuple(self._repeat(phase, project, mark, wanted)))
 
     def _repeat(self, phase: Phase, project: Path, mark: str, wanted: Result) -> list[str]:
-        process = _start([*phase.command, *phase.again], project, mark)
-        code = process.wait()
+        code = _start([*phase.command, *phase.again], project, mark).wait()
+        if code and phase.again and "leave tune.resume out" in (project / "log").read_text():
+            code = _start(phase.command, project, mark).wait()  # nothing had been begun: it says what to do
         if code:
             return [f"run again, it ends with {code}: {(project / 'log').read_text()[-300:]}"]
         problems = []

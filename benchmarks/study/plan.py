@@ -145,6 +145,6 @@ def _causes() -> Iterator[Cell]:
     trunk = "synthetic/self_supervised/0.03/0"
     for name, frozen in (("frozen", "true"), ("trained on", "false")):
         overrides = (*alone, f"model.image.frozen={frozen}")
-        yield Cell("causes", f"sspl, EZ-VSL's image trunk, {name}", 0.03, 0, overrides, trunk=trunk)
+        yield Cell("causes", f"sspl, image trunk of EZ-VSL, {name}", 0.03, 0, overrides, trunk=trunk)
     longer = ("experiment=scenes", "framework=self_supervised", "data.vggss.image_size=160", "trainer.epochs=36")
     yield Cell("causes", "ezvsl on scenes, 3 times as long", SCENES_RATIO, 0, longer, data="scenes")
