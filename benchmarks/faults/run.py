@@ -133,9 +133,9 @@ def _kill_table(tried: list[dict[str, Any]]) -> list[str]:
         f"## {len(tried)} of {N_KILLS} kills",
         "",
         "SIGKILL to the command's process group at a random moment; then the same command again (a sweep with "
-        "`tune.resume=true`, or without it where that says that nothing had been begun). It must end with the bits of an undisturbed run (prepared files; weights and curves; the "
-        "registry's versions and champion; trials with their scores), and leave no process, no held lock, no second "
-        "version of one model and no half-written file.",
+        "`tune.resume=true`, or without it where that says that nothing had been begun). It must end with the bits of "
+        "an undisturbed run (prepared files; weights and curves; the registry's versions and champion; trials with "
+        "their scores), and leave no process, no held lock, no second version of one model and no half-written file.",
         "",
         "| killed while | kills | moments, s | as undisturbed |",
         "| --- | --- | --- | --- |",
