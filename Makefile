@@ -11,7 +11,7 @@ repro: setup  ## the main job: embedded data to a registered best model per labe
 	dvc repro
 
 test: check  ## everything
-	pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_dag.py tests
+	pytest -n 2 --dist loadfile --no-loadscope-reorder tests/pipeline/test_dag.py tests
 
 test-fast: check  ## the tests that take seconds
 	pytest -n 2 --dist loadfile -m "not slow"

@@ -2,8 +2,8 @@
 
 import sys
 
-from avsl.engine.entry import call
-from avsl.engine.evaluate import evaluate
+from avsl.stages.entry import call
+from avsl.stages.evaluate import evaluate
 
 if __name__ == "__main__":
     sys.exit(call(lambda: evaluate(sys.argv[1:])))

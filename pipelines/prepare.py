@@ -2,8 +2,8 @@
 
 import sys
 
-from avsl.engine.entry import call
-from avsl.engine.prepare import prepare
+from avsl.stages.entry import call
+from avsl.stages.prepare import prepare
 
 if __name__ == "__main__":
     sys.exit(call(lambda: prepare(sys.argv[1:])))

@@ -2,8 +2,8 @@
 
 import sys
 
-from avsl.engine.entry import call
-from avsl.serving.register import register
+from avsl.stages.entry import call
+from avsl.stages.register import register
 
 if __name__ == "__main__":
     sys.exit(call(lambda: register(sys.argv[1:])))

@@ -2,8 +2,8 @@
 
 import sys
 
-from avsl.engine.entry import call
 from avsl.report.tables import report
+from avsl.stages.entry import call
 
 if __name__ == "__main__":
     sys.exit(call(lambda: report(sys.argv[1:])))

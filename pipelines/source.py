@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from avsl.engine.entry import call
-from avsl.engine.source import source
+from avsl.stages.entry import call
+from avsl.stages.source import source
 
 if __name__ == "__main__":
     sys.exit(call(lambda: source(Path())))

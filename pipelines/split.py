@@ -2,8 +2,8 @@
 
 import sys
 
-from avsl.engine.entry import call
-from avsl.engine.prepare import split
+from avsl.stages.entry import call
+from avsl.stages.prepare import split
 
 if __name__ == "__main__":
     sys.exit(call(lambda: split(sys.argv[1:])))

@@ -2,7 +2,7 @@
 
 import sys
 
-from avsl.engine.entry import call
+from avsl.stages.entry import call
 from avsl.tuning.sweep import sweep
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import sys
 
-from avsl.engine.entry import call
-from avsl.engine.train import train
+from avsl.stages.entry import call
+from avsl.stages.train import train
 
 if __name__ == "__main__":
     sys.exit(call(lambda: train(sys.argv[1:])))

@@ -24,8 +24,10 @@ from playwright.sync_api import Browser, sync_playwright
 
 from avsl.functional.geometry import identity
 from avsl.models import LocalizerConfig, make_front_end
-from avsl.tracking.runs import TrackingConfig, TrackingError, open_store
+from avsl.tracking.store import TrackingConfig, TrackingError, open_store
 from avsl.types import AVBatch
+
+pytest_plugins = ["tests.fixtures.project", "tests.fixtures.store"]
 
 
 def pytest_configure() -> None:

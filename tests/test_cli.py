@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from avsl.cli import build_parser, main
-from avsl.models.official import OFFICIAL
+from avsl.models.published import OFFICIAL
 
 STEPS = ("prepare", "split", "train", "evaluate", "register", "report", "run", "config")
 COMMANDS = ("localize", "import-checkpoint", *STEPS)

@@ -8,8 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from avsl.data.shards import PreparedData
-from avsl.data.synthetic import SyntheticConfig, generate
+from avsl.data.datasets.synthetic import SyntheticConfig, generate
+from avsl.data.prepared.reader import PreparedData
 
 
 def main() -> None:

@@ -29,16 +29,21 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from avsl.data.folder import FolderConfig
-from avsl.data.folder import read_index as list_folder
-from avsl.data.index import Index, IndexedConfig, Media
+from avsl.data.datasets.folder import FolderConfig
+from avsl.data.datasets.folder import read_index as list_folder
+from avsl.data.datasets.vggss import VGGSSConfig
+from avsl.data.datasets.vggss import read_index as list_vggss
+from avsl.data.index import Index, IndexedConfig
+from avsl.data.listing import Media
 from avsl.data.loading import RowReader, Rows, StepLoader
-from avsl.data.media import read_audio, read_frame, resize_frame
-from avsl.data.preparation import prepare_index
-from avsl.data.shards import FrameFormat, PreparedData, Sample, write_shard
+from avsl.data.media.audio import read_audio
+from avsl.data.media.image import resize_frame
+from avsl.data.media.video import read_frame
+from avsl.data.prepared.format import FrameFormat, Sample
+from avsl.data.prepared.preparation import prepare_index
+from avsl.data.prepared.reader import PreparedData
+from avsl.data.prepared.writer import write_shard
 from avsl.data.transforms import AugmentConfig, strong_view, weak_view
-from avsl.data.vggss import VGGSSConfig
-from avsl.data.vggss import read_index as list_vggss
 from avsl.files import file_hash
 from avsl.models.front_ends import LogMel, LogMelConfig, LogSpectrogram, LogSpectrogramConfig
 

@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from torch.nn import functional as nn
 
 from avsl.data.loading import RowReader
-from avsl.data.shards import PreparedData, Sample, ShardRows, prepare_shards, write_manifest
-from avsl.engine.scoring import Maps, score_part
+from avsl.data.prepared.format import Sample
+from avsl.data.prepared.reader import PreparedData
+from avsl.data.prepared.writer import ShardRows, prepare_shards, write_manifest
+from avsl.evaluation.scoring import Maps, score_part
 from avsl.files import write_text
 from avsl.metrics import LocalizationScore
 

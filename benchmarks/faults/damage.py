@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, save_exported
-from avsl.models.official import OFFICIAL
+from avsl.models.published import OFFICIAL
 
 RATE = 16000
 ROWS = ("r0", "r1", "r2", "r3")

@@ -27,8 +27,8 @@ from benchmarks.faults.damage import CSV, JSON, LISTS, ROWS, Case, write_valid
 from benchmarks.faults.project import make_project
 
 from avsl.cli import main
-from avsl.data.preparation import QUARANTINE
-from avsl.data.shards import PreparedData
+from avsl.data.prepared.preparation import QUARANTINE
+from avsl.data.prepared.reader import PreparedData
 
 # Of the CPU, so that other work on the machine makes no hang; and by the clock, for what waits.
 LIMIT_S, WAIT_S = 30, 300

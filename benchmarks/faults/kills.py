@@ -23,10 +23,11 @@ import psutil
 from benchmarks.faults.project import make_project
 from filelock import FileLock, Timeout
 
-from avsl.config import compose
+from avsl.config.compose import compose
 from avsl.files import PART, file_hash
-from avsl.tracking.registry import CHAMPION, model_name
-from avsl.tracking.runs import open_store
+from avsl.registry.rules import model_name
+from avsl.registry.versions import CHAMPION
+from avsl.tracking.store import open_store
 
 # Marks the processes of a case: whoever they were started by, they inherit it.
 _MARK = "AVSL_FAULTS_CASE"

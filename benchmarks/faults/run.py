@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.faults import inputs, kills
 from benchmarks.faults.damage import cases
 
-from avsl.config import project_root
+from avsl.config.params import project_root
 from avsl.files import write_json, write_text
 from avsl.tracking.runs import git_commit
 
@@ -33,11 +33,6 @@ Records = dict[str, dict[str, Any]]
 def _run_inputs(records: Records, commit: str) -> None:
     # All that a command imports is there before its process is forked.
     import mlflow  # noqa: F401
-
-    import avsl.engine.check
-    import avsl.engine.train
-    import avsl.serving.batch
-    import avsl.serving.imported  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:
         tried = inputs.Inputs(Path(folder))

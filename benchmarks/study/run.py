@@ -61,7 +61,7 @@ def settings_hash(overrides: Sequence[str]) -> str:
 
     A new setting whose default is what was done before leaves it as it is.
     """
-    from avsl.config import compose
+    from avsl.config.compose import compose
 
     config = compose(overrides)
     decisive: dict[str, Any] = {"seed": config.seed}
@@ -81,12 +81,12 @@ def train_and_evaluate(overrides: Sequence[str], group: str) -> None:
 
     What is looked at on validation alone is not evaluated: training leaves that score.
     """
-    from avsl.config import compose
-    from avsl.engine.entry import call
-    from avsl.engine.evaluate import evaluate
-    from avsl.engine.layout import Layout
-    from avsl.engine.prepare import split
-    from avsl.engine.train import train
+    from avsl.config.compose import compose
+    from avsl.paths import Layout
+    from avsl.stages.entry import call
+    from avsl.stages.evaluate import evaluate
+    from avsl.stages.prepare import split
+    from avsl.stages.train import train
 
     layout = Layout.of(compose(overrides))
 
@@ -103,8 +103,8 @@ def train_and_evaluate(overrides: Sequence[str], group: str) -> None:
 
 def figures_of(overrides: Sequence[str], group: str) -> dict[str, Any]:
     """What is kept of a cell: scores in per cent, seconds, and how steady validation was."""
-    from avsl.config import compose
-    from avsl.engine.layout import Layout
+    from avsl.config.compose import compose
+    from avsl.paths import Layout
 
     layout = Layout.of(compose(overrides))
     if group in ON_VALIDATION:
@@ -140,11 +140,11 @@ def _numbers(values: dict[str, Any]) -> dict[str, Any]:
 
 def average_of(first: Sequence[str], second: Sequence[str]) -> dict[str, Any]:
     """Figures of two exported models averaged; the threshold is chosen for the average."""
-    from avsl.config import compose
-    from avsl.engine.evaluate import evaluate_on
-    from avsl.engine.layout import Layout
-    from avsl.engine.prepare import load_data
+    from avsl.config.compose import compose
     from avsl.models import load_exported
+    from avsl.paths import Layout
+    from avsl.stages.evaluate import evaluate_on
+    from avsl.stages.prepare import load_data
 
     configs = [compose(overrides) for overrides in (first, second)]
     data, drawn = load_data(Layout.of(configs[0]))
@@ -189,9 +189,9 @@ class Study:
 
     def prepare(self, chosen: Sequence[Cell]) -> None:
         """Make each data set once and link every cell to it."""
-        from avsl.config import compose
-        from avsl.engine.layout import Layout
-        from avsl.engine.prepare import prepare
+        from avsl.config.compose import compose
+        from avsl.paths import Layout
+        from avsl.stages.prepare import prepare
 
         sources: dict[str, Path] = {}
         for cell in chosen:
@@ -213,8 +213,8 @@ class Study:
         """
         from safetensors.torch import load_file, save_file
 
-        from avsl.config import compose
-        from avsl.engine.layout import Layout
+        from avsl.config.compose import compose
+        from avsl.paths import Layout
 
         by_name = {cell.name: cell for cell in cells()}
         for cell in chosen:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import avsl.frameworks.dmt
 import avsl.frameworks.xpl
-from avsl.data.shards import PreparedData
+from avsl.data.prepared.reader import PreparedData
 from avsl.data.transforms import plain_view
 from avsl.files import write_text
 from avsl.frameworks import DMT, XPL, Branch

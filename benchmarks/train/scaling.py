@@ -23,7 +23,9 @@ import torch
 from benchmarks.memory import Peak, held
 from benchmarks.train.workbench import Training, configure, cpu_seconds, table
 
-from avsl.data.shards import Manifest, PreparedData, Sample, ShardRows, prepare_shards, write_manifest
+from avsl.data.prepared.format import Manifest, Sample
+from avsl.data.prepared.reader import PreparedData
+from avsl.data.prepared.writer import ShardRows, prepare_shards, write_manifest
 from avsl.files import whole_file, write_text
 
 matplotlib.use("Agg")

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avsl.config import Config, compose
+from avsl.build import make_loader, make_reader, rows_of
+from avsl.config.compose import compose
+from avsl.config.models import Config
+from avsl.data.datasets.synthetic import SyntheticConfig, generate
 from avsl.data.loading import TrainingRows
-from avsl.data.shards import PreparedData
+from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import make_split
-from avsl.data.synthetic import SyntheticConfig, generate
 from avsl.data.transforms import make_views
-from avsl.engine.build import make_loader, make_reader, rows_of
-from avsl.engine.module import SemiModule
+from avsl.training.module import SemiModule
 from avsl.types import SemiBatch, StepOutput
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +45,7 @@ def generated(root: Path, size: int, rows: int, duration_s: float = 1.0) -> Prep
 
 
 class Training:
-    """One training's loader, framework and optimiser, as `avsl.engine.fit` puts them together.
+    """One training's loader, framework and optimiser, as `avsl.training.loop` puts them together.
 
     Args:
         config: what and how.

@@ -16,9 +16,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from avsl.data.synthetic import SAMPLE_RATE, SyntheticConfig, make_scene
-from avsl.serving.localize import localize_video
-from avsl.serving.predictor import Predictor
+from avsl.data.datasets.synthetic import SAMPLE_RATE, SyntheticConfig, make_scene
+from avsl.inference.predictor import Predictor
+from avsl.inference.video import localize_video
 from avsl.viz.overlay import contact_sheet, save_png
 
 _SECONDS = 3

@@ -54,8 +54,8 @@ def make_video(path: Path, seconds: int, width: int, height: int, fps: int) -> N
 
 def localize(model: Path, video: Path, out: Path) -> None:
     """Localise in this process; print seconds, CPU seconds and greatest resident MB, those of the start left out."""
-    from avsl.serving.localize import localize_video
-    from avsl.serving.predictor import Predictor
+    from avsl.inference.predictor import Predictor
+    from avsl.inference.video import localize_video
 
     predictor = Predictor.load(model)
     start, used = time.perf_counter(), time.process_time()

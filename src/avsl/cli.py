@@ -24,13 +24,13 @@ _STEPS = {
 _PUBLISHED = ("ezvsl", "fnac", "lvs", "slavc", "sspl")
 
 _WHERE = {
-    "prepare": ("avsl.engine.prepare", "prepare"),
-    "split": ("avsl.engine.prepare", "split"),
-    "train": ("avsl.engine.train", "train"),
-    "evaluate": ("avsl.engine.evaluate", "evaluate"),
-    "register": ("avsl.serving.register", "register"),
+    "prepare": ("avsl.stages.prepare", "prepare"),
+    "split": ("avsl.stages.prepare", "split"),
+    "train": ("avsl.stages.train", "train"),
+    "evaluate": ("avsl.stages.evaluate", "evaluate"),
+    "register": ("avsl.stages.register", "register"),
     "report": ("avsl.report.tables", "report"),
-    "run": ("avsl.engine.workflow", "run"),
+    "run": ("avsl.stages.run", "run"),
 }
 
 _EPILOG = """\
@@ -176,7 +176,7 @@ def _add_models(models: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = build_parser().parse_args(arguments)
-    from avsl.engine.entry import call
+    from avsl.stages.entry import call
 
     if options.command == "localize":
         return call(lambda: _localize(options))
@@ -191,8 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _localize(options: argparse.Namespace) -> None:
-    from avsl.serving.batch import localize_folder
-    from avsl.serving.localize import load_predictor, localize_video
+    from avsl.inference.folder import localize_folder
+    from avsl.inference.video import localize_video
+    from avsl.registry.load import load_predictor
 
     predictor, model = load_predictor(
         checkpoint=options.checkpoint, uri=options.model, data=options.data, ratio=options.ratio
@@ -209,7 +210,7 @@ def _localize(options: argparse.Namespace) -> None:
 
 
 def _import_checkpoint(options: argparse.Namespace) -> None:
-    from avsl.serving.imported import import_checkpoint
+    from avsl.stages.import_checkpoint import import_checkpoint
 
     files = [Path(word) for word in options.words if "=" not in word]
     overrides = [word for word in options.words if "=" in word]
@@ -217,20 +218,20 @@ def _import_checkpoint(options: argparse.Namespace) -> None:
 
 
 def _check_data(options: argparse.Namespace) -> bool:
-    from avsl.engine.check import check
+    from avsl.stages.check_data import check
 
     return check(options.name, options.root, options.overrides)
 
 
 def _models(options: argparse.Namespace) -> None:
     if options.action == "restore":
-        from avsl.serving.restore import restore
+        from avsl.stages.restore import restore
 
         restore(options.overrides)
         return
-    from avsl.config import compose
-    from avsl.tracking import catalogue, registry
-    from avsl.tracking.runs import open_store
+    from avsl.config.compose import compose
+    from avsl.registry import catalogue, promotion
+    from avsl.tracking.store import open_store
 
     config = compose()
     store = open_store(config.tracking, config.root)
@@ -241,9 +242,9 @@ def _models(options: argparse.Namespace) -> None:
         _print_table([{"": key, options.first: left, options.second: right} for key, (left, right) in found.items()])
     else:
         if options.action == "promote":
-            decision = registry.promote_by_hand(store, options.name, options.version, options.reason)
+            decision = promotion.promote_by_hand(store, options.name, options.version, options.reason)
         else:
-            decision = registry.roll_back(store, options.name, options.reason)
+            decision = promotion.roll_back(store, options.name, options.reason)
         print(f"{decision.model}: {decision.reason}; previous is version {decision.previous}")
 
 
@@ -259,7 +260,7 @@ def _step(command: str, overrides: list[str]) -> None:
     if command == "config":
         import yaml
 
-        from avsl.config import compose
+        from avsl.config.compose import compose
 
         print(yaml.safe_dump(compose(overrides).model_dump(mode="json"), sort_keys=False), end="")
         return

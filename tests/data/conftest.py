@@ -15,9 +15,9 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
+from avsl.data.datasets import DATASETS, ON_DISK
 from avsl.data.index import Index
-from avsl.data.registry import DATASETS, ON_DISK
-from avsl.data.shards import PreparedData
+from avsl.data.prepared.reader import PreparedData
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", ROOT.parent / "shared" / "reference"))

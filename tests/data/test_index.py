@@ -10,23 +10,11 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from avsl.data.errors import DataError
-from avsl.data.index import (
-    CutConfig,
-    Entry,
-    Leak,
-    Media,
-    add_pool,
-    add_training_list,
-    assign_parts,
-    files_by_id,
-    mixed_rows,
-    read_annotations,
-    read_json_rows,
-    read_list,
-    read_pixel_boxes,
-    source_of,
-)
+from avsl.data.annotation_files import read_annotations, read_json_rows, read_list, read_pixel_boxes, source_of
+from avsl.data.index import CutConfig, Entry, Leak
+from avsl.data.listing import Media, files_by_id, mixed_rows
+from avsl.data.partition import add_pool, add_training_list, assign_parts
+from avsl.errors import DataError
 
 
 def rows(*names: str, part: str = "") -> list[Entry]:

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from avsl.data.errors import DataError
 from avsl.data.loading import RowLoader, RowReader, StepLoader, TrainingRows, endless
-from avsl.data.shards import PreparedData, Sample, ShardRows, prepare_shards, write_manifest
+from avsl.data.prepared.format import Sample
+from avsl.data.prepared.reader import PreparedData
+from avsl.data.prepared.writer import ShardRows, prepare_shards, write_manifest
+from avsl.errors import DataError
 from avsl.models.front_ends import LogMel, LogMelConfig
 
 COUNT, SIDE, LENGTH = 20, 8, 1600

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from avsl.data.errors import DataError
 from avsl.data.sources import AbsentError, content_hashes, folder_hashes
+from avsl.errors import DataError
 
 Hashed = Callable[[], int]
 

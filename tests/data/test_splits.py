@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avsl.data.errors import DataError
-from avsl.data.shards import PreparedData, Sample, ShardRows, prepare_shards, write_manifest
+from avsl.data.prepared.format import Sample
+from avsl.data.prepared.reader import PreparedData
+from avsl.data.prepared.writer import ShardRows, prepare_shards, write_manifest
 from avsl.data.splits import Split, SplitConfig, make_split
+from avsl.errors import DataError
 from avsl.schema import ConfigError
 
 Row = tuple[str, str, str, bool]  # source, part, label, annotated

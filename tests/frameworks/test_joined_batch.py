@@ -14,8 +14,8 @@ from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from avsl.distributed import follow_first, gather
 from avsl.frameworks import XPL, Branch, XPLConfig
-from avsl.functional.processes import follow_first, gather
 from avsl.models import Localizer, LocalizerConfig
 from avsl.objectives import OBJECTIVES
 from avsl.types import AVBatch

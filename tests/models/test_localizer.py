@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from avsl.config import compose
+from avsl.config.compose import compose
 from avsl.models import Localizer, LocalizerConfig, LocalizerEnsemble, average
 from avsl.models.front_ends import LogMel, LogMelConfig
 from avsl.models.image import ImageEncoder, ImageEncoderConfig

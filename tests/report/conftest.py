@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avsl.data.shards import PreparedData
+from avsl.data.datasets.synthetic import SyntheticConfig, generate
+from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split, SplitConfig, make_split
-from avsl.data.synthetic import SyntheticConfig, generate
 from avsl.report.tables import report
 
 _PROJECT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avsl.data.errors import DataError
-from avsl.data.shards import PreparedData
+from avsl.data.prepared.reader import PreparedData
+from avsl.errors import DataError
 from avsl.report.page import Section, Table, render
 from avsl.report.tables import report
 

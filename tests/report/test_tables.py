@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from avsl.data.errors import DataError
+from avsl.errors import DataError
 from avsl.report.tables import report
 
 Cells = tuple[tuple[str, float, float], ...]

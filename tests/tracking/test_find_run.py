@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from avsl.tracking.runs import RESTORED_FROM, RunTags, Store, find_run, start_or_resume_run
+from avsl.tracking.runs import RESTORED_FROM, RunTags, find_run, start_or_resume_run
+from avsl.tracking.store import Store
 
 
 def test_a_run_is_found_by_its_own_id_and_by_that_of_its_original(store: Store, data: str, tags: RunTags) -> None:

@@ -13,8 +13,12 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 from playwright.sync_api import Browser, Page, expect
 
-from avsl.tracking.registry import Candidate, ModelCode, hash_model, promote
-from avsl.tracking.runs import RunTags, Store, TrackingConfig, open_store, start_or_resume_run
+from avsl.models.hashing import hash_model
+from avsl.registry.promotion import promote
+from avsl.registry.rules import Candidate
+from avsl.registry.versions import ModelCode
+from avsl.tracking.runs import RunTags, start_or_resume_run
+from avsl.tracking.store import Store, TrackingConfig, open_store
 
 pytestmark = pytest.mark.slow
 

@@ -11,16 +11,8 @@ from pathlib import Path
 import pytest
 
 from avsl.schema import ConfigError
-from avsl.tracking.runs import (
-    RunTags,
-    Store,
-    TrackedRun,
-    TrackingConfig,
-    TrackingError,
-    git_commit,
-    open_store,
-    start_or_resume_run,
-)
+from avsl.tracking.runs import RunTags, TrackedRun, git_commit, start_or_resume_run
+from avsl.tracking.store import Store, TrackingConfig, TrackingError, open_store
 
 _WORKER = """
 import sys

@@ -9,7 +9,8 @@ import boto3
 import pytest
 from mlflow.artifacts import download_artifacts
 
-from avsl.tracking.runs import RunTags, Store, TrackingError, start_or_resume_run
+from avsl.tracking.runs import RunTags, start_or_resume_run
+from avsl.tracking.store import Store, TrackingError
 
 
 def test_a_runs_artifacts_lie_on_s3_and_come_back(

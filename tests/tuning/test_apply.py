@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from avsl.config import compose
+from avsl.config.compose import compose
 from avsl.tuning.apply import apply
 
 _PROJECT = Path(__file__).parents[2]

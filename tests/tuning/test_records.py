@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from avsl.config import Config, compose
-from avsl.tracking.runs import TrackedRun, TrackingError, open_store
+from avsl.config.compose import compose
+from avsl.config.models import Config
+from avsl.tracking.runs import TrackedRun
+from avsl.tracking.store import TrackingError, open_store
 from avsl.tuning.config import read_requests
 from avsl.tuning.records import Origin, Records
 from avsl.tuning.study import Study

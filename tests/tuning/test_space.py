@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
-from avsl.config import compose
+from avsl.config.compose import compose
 from avsl.schema import ConfigError
 from avsl.tuning.config import read_requests
 from avsl.tuning.space import read_spaces

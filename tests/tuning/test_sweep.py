@@ -22,15 +22,16 @@ import torch
 import yaml
 from ray.cluster_utils import Cluster
 
-from avsl.config import compose
+from avsl.config.compose import compose
 from avsl.data.splits import Split
-from avsl.engine.fit import identity
-from avsl.engine.layout import Layout, read_run
-from avsl.engine.prepare import split
-from avsl.engine.train import train
+from avsl.paths import Layout, read_run
+from avsl.registry.rules import model_name
+from avsl.registry.versions import CHAMPION
+from avsl.stages.prepare import split
+from avsl.stages.train import train
 from avsl.storage import StorageError, download
-from avsl.tracking.registry import CHAMPION, model_name
-from avsl.tracking.runs import Store, open_store
+from avsl.tracking.store import Store, open_store
+from avsl.training.loop import identity
 from avsl.tuning.records import Records
 from avsl.tuning.study import SweepError
 from avsl.tuning.sweep import sweep

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avsl.data.errors import DataError
-from avsl.data.shards import PreparedData
+from avsl.data.prepared.reader import PreparedData
+from avsl.errors import DataError
 from avsl.functional.image import normalise
 from avsl.functional.localization import consensus_maps
 from avsl.types import FrontEnd

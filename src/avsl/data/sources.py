@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from avsl.data.errors import DataError, check_name
+from avsl.errors import DataError, check_name
 from avsl.files import file_hash
 
 log = logging.getLogger(__name__)

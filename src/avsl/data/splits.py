@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, ValidationError
 
-from avsl.data.errors import DataError
-from avsl.data.shards import PARTS, PreparedData
+from avsl.data.prepared.format import PARTS
+from avsl.data.prepared.reader import PreparedData
+from avsl.errors import DataError
 from avsl.files import write_json
 from avsl.schema import StrictConfig
 

@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from avsl.distributed import gather, together
 from avsl.functional.ema import ema_update
 from avsl.functional.geometry import carry
-from avsl.functional.processes import gather, together
 from avsl.functional.pseudo_labels import confident_mask, not_empty, pixel_bce, to_grid
 from avsl.schema import StrictConfig
 from avsl.types import (

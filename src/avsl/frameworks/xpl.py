@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from avsl.distributed import gather, is_first, wait_for_all
 from avsl.frameworks.branch import (
     MakeBranch,
     ask,
@@ -22,7 +23,6 @@ from avsl.frameworks.branch import (
 from avsl.frameworks.label_store import LabelStore
 from avsl.functional.curriculum import Shape, admission_threshold, pace, soft_iou
 from avsl.functional.geometry import carry, identity
-from avsl.functional.processes import gather, is_first, wait_for_all
 from avsl.functional.pseudo_labels import average_labels, sharpen, to_finest_grid
 from avsl.schema import ConfigError, StrictConfig
 from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput

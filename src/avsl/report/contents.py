@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from avsl.data.errors import DataError
-from avsl.data.preparation import LEAKS, QUARANTINE
-from avsl.data.shards import PARTS, PreparedData
+from avsl.data.prepared.format import PARTS
+from avsl.data.prepared.preparation import LEAKS, QUARANTINE
+from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
+from avsl.errors import DataError
 from avsl.report.page import Picture, Section, Table, embed_figure, embed_image, render
 from avsl.viz.curves import plot_curves, plot_label_curve
 from avsl.viz.overlay import GalleryRow, gallery

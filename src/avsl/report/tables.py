@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from avsl.config import compose
-from avsl.data.errors import DataError
-from avsl.engine.layout import Layout, n_of_n
+from avsl.config.compose import compose
+from avsl.errors import DataError
 from avsl.files import write_json, write_text
 from avsl.functional.bootstrap import bootstrap_interval
+from avsl.paths import Layout, n_of_n
 from avsl.report.contents import make_page, read_curves
 from avsl.viz.curves import plot_comparison, plot_curves, save_figure
 

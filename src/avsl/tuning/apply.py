@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from avsl.config import ratio_key
+from avsl.config.params import ratio_key
 from avsl.files import write_text
 from avsl.tuning.space import Value
 

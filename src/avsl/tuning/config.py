@@ -12,7 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from pydantic import BeforeValidator, Field, model_validator
 
-from avsl.config import Config, as_override, compose, compose_group, project_root
+from avsl.config.compose import as_override, compose, compose_group
+from avsl.config.models import Config
+from avsl.config.params import project_root
 from avsl.frameworks import FRAMEWORKS
 from avsl.schema import ConfigError, StrictConfig, pick
 from avsl.storage import is_remote

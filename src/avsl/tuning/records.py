@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from avsl.config import Config
-from avsl.tracking.runs import RunTags, Store, TrackedRun, TrackingError, open_store, start_or_resume_run
+from avsl.config.models import Config
+from avsl.tracking.runs import RunTags, TrackedRun, start_or_resume_run
+from avsl.tracking.store import Store, TrackingError, open_store
 from avsl.tuning.study import Study, Trial
 
 log = logging.getLogger(__name__)

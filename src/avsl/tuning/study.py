@@ -19,8 +19,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from avsl.engine.build import derive_seed
 from avsl.files import whole_file
+from avsl.functional.seeds import derive_seed
 from avsl.schema import ConfigError
 from avsl.tuning.config import Request
 from avsl.tuning.space import Value

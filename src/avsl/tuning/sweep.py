@@ -17,16 +17,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from avsl.config import Config, as_override, compose
+from avsl.build import steps_per_epoch
+from avsl.config.compose import as_override, compose
+from avsl.config.models import Config
 from avsl.data.splits import Split
-from avsl.engine.build import steps_per_epoch
-from avsl.engine.evaluate import evaluate
-from avsl.engine.layout import Layout, read_run
-from avsl.engine.prepare import load_data, prepare, split
 from avsl.files import write_json
-from avsl.serving.register import decide, read_candidates
+from avsl.paths import Layout, read_run
+from avsl.stages.evaluate import evaluate
+from avsl.stages.prepare import load_data, prepare, split
+from avsl.stages.register import decide, read_candidates
 from avsl.storage import StorageError, upload
-from avsl.tracking.runs import TrackingError, git_commit
+from avsl.tracking.runs import git_commit
+from avsl.tracking.store import TrackingError
 from avsl.tuning.apply import apply
 from avsl.tuning.config import Request, read_requests
 from avsl.tuning.execution import Interrupt, cluster, execute, first_rung, make_scheduler

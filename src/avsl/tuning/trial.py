@@ -14,13 +14,13 @@ import ray
 from filelock import FileLock
 from ray import tune
 
-from avsl.config import Config
-from avsl.data.shards import PreparedData
-from avsl.engine.fit import find_checkpoint, identity
-from avsl.engine.layout import Layout, read_run
-from avsl.engine.prepare import load_data
-from avsl.engine.train import train_and_export
+from avsl.config.models import Config
+from avsl.data.prepared.reader import PreparedData
 from avsl.files import write_text
+from avsl.paths import Layout, read_run
+from avsl.stages.prepare import load_data
+from avsl.stages.train import train_and_export
+from avsl.training.loop import find_checkpoint, identity
 
 # A worker that the driver or its node has lost may be alive for a moment and still be writing.
 _PATIENCE_S = 120
@@ -34,7 +34,7 @@ def run_trial(trial: Mapping[str, Any]) -> None:
     Args:
         trial: ``number``; ``config``, the whole configuration as JSON values, whose root is the trial's folder;
             ``prepared`` and ``split``, where the data are; ``origin``, see
-            :func:`avsl.engine.train.train_and_export`.
+            :func:`avsl.stages.train.train_and_export`.
     """
     config = Config.read(trial["config"], "")
     started = time.monotonic()

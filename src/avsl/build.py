@@ -1,0 +1,111 @@
+"""From names and settings to objects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import avsl
+from avsl.config.models import Config
+from avsl.data.loading import RowReader, StepLoader
+from avsl.data.prepared.reader import PreparedData
+from avsl.data.splits import Split
+from avsl.frameworks import FRAMEWORKS, Branch
+from avsl.functional.seeds import derive_seed
+from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, make_front_end
+from avsl.objectives import OBJECTIVES
+from avsl.types import Framework
+
+
+def make_branch(config: Config, k: int) -> Branch:
+    """The k-th student, initialised from its own seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, k))
+        build, _ = OBJECTIVES[config.objective.name]
+        objective = build(config.objective.settings)
+        described = config.model.student(k)
+        described = described.model_copy(update={"heads": objective.needs.heads})
+        model: Any = Localizer(described)  # torch leaves memory_format out of to()'s type
+        if config.trainer.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        return Branch(model, objective)
+
+
+def make_framework(config: Config) -> Framework:
+    """The framework over freshly initialised students."""
+    framework, _ = FRAMEWORKS[config.framework.name]
+    return framework(lambda k: make_branch(config, k), config.framework.settings)
+
+
+def steps_per_epoch(config: Config, split: Split) -> int:
+    """Steps in which as many rows are drawn as the training part has, whatever the labelled share."""
+    return -(-(len(split.labelled) + len(split.unlabelled)) // config.trainer.batch_size)
+
+
+def rows_of(data: PreparedData, ids: Sequence[str]) -> NDArray[np.int64]:
+    """The row numbers of samples."""
+    position = {sample: row for row, sample in enumerate(data.sample_ids)}
+    return np.array([position[sample] for sample in ids], np.int64)
+
+
+def make_reader(
+    config: Config, models: Sequence[LocalizerConfig], data: PreparedData, rows: NDArray[np.int64]
+) -> RowReader:
+    """A reader of ``rows``, with what ``models`` hear in them cached where the configuration says so."""
+    front_ends = [make_front_end(model.audio) for model in models] if config.trainer.cache_features else []
+    return RowReader(data, front_ends, rows)
+
+
+def describe_model(model: LocalizerEnsemble, data: PreparedData, threshold: float, presence: float) -> ExportedModel:
+    """What an export says of a model whose threshold and presence were chosen on ``data``."""
+    manifest = data.manifest
+    return ExportedModel(
+        members=model.configs,
+        image_size=manifest.image_size,
+        sample_rate=manifest.sample_rate,
+        duration_s=manifest.n_samples_audio / manifest.sample_rate,
+        threshold=threshold,
+        presence=presence,
+    )
+
+
+def make_loader(config: Config, reader: RowReader, split: Split, framework: Framework, rank: int = 0) -> StepLoader:
+    """The training loader of a split, for the process ``rank`` of those that train together."""
+    labelled = rows_of(reader.data, split.labelled)
+    unlabelled = rows_of(reader.data, split.unlabelled if framework.uses_unlabelled else [])
+    if not framework.uses_labels:
+        # One pool in the data set's order: which of its rows have labels decides nothing.
+        labelled, unlabelled = np.sort(np.concatenate([labelled, unlabelled])), unlabelled[:0]
+    return StepLoader(
+        reader,
+        labelled,
+        unlabelled,
+        batch_size=config.trainer.batch_size,
+        labelled_batch_size=config.trainer.labelled_batch_size,
+        steps_per_epoch=steps_per_epoch(config, split),
+        seed=derive_seed(config.seed, 1000),
+        masks=framework.uses_labels,
+        hidden=framework.needs_weak_view,
+        rank=rank,
+        processes=config.trainer.devices,
+    )
+
+
+@cache
+def code_hash() -> str:
+    """SHA-256 of the package's source: a checkpoint is not continued by other code.
+
+    Read once, before a training starts: an edit meanwhile is not what it ran.
+    """
+    digest = hashlib.sha256()
+    folder = Path(avsl.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Configuration: Hydra composes it, params.yaml gives its defaults, pydantic models validate it."""

@@ -1,0 +1,134 @@
+"""Composes one run's configuration: Hydra's groups, params.yaml, an experiment, the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from avsl.config.models import Config
+from avsl.config.params import GROUPS, applicable_values, project_root, read_params, tuned_values
+from avsl.schema import ConfigError, pick
+
+# Hydra keeps its state in globals.
+_HYDRA = threading.Lock()
+
+
+def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Config:
+    """The configuration that a stage, a person and a sweep get when they ask for the same thing.
+
+    Hydra composes pipelines/conf; params.yaml chooses the groups and sets values; ``overrides`` come last. Values that
+    params.yaml gives for a choice (``framework.dmt``) apply only where that choice is made; its section ``tuned`` holds
+    what sweeps have found, ``tuned.dmt.r03`` for DMT at a ratio of 0.03, and is laid over its other sections there.
+
+    Args:
+        overrides: Hydra overrides (``framework=dmt``, ``split.label_ratio=0.1``).
+        project: the folder with params.yaml and pipelines/conf; found from the working directory by default.
+
+    Raises:
+        ConfigError: an override or params.yaml names an unknown key or choice, or a value is out of range.
+    """
+    project = project or project_root()
+    params = read_params(project)
+    try:
+        # First which choices are made, by params.yaml, an experiment or the command line; then with their values.
+        chosen = _hydra(project, params, {}, overrides)
+        selected = {group: str(chosen[group]["name"]) for group in GROUPS}
+        values = applicable_values(params, selected)
+        tree = _hydra(project, params, values, overrides)
+        if tuned := tuned_values(params, selected["framework"], tree.split.label_ratio):
+            laid_over = OmegaConf.to_container(OmegaConf.merge(values, tuned))
+            tree = _hydra(project, params, cast("dict[str, Any]", laid_over), overrides)
+        return Config.read(_plain(tree), "")
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+
+
+def compose_group(group: str, name: str, overrides: Sequence[str], project: Path) -> dict[str, Any]:
+    """One Hydra group by itself, for what is no part of a run's configuration.
+
+    Args:
+        group: its folder in pipelines/conf, the section that it fills, and the prefix of its keys in ``overrides``.
+        name: the choice.
+        overrides: applied over it.
+        project: the folder with params.yaml and pipelines/conf.
+
+    Returns:
+        The section, plain and not validated.
+
+    Raises:
+        ConfigError: there is no such choice, or an override cannot be read.
+    """
+    conf = project / "pipelines" / "conf"
+    pick(name, {path.stem: path for path in (conf / group).glob("*.yaml")}, group)
+    forced = [text if text.startswith(("+", "~")) else f"++{text}" for text in overrides]
+    try:
+        section = _plain(_compose_with(conf, [{group: name}, "_self_"], {}, forced))[group]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    if not isinstance(section, dict):
+        raise ConfigError(f"key '{group}' is not a section")
+    return section
+
+
+def as_override(key: str, value: Any) -> str:
+    """``key=value`` as Hydra reads it, so that the very value comes out again."""
+    if not isinstance(value, str):
+        return f"{key}={json.dumps(value)}"
+    if re.fullmatch(r"[A-Za-z_][\w./:+-]*", value) and value.lower() not in ("true", "false", "null", "inf", "nan"):
+        return f"{key}={value}"
+    # Within quotes a backslash is itself, but before a quote.
+    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)
+    escaped = doubled.replace("'", r"\'")
+    return f"{key}='{escaped}'"
+
+
+def _plain(tree: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    if not isinstance(plain, dict):
+        raise ConfigError("the configuration is not a mapping")
+    return {str(key): value for key, value in plain.items()}
+
+
+def _hydra(project: Path, params: Mapping[str, Any], values: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """Compose, each over the one before: the groups, config.yaml, ``values``, an experiment, ``overrides``."""
+    asked = OverridesParser.create().parse_overrides(list(overrides))
+    for text, override in zip(overrides, asked, strict=True):
+        if override.is_sweep_override():
+            raise ConfigError(f"'{text}' gives several values where a run takes one")
+    # Hydra knows only the keys its files write down; which keys there are is for the models to say.
+    wanted = [
+        text if text.startswith(("+", "~")) or o.key_or_group in (*GROUPS, "experiment") else f"++{text}"
+        for text, o in zip(overrides, asked, strict=True)
+    ]
+    conf = project / "pipelines" / "conf"
+    choices = [(group, params[group]["name"]) for group in GROUPS]
+    choices += [(o.key_or_group, o.value()) for o in asked if o.key_or_group in (*GROUPS, "experiment")]
+    for group, name in choices:
+        pick(str(name), {path.stem: path for path in (conf / group).glob("*.yaml")}, group)
+    groups = [{group: params[group]["name"]} for group in GROUPS]
+    defaults = [*groups, "config", "params", {"optional experiment": None}, "_self_"]
+    return _compose_with(conf, defaults, values, wanted)
+
+
+def _compose_with(
+    conf: Path, defaults: Sequence[Any], values: Mapping[str, Any], overrides: Sequence[str]
+) -> DictConfig:
+    """Hydra's composition of a defaults list, in which ``params`` stands for ``values``; any thread may ask for one."""
+    with _HYDRA:
+        store = ConfigStore.instance()
+        store.store(name="params", node=dict(values), package="_global_")
+        store.store(name="run", node={"defaults": list(defaults)})
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            return hydra_compose("run", list(overrides))

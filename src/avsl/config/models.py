@@ -1,0 +1,194 @@
+"""The configuration of a run, validated when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_serializer, model_validator
+
+from avsl.data.datasets import DATASETS
+from avsl.data.splits import SplitConfig
+from avsl.data.transforms import AugmentConfig
+from avsl.frameworks import FRAMEWORKS
+from avsl.models import LocalizerConfig, ObjectPriorConfig
+from avsl.models.audio import AudioEncoderConfig
+from avsl.models.image import ImageEncoderConfig
+from avsl.objectives import OBJECTIVES
+from avsl.schema import ConfigError, StrictConfig, pick
+from avsl.tracking.store import TrackingConfig
+
+
+class SecondStudent(StrictConfig):
+    """The encoders in which the second student of a framework with two differs from the first.
+
+    Attributes:
+        image: its image encoder; None for the first one's.
+        audio: its audio encoder; None for the first one's.
+    """
+
+    image: ImageEncoderConfig | None = None
+    audio: AudioEncoderConfig | None = None
+
+
+class ModelSection(LocalizerConfig):
+    """A localiser.
+
+    Attributes:
+        name: the Hydra choice it comes from.
+        second: what the second student has instead (DMT's paper: VGGish and SoundNet audio).
+    """
+
+    name: str
+    second: SecondStudent = SecondStudent()
+
+    def student(self, k: int) -> LocalizerConfig:
+        """The k-th student's localiser."""
+        fields = {name: getattr(self, name) for name in LocalizerConfig.model_fields}
+        if k:
+            fields |= {name: encoder for name, encoder in self.second if encoder is not None}
+        return LocalizerConfig(**fields)
+
+
+class TrainerConfig(StrictConfig):
+    """Training.
+
+    Attributes:
+        name: the Hydra choice it comes from.
+        epochs: passes over as many rows as the training part has.
+        batch_size: rows of a step, of all devices together.
+        labelled_batch_size: how many of them are labelled, where there are unlabelled ones.
+        learning_rate: peak of the cosine schedule.
+        warmup_share: share of all steps in which the learning rate rises linearly.
+        weight_decay: AdamW's, on matrices and kernels.
+        gradient_clip: highest norm of the gradient; 0 leaves it alone.
+        precision: Lightning's name, never chosen by what the machine has.
+        accelerator: ``cpu`` or ``gpu``.
+        devices: how many of them, on one machine; each is a process that takes an equal share of a step's rows.
+            Contrastive negatives are of all of them, batch-norm statistics of each one's own rows; the first one's
+            are kept.
+        channels_last: memory layout of images and kernels.
+        cache_features: compute spectrograms once and keep them in a file beside the prepared set.
+        checkpoint_every: steps between checkpoints.
+        loss_limit: a loss beyond it, on either side of 0, has exploded and counts as not finite.
+        non_finite: what becomes of a step whose loss or gradient is NaN or infinite: ``stop`` ends the training,
+            ``skip`` changes nothing by it and counts it.
+    """
+
+    name: str = "default"
+    epochs: int = Field(16, ge=1)
+    batch_size: int = Field(64, ge=2)
+    labelled_batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    gradient_clip: float = Field(1.0, ge=0)
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    accelerator: Literal["cpu", "gpu"] = "cpu"
+    devices: int = Field(1, ge=1)
+    channels_last: bool = True
+    cache_features: bool = True
+    checkpoint_every: int = Field(100, ge=1)
+    loss_limit: float = Field(1e4, gt=0)
+    non_finite: Literal["stop", "skip"] = "stop"
+
+    @model_validator(mode="after")
+    def _labelled_rows_fit(self) -> Self:
+        if self.labelled_batch_size >= self.batch_size:
+            raise ValueError("labelled_batch_size must be smaller than batch_size")
+        if self.batch_size % self.devices or self.labelled_batch_size % self.devices:
+            raise ConfigError(
+                f"keys 'trainer.batch_size' = {self.batch_size} and 'trainer.labelled_batch_size' = "
+                f"{self.labelled_batch_size} must be divisible by 'trainer.devices' = {self.devices}"
+            )
+        return self
+
+
+class EvaluateConfig(StrictConfig):
+    """Evaluation.
+
+    Attributes:
+        batch_size: rows at a time.
+        gallery: validation clips drawn in the gallery.
+        ogl: an object prior with which the model is scored beside the model alone; None for none.
+    """
+
+    batch_size: int = Field(100, ge=1)
+    gallery: int = Field(16, ge=1, le=200)
+    ogl: ObjectPriorConfig | None = None
+
+
+class Choice(StrictConfig):
+    """A section of the form ``{name: X, X: {…}}``, its inner part validated by X's own model."""
+
+    name: str
+    settings: SerializeAsAny[StrictConfig]
+
+    @model_serializer
+    def _written(self) -> dict[str, Any]:
+        return {"name": self.name, self.name: self.settings.model_dump(mode="json")}
+
+
+def _choice(registry: Mapping[str, tuple[Any, type[StrictConfig]]], what: str) -> BeforeValidator:
+    """Reads a choice among ``registry``."""
+
+    def read(section: Any) -> Choice:
+        if isinstance(section, Choice):
+            return section
+        if not isinstance(section, Mapping) or "name" not in section:
+            raise ConfigError(f"key '{what}.name' is required: allowed are {', '.join(sorted(registry))}")
+        name = section["name"]
+        _, model = pick(name, registry, what)
+        for key in section:
+            if key not in ("name", name):
+                raise ConfigError(f"unknown key '{what}.{key}': allowed are name, {name}")
+        return Choice(name=name, settings=model.read(section.get(name) or {}, f"{what}.{name}"))
+
+    return BeforeValidator(read)
+
+
+class Config(StrictConfig):
+    """One run's configuration.
+
+    Attributes:
+        seed: of the networks' weights, the data order and the augmentation.
+        root: folder of everything that is made.
+        data: the data set and its settings.
+        split: labelled share and its seed.
+        model: the localiser.
+        objective: the self-supervised objective and its settings.
+        framework: the semi-supervised framework and its settings.
+        augment: augmentation.
+        trainer: optimisation.
+        evaluate: evaluation.
+        tracking: MLflow.
+    """
+
+    seed: int = Field(0, ge=0)
+    root: Path = Path("outputs")
+    data: Annotated[Choice, _choice(DATASETS, "data")]
+    split: SplitConfig
+    model: ModelSection
+    objective: Annotated[Choice, _choice(OBJECTIVES, "objective")]
+    framework: Annotated[Choice, _choice(FRAMEWORKS, "framework")]
+    augment: AugmentConfig = AugmentConfig()
+    trainer: TrainerConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    def training_hash(self) -> str:
+        """SHA-256 of all that decides a training's result, apart from the data and the code.
+
+        `trainer.non_finite` is no part of it: no checkpoint is written after a step that it decides on unless that step
+        was skipped, so what stopped may go on with ``skip``.
+        """
+        decisive = lasting(self.model_dump(mode="json", exclude={"root", "data", "evaluate", "tracking"}))
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def lasting(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's values less what may differ between a training and its continuation."""
+    return {**values, "trainer": {key: value for key, value in values["trainer"].items() if key != "non_finite"}}

@@ -1,0 +1,55 @@
+"""VGGSound (Chen et al., ICASSP 2020, arXiv 2004.14368) as the unlabelled material for VGG-SS's boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field
+
+from avsl.data.annotation_files import read_annotations, read_table
+from avsl.data.index import Anew, CutConfig, Index, LeakRule
+from avsl.data.listing import Media
+from avsl.data.partition import add_training_list, assign_parts
+from avsl.errors import DataError
+
+
+class VGGSoundConfig(CutConfig):
+    """Clips ``<YouTube id>_<start, six digits>.mp4`` (or ``frames/`` and ``audio/``) with the official list.
+
+    Attributes:
+        metadata: CSV in the folder without a header: YouTube id, start in seconds, class, ``train`` or ``test``. Its
+            ``train`` clips are unlabelled rows; their class is kept, as it is no box.
+        annotations: VGG-SS's JSON in the folder; empty: no box, so nothing but unlabelled rows.
+        test_share: of the annotated videos.
+        leak: ``stop`` where the training clips hold rows or videos of the held-out parts, or ``drop`` those rows.
+    """
+
+    metadata: str = "vggsound.csv"
+    annotations: str = "vggss.json"
+    test_share: float = Field(0.2, ge=0, le=1)
+    leak: LeakRule = "stop"
+
+
+def read_index(config: VGGSoundConfig) -> Index:
+    """List the annotated clips and the training clips.
+
+    Raises:
+        DataError: a file is missing or wrong, or the training clips leak.
+    """
+    root = Path(config.root)
+    media = Media.read(root)
+    known = read_annotations(root / config.annotations) if config.annotations else {}
+    rows = [media.entry(name, label=label, boxes=boxes) for name, (label, boxes) in known.items()]
+    path = root / config.metadata
+    pool = Anew(lambda: (media.entry(name, part="train", label=label) for name, label in _training_clips(path)))
+    return add_training_list(assign_parts(rows, config), pool, config.leak, path, "data.vggsound.leak")
+
+
+def _training_clips(path: Path) -> Iterator[tuple[str, str]]:
+    """Clip name and class of each row for training."""
+    for number, (video, start, label, split, *_) in enumerate(read_table(path, 4, "list of clips"), start=1):
+        if not (start.isascii() and start.isdigit()) or split not in ("train", "test"):
+            raise DataError(f"{path}: row {number} is not 'id,seconds,class,train|test': '{video},{start},…,{split}'")
+        if split == "train":
+            yield f"{video}_{int(start):06d}", label

@@ -1,0 +1,49 @@
+"""VGGSound-Duet (Mo and Tian, CVPR 2023, arXiv 2303.17056): two VGG-SS clips whose sounds are mixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from avsl.data.annotation_files import read_annotations, read_table
+from avsl.data.index import CutConfig, Index
+from avsl.data.listing import Media, mixed_rows
+from avsl.data.partition import assign_parts
+from avsl.errors import DataError
+
+
+class VGGSoundDuetConfig(CutConfig):
+    """VGG-SS's folder with the list of pairs, which are the rows of ``test``.
+
+    Each frame of a pair hears the sum of both sounds, and its own boxes are the truth, as in published code. With a
+    ``test_share`` below 1 the other videos' clips, heard alone, are for training and validation, and the pairs that
+    hold one of them are left out.
+
+    Attributes:
+        annotations: VGG-SS's JSON in the folder.
+        pairs: CSV in it without a header: clip, class, second clip, its class.
+    """
+
+    annotations: str = "vggss.json"
+    pairs: str = "vggsound_duet_test.csv"
+
+
+def read_index(config: VGGSoundDuetConfig) -> Index:
+    """List two rows for each pair of test clips, and what else is annotated.
+
+    Raises:
+        DataError: a file is missing or wrong, or a clip of a pair has no boxes.
+    """
+    root = Path(config.root)
+    media = Media.read(root)
+    known = read_annotations(root / config.annotations)
+    path = root / config.pairs
+    rows = [media.entry(name, label=label, boxes=boxes) for name, (label, boxes) in known.items()]
+    clips = {clip.sample_id: clip for clip in assign_parts(rows, config)}
+    pairs = []
+    for number, (one, _, other, *_) in enumerate(read_table(path, 4, "list of pairs"), start=1):
+        for name in (one, other):
+            if name not in known:
+                raise DataError(f"{path}: row {number}: '{name}' is not annotated in {config.annotations}")
+        pairs.append((clips[one], clips[other]))
+    mixed, left_out = mixed_rows(pairs, "test")
+    return Index([*mixed, *(clip for clip in clips.values() if clip.part != "test")], left_out=left_out)

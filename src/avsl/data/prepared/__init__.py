@@ -1,0 +1,1 @@
+"""The prepared data set: shards on disk, their writer and reader."""

@@ -1,0 +1,345 @@
+"""From a data set's index to its prepared shards: decoding, quarantine, n of N; or only a look at what is there."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from rich.console import Console
+
+from avsl.data.index import MIDDLE, Entry, Index, IndexedConfig
+from avsl.data.media.audio import read_audio
+from avsl.data.media.container import media_duration
+from avsl.data.media.image import read_mask, resize_frame
+from avsl.data.media.video import read_frame
+from avsl.data.partition import with_frames
+from avsl.data.prepared.contact_sheet import write_contact_sheet
+from avsl.data.prepared.format import PARTS, Manifest, Sample
+from avsl.data.prepared.reader import PreparedData
+from avsl.data.prepared.row_file import RowFile
+from avsl.data.prepared.writer import ShardRows, in_processes, prepare_shards, write_manifest
+from avsl.data.sources import HASHES, content_hashes
+from avsl.errors import DataError
+from avsl.files import write_text
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SAMPLE_RATE = 16000
+QUARANTINE = "quarantine.csv"
+LEAKS = "leaks.csv"
+
+_Config = TypeVar("_Config", bound=IndexedConfig)
+
+
+@dataclass(frozen=True)
+class _Decode:
+    """Decodes the rows of a shard.
+
+    Attributes:
+        root: the data set's folder.
+        rows: all rows.
+        image_size: side of the frames, pixels.
+        duration_s: of the sounds.
+    """
+
+    root: str
+    rows: RowFile
+    image_size: int
+    duration_s: float
+
+    def __call__(self, k: int) -> ShardRows:
+        samples: list[Sample] = []
+        rejected: list[tuple[str, str]] = []
+        for entry in self.rows.shard(k):
+            try:
+                samples.append(self.sample(entry))
+            except DataError as error:
+                # Where the folder lies must not show: the reason is kept with the shard, wherever the folder goes.
+                reason = str(error).replace(f"{Path(self.root)}{os.sep}", "")
+                rejected.append((entry.sample_id, reason))
+        return ShardRows(samples, rejected)
+
+    def sample(self, entry: Entry) -> Sample:
+        if entry.broken:
+            raise DataError(f"{entry.sample_id}: {entry.broken}")
+        boxes = None if entry.boxes is None else clean_boxes(entry.boxes, self.image_size)
+        if boxes is not None and entry.boxes is not None and len(entry.boxes) and not len(boxes):
+            # An empty list would say that nothing in view sounds.
+            raise DataError(f"{entry.sample_id}: none of its {len(entry.boxes)} boxes covers a pixel")
+        if entry.picture is None:
+            raise DataError(f"{entry.sample_id}: no frame in the folder")
+        time_s = entry.time_s
+        if time_s is None and entry.moment != MIDDLE:
+            length = media_duration(entry.picture)
+            if length is None:
+                raise DataError(f"{entry.picture}: states no length")
+            time_s = entry.moment * length
+        frame = resize_frame(read_frame(entry.picture, time_s), self.image_size)
+        waveform = self._sound(entry, time_s)
+        mask = None if entry.mask is None else read_mask(entry.mask, self.image_size)
+        return Sample(
+            sample_id=entry.sample_id,
+            source_id=entry.source_id,
+            group_id=entry.group_id,
+            part=entry.part,
+            label=entry.label,
+            frame=frame,
+            waveform=waveform,
+            boxes=boxes,
+            mask=mask,
+            meta=entry.meta,
+        )
+
+    def _sound(self, entry: Entry, time_s: float | None) -> NDArray[np.int16]:
+        start = None if time_s is None else time_s - self.duration_s / 2
+        total = np.zeros(round(self.duration_s * SAMPLE_RATE), dtype=np.float32)
+        for path in entry.sounds:
+            if path is None:
+                raise DataError(f"{entry.sample_id}: no sound in the folder")
+            total += read_audio(path, start, self.duration_s, SAMPLE_RATE)
+        if len(entry.sounds) > 1:
+            # A sum may leave the range; cut off, it would sound like neither.
+            total /= max(1.0, float(np.abs(total).max()))
+        return np.clip(np.rint(total * 32768), -32768, 32767).astype(np.int16)
+
+
+def clean_boxes(boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
+    """Clamp boxes to [0, 1] and drop those that then cover no pixel of a size × size frame, or hold a NaN.
+
+    Args:
+        boxes: (k, 4) x0, y0, x1, y1; a few of VGG-SS hold -2.88e16, some have no width or height.
+        size: side of the frame in pixels.
+
+    Returns:
+        (k', 4), k' <= k.
+    """
+    boxes = np.clip(boxes[~np.isnan(boxes).any(axis=1)], 0.0, 1.0)
+    pixels = (boxes * size).astype(np.int64)
+    return boxes[(pixels[:, :2] < pixels[:, 2:]).all(axis=1)].astype(np.float32)
+
+
+def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, root: Path, workers: int) -> Manifest:
+    """Decode all that a data set lists into the prepared set ``root``.
+
+    What cannot be used goes to ``quarantine.csv`` with the reason, dropped leaks to ``leaks.csv``; the manifest states
+    how many rows of each part were listed (``expected``) beside how many there are (``counts``). A shard that is there
+    already is kept if its rows and the contents of their files are the same; so an interrupted call goes on where it
+    stopped, and a changed or added clip makes its own shard anew. The files depend neither on that nor on ``workers``.
+
+    Args:
+        name: of the data set.
+        read: lists its rows.
+        config: its settings.
+        root: folder of the prepared set.
+        workers: processes, at least 1.
+
+    Raises:
+        DataError: the folder, its annotations or its lists cannot be used, or more than ``config.max_broken`` of the
+            rows are unusable.
+    """
+    index = read(config)
+    leaks, left_out = index.leaks, index.left_out
+    # Beside the prepared set and not in it, as DVC hashes what is there; no system-wide folder: it may be memory.
+    with _listed(index, config, root.with_name(f".{root.name}.rows")) as rows:
+        del index  # from here on memory holds the rows of a shard, and no list of all
+        _check_ids(config.root, rows)
+        manifest, rejected = _prepare(name, rows, config, root, workers)
+        expected = Counter(entry.part for entry in rows)
+        n_rows = expected.total()
+        dropped = sum(
+            len(entry.boxes) - len(clean_boxes(entry.boxes, config.image_size))
+            for entry in rows
+            if entry.boxes is not None
+        )
+    # The other settings decide which rows there are, and that is in the shards' keys.
+    stated = config.model_dump(exclude={"root"}) | {"decoder_sha256": _decoder(), "leaks_dropped": len(leaks)}
+    manifest = manifest.model_copy(
+        update={"expected": {part: expected[part] for part in PARTS if expected[part]}, "settings": stated}
+    )
+    _write_table(root / QUARANTINE, ("sample_id", "reason"), rejected)
+    _write_table(
+        root / LEAKS,
+        ("sample_id", "part", "shares"),
+        ((leak.sample_id, leak.part, "row" if leak.same else "source") for leak in leaks),
+    )
+    Console(stderr=True).print(
+        f"{name}: {n_rows - len(rejected)} of {n_rows} samples prepared, {len(rejected)} in {QUARANTINE}, "
+        f"{dropped} boxes without a pixel dropped, {len(leaks)} leaks dropped, "
+        f"{left_out} rows left out to keep the sides apart",
+        soft_wrap=True,
+    )
+    if len(rejected) > config.max_broken * n_rows:
+        raise DataError(
+            f"{config.root}: {len(rejected)} of {n_rows} samples are unusable, more than max_broken = "
+            f"{config.max_broken} allows ({root / QUARANTINE} lists them; the first: {rejected[0][1]})"
+        )
+    write_manifest(root, manifest)
+    data = PreparedData.open(root)
+    write_contact_sheet(data)
+    _print_cost(name, config, data)
+    return manifest
+
+
+def _listed(index: Index, config: IndexedConfig, path: Path) -> RowFile:
+    """All rows, in a file."""
+    return RowFile.write(path, with_frames(index.entries, config), config.shard_rows)
+
+
+def _check_ids(root: str, rows: RowFile) -> None:
+    if not rows.n_shards:
+        raise DataError(f"{root}: nothing to prepare")
+    if not rows.distinct:
+        name, times = Counter(entry.sample_id for entry in rows).most_common(1)[0]
+        if times > 1:
+            raise DataError(f"{root}: {times} rows are named '{name}'")
+
+
+def _prepare(
+    name: str, rows: RowFile, config: IndexedConfig, root: Path, workers: int
+) -> tuple[Manifest, list[tuple[str, str]]]:
+    """The shards; what `prepare_shards` says of them."""
+    decode = _Decode(config.root, rows, config.image_size, config.duration_s)
+    hashing = _Key(rows, root.with_name(HASHES))
+    keys = in_processes(hashing, range(rows.n_shards), 1, title=f"{name}: files", total=rows.n_shards)
+    return prepare_shards(
+        root,
+        decode,
+        rows.n_shards,
+        name=name,
+        image_size=config.image_size,
+        sample_rate=SAMPLE_RATE,
+        n_samples_audio=round(config.duration_s * SAMPLE_RATE),
+        classes=sorted({entry.label for entry in rows} - {""}),
+        settings={"duration_s": config.duration_s, "image_size": config.image_size, "decoder_sha256": _decoder()},
+        workers=workers,
+        frames=config.frames,
+        keys=[keys[k] for k in range(rows.n_shards)],
+    )
+
+
+def _decoder() -> str:
+    """SHA-256 of the code that decodes."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].joinpath("media").glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _print_cost(name: str, config: IndexedConfig, data: PreparedData) -> None:
+    """Say what the set takes on disk, and how much of it is the choice of ``frames``."""
+    total = sum(shard.bytes for shard in data.manifest.shards)
+    said = f"{total / 1e6:,.1f} MB on disk, {total / len(data) / 1e3:,.1f} kB a row, of which its frame as "
+    said += f"{config.frames} {data.frame_bytes / len(data) / 1e3:,.1f} kB"
+    if config.frames != "raw":
+        said += f" (raw {config.image_size**2 * 3 / 1e3:,.1f} kB)"
+    Console(stderr=True).print(f"{name}: {said}", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What a shard is made from, hashed; of its files, no more than its own are held.
+
+    Attributes:
+        rows: all rows.
+        memory: of the files' hashes.
+    """
+
+    rows: RowFile
+    memory: Path
+
+    def __call__(self, k: int) -> str:
+        """SHA-256 of all that decides a shard besides the settings and the code: its rows and their files' contents."""
+        entries = self.rows.shard(k)
+        files = [path for entry in entries for path in entry.files() if path is not None]
+        hashes = content_hashes(files, self.memory, logging.DEBUG)
+
+        def content(path: Path | None) -> list[str] | None:
+            # The suffix says how a file is read.
+            return [path.suffix, hashes.get(path, "")] if path else None
+
+        key = hashlib.sha256()
+        for entry in entries:
+            names = (entry.sample_id, entry.source_id, entry.group_id, entry.part, entry.label)
+            known = [*names, entry.time_s, entry.broken, *([entry.moment] if entry.moment != MIDDLE else [])]
+            boxes = None if entry.boxes is None else entry.boxes.tolist()
+            contents = [content(entry.picture), [content(path) for path in entry.sounds], content(entry.mask)]
+            key.update(json.dumps([known, boxes, dict(entry.meta), contents]).encode())
+        return key.hexdigest()
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    # At a carriage return a reader ends a row, and the module does not quote one.
+    writer.writerows([header, *([cell.replace("\r", "\\r") for cell in row] for row in rows)])
+    write_text(path, text.getvalue())
+
+
+@dataclass(frozen=True)
+class PartState:
+    """What a folder holds of one part.
+
+    Attributes:
+        part: its name.
+        listed: rows that the data set's lists name.
+        missing: rows with a file that the folder lacks.
+        broken: rows whose files or annotation cannot be used.
+        example: the first such row's reason; empty where all is well.
+    """
+
+    part: str
+    listed: int
+    missing: int
+    broken: int
+    example: str
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Decodes the rows of a shard and keeps what is wrong: (part, missing, reason)."""
+
+    decode: _Decode
+
+    def __call__(self, k: int) -> list[tuple[str, bool, str]]:
+        problems = []
+        for entry in self.decode.rows.shard(k):
+            try:
+                self.decode.sample(entry)
+            except DataError as error:
+                missing = any(path is None or not path.is_file() for path in entry.files())
+                problems.append((entry.part, missing, str(error)))
+        return problems
+
+
+def check_index(name: str, index: Index, config: IndexedConfig, workers: int) -> list[PartState]:
+    """Decode everything and say what is missing or broken, by part; leaves nothing behind.
+
+    Raises:
+        DataError: the index lists nothing or a row twice.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        rows = _listed(index, config, Path(folder) / "rows")
+        _check_ids(config.root, rows)
+        decode = _Decode(config.root, rows, config.image_size, config.duration_s)
+        look, shards = _Look(decode), range(rows.n_shards)
+        found = in_processes(look, shards, workers, title=f"{name}: looking", total=rows.n_shards)
+        listed = Counter(entry.part for entry in rows)
+    states = []
+    for part in PARTS:
+        here = [(missing, reason) for k in shards for where, missing, reason in found[k] if where == part]
+        absent = sum(missing for missing, _ in here)
+        if listed[part]:
+            states.append(PartState(part, listed[part], absent, len(here) - absent, here[0][1] if here else ""))
+    return states

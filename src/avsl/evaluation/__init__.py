@@ -1,0 +1,1 @@
+"""Evaluation: maps of a model, the threshold, and scores."""

@@ -1,0 +1,248 @@
+"""Localise the sources in a video: boxes at regular times as JSON, a contact sheet, and a video with the maps on it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from avsl.data.media.audio import iter_audio
+from avsl.data.media.container import media_duration
+from avsl.data.media.image import resize_frame
+from avsl.data.media.video import Shot, iter_shots
+from avsl.errors import DataError
+from avsl.files import write_json
+from avsl.inference.predictor import Box, Predictor, find_boxes
+from avsl.inference.video_writer import write_film
+from avsl.viz.overlay import captioned, contact_sheet, overlay, save_png
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+# A map fades into the next within so long: frames wait in memory for no longer.
+_FADE_S = 1.0
+_SHEET_TILES = 60
+_SHEET_COLUMNS = 6
+_TILE_WIDTH = 240
+
+
+class _Tiles:
+    """Overlays spread evenly over a video of unknown length, never more than ``_SHEET_TILES``."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[NDArray[np.uint8], str]] = {}
+        self._stride = 1
+
+    def wants(self, number: int) -> bool:
+        return number % self._stride == 0
+
+    def add(self, number: int, image: NDArray[np.uint8], caption: str) -> None:
+        self._kept[number] = image, caption
+        if len(self._kept) > _SHEET_TILES:
+            self._stride *= 2
+            self._kept = {k: tile for k, tile in self._kept.items() if self.wants(k)}
+
+    def sheet(self) -> Image.Image:
+        images, captions = zip(*self._kept.values(), strict=True)
+        return contact_sheet(list(images), list(captions), min(_SHEET_COLUMNS, len(images)))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What was found at one time.
+
+    Attributes:
+        time_s: when, in seconds.
+        map: (S, S) confidences after smoothing; zeros where nothing was heard.
+        heard: whether there was a sound.
+    """
+
+    time_s: float
+    map: NDArray[np.float32]
+    heard: bool
+
+
+class _Looker:
+    """Looks at frames at ascending times, and keeps what the record and the sheet show.
+
+    Attributes:
+        rows: of the record, one for each look.
+        tiles: of the sheet.
+    """
+
+    def __init__(self, path: Path, predictor: Predictor, smoothing_s: float, damage: list[str]) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.tiles = _Tiles()
+        self._predictor = predictor
+        self._smoothing_s = smoothing_s
+        self._times: deque[float] = deque()
+        times = iter(self._times.popleft, None)  # a time is put in before a window is asked for
+        self._windows = iter_audio(path, times, predictor.duration_s, predictor.sample_rate, damage)
+        self._before: _Look | None = None
+
+    def look(self, time: float, frame: NDArray[np.uint8]) -> _Look:
+        """Localise the sound around ``time`` in the frame on screen then."""
+        self._times.append(time)
+        window = next(self._windows)
+        side = self._predictor.image_size
+        found = np.zeros((side, side), np.float32)
+        if window is not None:
+            # A map of the size that the model sees, as all work after it grows with the map's size.
+            found = self._predictor.predict([resize_frame(frame, side)], [window])[0].map
+            if self._before is not None and self._before.heard and self._smoothing_s > 0:
+                kept = math.exp((self._before.time_s - time) / self._smoothing_s)
+                found = np.float32(kept) * self._before.map + np.float32(1 - kept) * found
+        self._before = look = _Look(time, found, window is not None)
+        boxes, words = self.judge(found, look.heard)
+        if self.tiles.wants(len(self.rows)):
+            self.tiles.add(len(self.rows), _drawn(_tile(frame), found, boxes), f"{time:.1f} s, {words}")
+        self.rows.append(
+            {
+                "time_s": round(time, 3),
+                "confidence": float(found.max()) if look.heard else None,
+                "visible_source": bool(boxes),
+                "boxes": [list(box) for box in boxes],
+            }
+        )
+        return look
+
+    def judge(self, confidence: NDArray[np.float32], heard: bool) -> tuple[list[Box], str]:
+        """The boxes of a map, none where no visible source sounds, and what to write beside it."""
+        peak = float(confidence.max())
+        boxes = find_boxes(confidence, self._predictor.threshold) if peak >= self._predictor.presence else []
+        return boxes, f"{peak:.2f}" if boxes else "no visible source" if heard else "no sound"
+
+
+def _frames(
+    shots: Iterable[Shot], looker: _Looker, frames_per_second: float, progress: Callable[[int], None]
+) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    """Every frame with what is found at its time, between the looks before and after it."""
+    fade = min(_FADE_S, 1 / frames_per_second)
+    waiting: deque[Shot] = deque()
+    before: _Look | None = None
+    last: Shot | None = None
+    count = 0
+
+    def draw(shot: Shot, after: _Look | None) -> tuple[float, NDArray[np.uint8]]:
+        share = 1.0 if after is None else min(1.0, max(0.0, 1 - (after.time_s - shot.start_s) / fade))
+        left, right = before or after, after or before
+        if left is None or right is None:
+            return shot.start_s, shot.pixels()
+        confidence = np.float32(1 - share) * left.map + np.float32(share) * right.map
+        boxes, words = looker.judge(confidence, (right if share >= 0.5 else left).heard)
+        return shot.start_s, captioned(_drawn(shot.pixels(), confidence, boxes), words)
+
+    for shot in shots:
+        while (time := (count + 0.5) / frames_per_second) < shot.end_s:
+            after = looker.look(time, shot.pixels())
+            for earlier in waiting:
+                yield draw(earlier, after)
+            waiting.clear()
+            before, count = after, count + 1
+            progress(1)
+        waiting.append(shot)
+        while waiting and waiting[0].start_s < time - fade:
+            yield draw(waiting.popleft(), None)
+        last = shot
+    if not count and last is not None:
+        before = looker.look(last.end_s / 2, last.pixels())
+        progress(1)
+    for shot in waiting:
+        yield draw(shot, None)
+
+
+def localize_video(
+    path: Path,
+    predictor: Predictor,
+    out_dir: Path,
+    *,
+    model: str,
+    frames_per_second: float = 1.0,
+    smoothing_s: float = 0.5,
+) -> Path:
+    """Write where the sound comes from, at regular times of a video, and draw it on all of its frames.
+
+    Each time takes the frame on screen and the sound around it, as long as the model's. Maps are averaged over time:
+    the weight of an earlier one is exp(-age / smoothing_s); silence ends the average. There is a visible source where
+    the averaged map has a box, and its peak reaches the model's ``presence``, chosen on validation so that 95 % of its
+    sounding rows do; in silence, and before and after the sound track, there is none and no confidence.
+
+    Picture and sound are decoded once, in step. Memory does not grow with the video's length, but for the list of boxes
+    and the index of the mp4. What cannot be decoded is passed over, logged and recorded.
+
+    Args:
+        path: any container PyAV reads.
+        predictor: the model.
+        out_dir: gets ``<stem>.mp4``, the video with maps, boxes and their peak (between two times, a mixture of their
+            maps) and its own sound; ``<stem>.png``, a contact sheet of at most 60 overlays; and ``<stem>.json``.
+        model: where the model is from, for the record.
+        frames_per_second: times in a second; each lies in the middle of its interval.
+        smoothing_s: time constant of the average, in seconds; 0 for none.
+
+    Returns:
+        The JSON file: ``seconds`` lists ``time_s``, ``confidence`` (the map's highest, in [0, 1], or null),
+        ``visible_source`` and ``boxes`` (x0, y0, x1, y1 as fractions of the frame, and confidence); ``damage`` says
+        what could not be decoded.
+
+    Raises:
+        DataError: the video cannot be decoded, has no picture or no sound, or would be overwritten.
+    """
+    if not 0 < frames_per_second <= 100:
+        raise DataError(f"frames_per_second = {frames_per_second} is not in (0, 100]")
+    if not 0 <= smoothing_s < math.inf:
+        raise DataError(f"smoothing_s = {smoothing_s} is not 0 or more seconds")
+    target = out_dir / f"{path.stem}.json"
+    film = target.with_suffix(".mp4")
+    if film.exists() and path.exists() and film.samefile(path):
+        raise DataError(f"{path}: its overlay would take its own place: choose another folder")
+    length = media_duration(path)
+    damage: list[str] = []
+    looker = _Looker(path, predictor, smoothing_s, damage)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        total = None if length is None else max(1, round(length * frames_per_second))
+        task = progress.add_task(escape(path.name), total=total)
+        frames = _frames(iter_shots(path, damage), looker, frames_per_second, lambda n: progress.advance(task, n))
+        write_film(film, frames, path)
+        progress.update(task, total=len(looker.rows))
+    for sentence in damage:
+        log.warning("%s: %s", path, sentence)
+    save_png(looker.tiles.sheet(), target.with_suffix(".png"))
+    record = {
+        "video": path.name,
+        "model": model,
+        "threshold": predictor.threshold,
+        "presence": predictor.presence,
+        "sound_window_s": predictor.duration_s,
+        "frames_per_second": frames_per_second,
+        "smoothing_s": smoothing_s,
+        "damage": damage,
+        "seconds": looker.rows,
+    }
+    write_json(target, record)
+    return target
+
+
+def _drawn(frame: NDArray[np.uint8], confidence: NDArray[np.float32], boxes: list[Box]) -> NDArray[np.uint8]:
+    """The map and its boxes over the frame; the frame as it was where there are none."""
+    if not boxes:
+        return frame
+    return overlay(frame, confidence, boxes=np.array([box[:4] for box in boxes], np.float32))
+
+
+def _tile(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    image = Image.fromarray(frame)
+    image.thumbnail((_TILE_WIDTH, _TILE_WIDTH), Image.Resampling.BILINEAR)
+    return np.asarray(image)

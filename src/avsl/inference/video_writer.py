@@ -1,0 +1,150 @@
+"""Writing a video: drawn frames with the sound of the recording that they were drawn on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from avsl.data.media.container import JITTER_S, open_media, origin_s, salvage, sound_stream
+from avsl.errors import DataError
+from avsl.files import whole_file
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+
+# What mp4 holds and players play; any other sound is encoded as AAC.
+_COPIED = ("aac", "ac3", "alac", "eac3", "mp3")
+# MPEG-4 part 2 counts in no more than 65,535 parts of a second.
+_TICK = Fraction(1, 30000)
+
+
+def write_film(target: Path, frames: Iterable[tuple[float, NDArray[np.uint8]]], source: Path) -> None:
+    """Write an mp4, whole or not at all, in constant memory but for its index (some 15 MB an hour).
+
+    H.264, or MPEG-4 part 2 where PyAV's FFmpeg is built without libx264. The sound is copied as it is where it is AAC,
+    MP3, (E-)AC-3 or ALAC, else encoded as AAC.
+
+    Args:
+        target: the file.
+        frames: seconds, ascending from the recording's beginning, and (H, W, 3) RGB, upright; all are brought to the
+            first one's size, odd sides enlarged by a pixel.
+        source: the recording, whose pixels have the same shape; its sound is read in step with the frames, whatever of
+            it cannot be read is left out.
+
+    Raises:
+        DataError: ``source`` has no sound, or FFmpeg cannot write the file.
+        ValueError: there is no frame.
+    """
+    with whole_file(target) as part, open_media(source) as recording:
+        try:
+            with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as out:
+                _write(out, iter(frames), recording, sound_stream(recording, source))
+        except av.error.FFmpegError as error:
+            raise DataError(f"{target}: cannot be written: {error.strerror}") from error
+
+
+def _write(
+    out: OutputContainer,
+    frames: Iterator[tuple[float, NDArray[np.uint8]]],
+    recording: InputContainer,
+    sound: av.AudioStream,
+) -> None:
+    time, pixels = next(frames, (0.0, None))
+    if pixels is None:
+        raise ValueError("a film needs a frame")
+    height, width = (side + side % 2 for side in pixels.shape[:2])
+    picture = _picture_track(out, width, height)
+    if aspect := _pixel_aspect(recording, pixels):
+        picture.codec_context.sample_aspect_ratio = aspect
+    packets = _sound_packets(out, recording, sound)
+    waiting = next(packets, None)
+    while pixels is not None:
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(width, height, "yuv420p", threads=1)
+        frame.pts, frame.time_base = round(time / _TICK), _TICK
+        out.mux(picture.encode(frame))
+        # In step, as the muxer holds what is ahead in memory.
+        while waiting is not None and _seconds(waiting) <= time:
+            out.mux(waiting)
+            waiting = next(packets, None)
+        time, pixels = next(frames, (time, None))
+    out.mux(picture.encode())
+    while waiting is not None:
+        out.mux(waiting)
+        waiting = next(packets, None)
+
+
+def _picture_track(out: OutputContainer, width: int, height: int) -> av.VideoStream:
+    if "libx264" in av.codecs_available:
+        track = out.add_stream("libx264", rate=30, options={"preset": "veryfast"})
+    else:
+        track = out.add_stream("mpeg4", rate=30)
+        track.bit_rate = 4 * width * height
+    track.width, track.height, track.pix_fmt = width, height, "yuv420p"
+    track.codec_context.time_base = _TICK
+    return track
+
+
+def _pixel_aspect(recording: InputContainer, pixels: NDArray[np.uint8]) -> Fraction | None:
+    """Width of a pixel over its height, where the recording says it: it is not 1 on DVDs and tapes."""
+    shown = recording.streams.video[0]
+    aspect = shown.sample_aspect_ratio
+    turned = pixels.shape[:2] != (shown.height, shown.width)
+    return 1 / aspect if aspect and turned else aspect
+
+
+def _sound_packets(
+    out: OutputContainer, recording: InputContainer, sound: av.AudioStream
+) -> Iterator[av.Packet[av.AudioStream]]:
+    """The packets of a new track of ``out``; the track is there once this returns."""
+    if sound.codec.canonical_name in _COPIED:
+        return _copied(sound, out.add_stream_from_template(sound), recording)
+    rates = av.Codec("aac", "w").audio_rates or []
+    track = out.add_stream("aac", rate=sound.rate if sound.rate in rates else 48000)
+    track.layout = "mono" if sound.channels == 1 else "stereo"
+    return _encoded(sound, track, recording)
+
+
+def _copied(
+    sound: av.AudioStream, track: av.AudioStream, recording: InputContainer
+) -> Iterator[av.Packet[av.AudioStream]]:
+    last = None
+    packets = recording.demux(sound)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.error.FFmpegError):  # who decodes the sound tells of the damage
+            return
+        if packet.dts is None or packet.pts is None or packet.is_corrupt or not packet.time_base:
+            continue
+        shift = round(origin_s(recording) / packet.time_base)
+        packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+        if last is None or packet.dts > last:
+            last = packet.dts
+            packet.stream = track
+            yield packet
+
+
+def _encoded(
+    sound: av.AudioStream, track: av.AudioStream, recording: InputContainer
+) -> Iterator[av.Packet[av.AudioStream]]:
+    rate, clock = sound.rate, None
+    for frame in salvage(recording, sound, "sound", []):
+        # Some containers count in whole packets, and encoders take no time stamp that goes back: samples are counted,
+        # but for holes.
+        due = clock if frame.time is None else round((frame.time - origin_s(recording)) * rate)
+        if clock is None or (due is not None and due > clock + JITTER_S * rate):
+            clock = due or 0
+        frame.pts, frame.time_base = clock, Fraction(1, rate)
+        clock += frame.samples
+        yield from track.encode(frame)
+    yield from track.encode()
+
+
+def _seconds(packet: av.Packet[av.AudioStream]) -> float:
+    return float(packet.dts * packet.time_base) if packet.dts is not None and packet.time_base else 0.0

@@ -1,0 +1,19 @@
+"""The hash of an exported model."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+def hash_model(folder: Path) -> str:
+    """SHA-256 over the exported model's files."""
+    digest = hashlib.sha256()
+    for name in ("model.json", "model.safetensors"):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

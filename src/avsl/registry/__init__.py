@@ -1,0 +1,1 @@
+"""The model registry: promotion rules, versions, packaging and model cards."""

@@ -1,0 +1,139 @@
+"""The model card: what a registered version was made from, how good it is, where it ends and how it is called."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from avsl.data.splits import Split
+from avsl.functional.bootstrap import bootstrap_interval
+from avsl.models.export import read_description
+from avsl.paths import n_of_n
+
+# Of the AUC, as avsl.functional.localization.auc has them.
+_THRESHOLDS = 0.05 * np.arange(21)
+_BASELINES = {"whole_image": "whole image", "centred_disc": "centred disc"}
+
+
+def model_card(name: str, trained: Path, evaluation: Path, split: Split) -> str:
+    """Describe a trained and evaluated model in Markdown, short enough for MLflow's 5,000 characters.
+
+    Args:
+        name: of the registered model.
+        trained: what its training left.
+        evaluation: what its evaluation left.
+        split: that it was trained on.
+    """
+    how = json.loads((trained / "run.json").read_text())
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    figures = json.loads((evaluation / "metrics.json").read_text())
+    exported = read_description(trained / "model")
+    objective, data = config["objective"]["name"], config["data"]["name"]
+    labelled, clips = len(split.labelled), len(split.labelled) + len(split.unlabelled)
+    sections = [
+        f"# {how['framework']} with {objective} on {data}, {100 * split.label_ratio:g} % labels",
+        "Says which pixels of a video frame make the sound that is heard with it.",
+        _table(
+            ("made from", ""),
+            [
+                ("data", f"{data}, content `{split.data_hash[:12]}`, split `{split.content_hash[:12]}`"),
+                (
+                    "boxes used",
+                    f"{labelled} of {clips} training clips, and {len(split.validation)} validation clips, which chose "
+                    "the threshold and the champion",
+                ),
+                ("method", f"framework {how['framework']}, objective {objective}, seed {how['seed']}"),
+                ("MLflow run", f"`{how['run_id']}`"),
+                ("threshold", f"{exported.threshold:.4g}, the same for every clip"),
+                ("hears", f"{exported.duration_s:g} s at {exported.sample_rate} Hz"),
+                ("sees", f"{exported.image_size} x {exported.image_size} px, resized from any size"),
+            ],
+        ),
+        "## Scores",
+        _table(("", "CIoU@0.5 (%)", "AUC (%)", "clips"), _scores(figures, evaluation / "per_sample.csv")),
+        "At the fixed threshold unless it says otherwise; [95 % interval over test clips, bootstrap], of this one "
+        "training. What shuffled sounds keep, the model sees without listening.",
+        "## Limits",
+        "\n".join(f"- {limit}" for limit in _limits(figures, data, exported.duration_s)),
+        "## Calling it",
+        _CALLING.format(name=name),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+_CALLING = """\
+A row has a `frame` (base64 of a PNG or JPEG, or nested 0..255) and an `audio` (base64 of a wav, flac or ogg, or mono \
+samples at the model's rate); the answer has its `map`, `boxes` and `threshold`. The parameter `map_size` is `frame` \
+(a map as large as its frame) or `grid` (as the network has it: far smaller and faster to answer).
+
+```
+mlflow.pyfunc.load_model("models:/{name}@champion").predict([{{"frame": frame, "audio": audio}}])   # Python
+mlflow models serve -m "models:/{name}@champion" --env-manager local --port 5001
+curl localhost:5001/invocations -H 'Content-Type: application/json' \\
+  -d '{{"dataframe_records": [{{"frame": "iVBOR...", "audio": "UklGR..."}}]}}'
+avsl localize VIDEO_OR_FOLDER --model "models:/{name}@champion"
+```"""
+
+
+def _scores(figures: Mapping[str, Any], per_sample: Path) -> Iterator[tuple[str, str, str, str]]:
+    validation = figures["validation"]
+    yield "validation", _percent(validation["ciou"]), _percent(validation["auc"]), str(validation["n"])
+    for part, values in figures.items():
+        if part.startswith("test") and values["n"]:
+            scores = _per_clip(per_sample, part)
+            # The AUC is a mean too: of what each clip adds to its curve.
+            areas = np.trapezoid((scores[:, None] >= _THRESHOLDS).astype(float), _THRESHOLDS, axis=1)
+            what = part.replace("test_", "test, ")
+            hits = _percent(values["ciou"], bootstrap_interval(torch.from_numpy(scores >= 0.5)))
+            area = _percent(values["auc"], bootstrap_interval(torch.from_numpy(areas)))
+            yield what, hits, area, n_of_n(values)
+            if "ciou_shuffled" in values:
+                yield f"{what}, sounds shuffled", _percent(values["ciou_shuffled"]), "", str(values["n"])
+    test = figures["test"]
+    if test["n"]:
+        yield "test, median threshold", _percent(test["ciou_median"]), _percent(test["auc_median"]), str(test["n"])
+    for name, values in figures["baselines"].items():
+        if name in _BASELINES:
+            yield f"{_BASELINES[name]}, no model", _percent(values["ciou"]), _percent(values["auc"]), str(test["n"])
+        else:
+            ranking = _percent(values["ciou_median"]), _percent(values["auc_median"])
+            yield "perfect ranking, median threshold", *ranking, str(test["n"])
+
+
+def _limits(figures: Mapping[str, Any], data: str, duration_s: float) -> Iterator[str]:
+    if data == "synthetic":
+        yield "It has seen drawn shapes and made-up sounds; of photographs and real sounds it knows nothing."
+    else:
+        yield f"Scores are of {data}; on other material measure again, and choose the threshold again."
+    yield f"Of a sound longer than {duration_s:g} s only the centre is heard; a shorter one is repeated."
+    for part, values in figures.items():
+        if part.startswith("test") and "false_positive_rate" in values:
+            rate = _percent(values["false_positive_rate"])
+            count = values["n_silent"]
+            yield f"{part.replace('test_', '')}: no source in view, yet {rate} % of {count} clips get a region."
+    yield "Maps are as coarse as the network's grid; a box's edges are not sharper than its cells."
+
+
+def _per_clip(path: Path, part: str) -> NDArray[np.float64]:
+    """The cIoU of each clip of a part that has a source in view."""
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["part"] == part and row["ciou"]]
+    return np.array([float(row["ciou"]) for row in rows])
+
+
+def _percent(value: float, interval: tuple[float, float] | None = None) -> str:
+    text = f"{100 * value:.1f}"
+    return text if interval is None else f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]] | list[tuple[str, str]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

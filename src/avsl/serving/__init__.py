@@ -1,1 +1,0 @@
-"""Inference: the predictor and the model that MLflow registers."""

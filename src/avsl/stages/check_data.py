@@ -1,0 +1,60 @@
+"""A look at a data set on disk before anything is prepared."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import cast
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from avsl.config.compose import as_override, compose
+from avsl.data.datasets import ON_DISK
+from avsl.data.index import IndexedConfig
+from avsl.data.prepared.preparation import check_index
+from avsl.schema import pick
+from avsl.stages.prepare import fetched
+
+
+def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
+    """Print what a data set's folder holds of what its lists name: by part, what is missing and what is broken.
+
+    Args:
+        name: of the data set.
+        root: its folder, or the S3 address of one, which is mirrored as `prepare` does it.
+        overrides: further changes to its settings, as ``data.vggss.train_list=vggss_10k.txt``.
+
+    Returns:
+        Whether all of it can be used, and no training list would stop the preparation.
+
+    Raises:
+        ConfigError: the data set is unknown or generated, or a setting is wrong.
+        DataError: the folder, its annotations or its lists cannot be used at all.
+        StorageError: the S3 address cannot be mirrored.
+    """
+    read, model = pick(name, ON_DISK, "data set on disk")
+    composed = compose([f"data={name}", as_override(f"data.{name}.root", root), *overrides])
+    settings = cast("IndexedConfig", fetched(composed.data.settings, composed.root / "cache"))  # a `model`
+    # A leak is one of the things to be told, not a reason to tell nothing.
+    lenient = {"leak": "drop"} if "leak" in model.model_fields else {}
+    index = read(settings.model_copy(update=lenient))
+    states = check_index(name, index, settings, os.cpu_count() or 1)
+
+    table = Table("part", "listed", "usable", "missing", "broken", "the first of them", title=Text(f"{name}: {root}"))
+    for state in states:
+        usable = state.listed - state.missing - state.broken
+        example = Text(state.example)  # brackets in a file's name are no markup
+        cells = (f"{usable:,} of {state.listed:,}", f"{state.missing:,}", f"{state.broken:,}", example)
+        table.add_row(state.part, f"{state.listed:,}", *cells)
+    console = Console()
+    console.print(table)
+    leaks = Counter(leak.part for leak in index.leaks)
+    for part, n in sorted(leaks.items()):
+        console.print(f"leak: {n:,} rows of the training list are, or share a source with, rows of '{part}'")
+    if index.left_out:
+        console.print(f"{index.left_out:,} rows belong to no side and are left out")
+    stopped = bool(leaks) and getattr(settings, "leak", "drop") == "stop"
+    return not stopped and not any(state.missing or state.broken for state in states)

@@ -1,0 +1,153 @@
+"""The evaluation step: scores, pictures and curves of a trained model; the only step that opens test."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from avsl.build import make_reader, rows_of
+from avsl.config.compose import compose
+from avsl.config.models import Config
+from avsl.data.prepared.reader import PreparedData
+from avsl.data.splits import Split
+from avsl.evaluation.scoring import Evaluation, score_model
+from avsl.files import whole_file, write_json, write_text
+from avsl.models import LocalizerEnsemble, ObjectPrior, load_exported
+from avsl.models.front_ends import LogMel, LogMelConfig
+from avsl.paths import Layout, n_of_n, read_run
+from avsl.stages.prepare import load_data
+from avsl.tracking.runs import TrackedRun
+from avsl.tracking.store import open_store
+from avsl.viz.curves import plot_curves, save_figure
+from avsl.viz.overlay import GalleryRow, gallery, save_png
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(overrides: Sequence[str] = ()) -> None:
+    """Score the trained model on validation and on every test part, and draw it."""
+    config = compose(overrides)
+    layout = Layout.of(config)
+    data, drawn = load_data(layout)
+    trained = read_run(layout)
+    model, _ = load_exported(layout.train / "model")
+    result = evaluate_on(config, data, drawn, list(model.members))
+    keys = ("framework", "objective", "label_ratio", "seed", "train_seconds", "labelled")
+    figures = {key: trained[key] for key in keys} | result.figures
+    layout.evaluation.mkdir(parents=True, exist_ok=True)
+    _draw_curves(layout.train / "curves.csv", layout.evaluation / "curves.png")
+    write_evaluation(config, data, result, figures, layout.evaluation)
+    store = replace(open_store(config.tracking, config.root), system_metrics=False)
+    # Not as a resumed run: a second evaluation's figures must replace the first one's.
+    run = TrackedRun(store, trained["run_id"], resumed=False)
+    log_evaluation(run, figures, layout.evaluation, config.trainer.epochs)
+    test = figures["test"]
+    log.info("%s at %s: %s (%s)", layout.method, layout.ratio, headline(test), n_of_n(test))
+
+
+def headline(test: Mapping[str, Any]) -> str:
+    """The figure of ``test`` that comes first: CIoU@0.5, or the false-positive rate where nothing in view sounds."""
+    if test["n"]:
+        return f"test CIoU@0.5 {100 * test['ciou']:.1f} %"
+    return f"test has no row with a source in view, false-positive rate {100 * test['false_positive_rate']:.1f} %"
+
+
+def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Sequence[torch.nn.Module]) -> Evaluation:
+    """Score a model, given as the localisers whose confidences it averages, on all parts of a split but training."""
+    parts = {"validation": drawn.validation, **drawn.tests}
+    rows = {part: rows_of(data, ids) for part, ids in parts.items()}
+    reader = make_reader(config, LocalizerEnsemble(members).configs, data, np.concatenate(list(rows.values())))
+    prior = None if config.evaluate.ogl is None else ObjectPrior(config.evaluate.ogl)
+    return score_model(members, reader, rows, config.evaluate.batch_size, prior)
+
+
+def write_evaluation(
+    config: Config, data: PreparedData, result: Evaluation, figures: Mapping[str, Any], folder: Path
+) -> None:
+    """Leave ``per_sample.csv``, ``validation.npz``, ``gallery.png`` and, from ``figures``, ``metrics.json``."""
+    write_text(folder / "per_sample.csv", result.table)
+    _save_validation(data, result, folder / "validation.npz")
+    _draw_gallery(config, data, result, result.figures["threshold"], folder / "gallery.png")
+    write_json(folder / "metrics.json", figures)
+
+
+def log_evaluation(run: TrackedRun, figures: Mapping[str, Any], folder: Path, epoch: int) -> None:
+    """Record the test scores of an evaluation, what it left in ``folder``, and whether it was with an object prior.
+
+    Scores with the prior have ``ogl/`` before their names. Scores by class stay in the folder: a class's name may hold
+    what the name of a metric must not; so do the baselines. The tag ``n_of_N`` says how many of the listed rows of
+    each test part there are.
+    """
+    for before, parts in (("", figures), ("ogl/", figures["ogl"] or {})):
+        tests = {before + part: values for part, values in parts.items() if part.startswith("test")}
+        run.log_epoch(dict(_numbers(tests)), epoch)
+    found = [f"{part} {n_of_n(scores)}" for part, scores in figures.items() if part.startswith("test")]
+    run.set_tags({"ogl": str(figures["ogl"] is not None).lower(), "n_of_N": ", ".join(found)})
+    run.log_folder(folder, "evaluation")
+
+
+def _numbers(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Each number of nested figures under its keys joined by ``/``, without those by class and of baselines."""
+    for key, value in figures.items():
+        if not isinstance(value, Mapping):
+            yield key, value
+        elif key not in ("by_class", "baselines"):
+            yield from ((f"{key}/{name}", number) for name, number in _numbers(value))
+
+
+def _draw_curves(history: Path, target: Path) -> None:
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    with history.open(newline="") as file:
+        for line in csv.DictReader(file):
+            for key, value in line.items():
+                panel, _, curve = key.partition("/")
+                if curve and value and curve != "learning_rate":
+                    panels.setdefault(panel, {}).setdefault(curve, []).append((float(line["epoch"]), float(value)))
+    save_figure(plot_curves(panels), target)
+
+
+def _save_validation(data: PreparedData, result: Evaluation, target: Path) -> None:
+    """The maps of validation, from which the report draws, so that it opens no model.
+
+    ``sample_id``; ``confidence``, (N, h, w) in half precision; ``ciou`` at the fixed threshold, NaN where nothing in
+    view sounds.
+    """
+    maps = result.validation
+    with whole_file(target) as part, part.open("wb") as file:
+        np.savez_compressed(
+            file,
+            sample_id=np.asarray([str(data.sample_ids[row]) for row in maps.rows]),
+            confidence=maps.confidence.half().numpy(),
+            ciou=result.validation_ciou.float().numpy(),
+        )
+
+
+def _draw_gallery(config: Config, data: PreparedData, result: Evaluation, threshold: float, target: Path) -> None:
+    """Validation clips, drawn by lot so that no choice flatters."""
+    maps = result.validation
+    confidence = maps.confidence.numpy()
+    front_end = LogMel(LogMelConfig(sample_rate=data.manifest.sample_rate))
+    rows = []
+    for k in np.random.default_rng(0).permutation(len(maps.rows))[: config.evaluate.gallery]:
+        row = maps.rows[k : k + 1]
+        number = int(row[0])
+        waveform = data.waveforms(row)
+        boxes = data.boxes(number)
+        rows.append(
+            GalleryRow(
+                frame=data.frames(row)[0],
+                truth=np.zeros((0, 4), np.float32) if boxes is None else boxes,
+                maps={f"confidence (threshold {threshold:.2f})": confidence[k]},
+                log_mel=front_end(torch.from_numpy(waveform))[0, 0].numpy(),
+                waveform=waveform[0],
+                caption=f"{data.sample_ids[number]} · {data.labels[number]}",
+            )
+        )
+    save_png(gallery(rows), target)

@@ -1,0 +1,101 @@
+"""Published checkpoints: converted, scored on a data set, recorded and registered, without ever becoming champion."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from avsl.build import describe_model
+from avsl.config.compose import compose
+from avsl.config.params import project_root
+from avsl.evaluation.scoring import choose_presence
+from avsl.models import LocalizerEnsemble, save_exported
+from avsl.models.hashing import hash_model
+from avsl.models.published import load_official
+from avsl.paths import Layout
+from avsl.registry.packaging import model_code
+from avsl.registry.versions import register_imported
+from avsl.stages.evaluate import evaluate_on, headline, log_evaluation, write_evaluation
+from avsl.stages.prepare import load_data
+from avsl.tracking.runs import RunTags, git_commit, start_or_resume_run
+from avsl.tracking.store import open_store
+
+log = logging.getLogger(__name__)
+
+
+def import_checkpoint(
+    method: str, files: Sequence[Path], overrides: Sequence[str] = (), *, momentum: bool = False
+) -> None:
+    """Take in a published model, as a person asks for it; no stage of the DAG does.
+
+    Its fixed threshold is chosen on the validation part of the data set, as every model's is, and it is scored as
+    every model is. ``<root>/<data>/imported/<method>`` gets the exported ``model``, ``metrics.json``,
+    ``per_sample.csv`` and ``gallery.png``; MLflow a run and a version of ``avsl-<data>-imported``, whose alias
+    ``<method>`` says which one came last. SLAVC's momentum encoders go by ``slavc-momentum``.
+
+    Args:
+        method: a key of :data:`avsl.models.published.OFFICIAL`.
+        files: its checkpoint.
+        overrides: of the configuration, which chooses the data set and the split.
+        momentum: take SLAVC's momentum encoders.
+
+    Raises:
+        ConfigError: the checkpoint cannot be used.
+        DataError: the data set or the split is not there.
+        TrackingError: the MLflow store fails.
+    """
+    config = compose(overrides)
+    layout = Layout.of(config)
+    data, drawn = load_data(layout)
+    model = LocalizerEnsemble([load_official(method, files, momentum=momentum)]).eval()
+    result = evaluate_on(config, data, drawn, list(model.members))
+    name = f"{method}-momentum" if momentum else method
+    figures = {"method": name} | result.figures
+    # As `sha256sum` prints them.
+    digests = "\n".join(f"{_sha256(path)}  {path.name}" for path in files)
+    folder = layout.imported(name)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_evaluation(config, data, result, figures, folder)
+    store = replace(open_store(config.tracking, config.root), system_metrics=False)
+    run_tags = RunTags(
+        framework="imported",
+        objective=name,
+        label_ratio=0.0,
+        seed=0,
+        data_hash=drawn.data_hash,
+        split_hash=drawn.content_hash,
+        git_commit=git_commit(project_root()),
+        dvc_stage="none",
+    )
+    params = {
+        "method": name,
+        "files": [path.name for path in files],
+        "evaluate": config.evaluate.model_dump(mode="json"),
+        "model": model.configs[0].model_dump(mode="json"),
+    }
+    with start_or_resume_run(store, config.data.name, f"{name} imported", run_tags, params) as run:
+        tags = {"source": "imported", "method": name, "sha256": digests}
+        run.set_tags(tags)
+        # Before the model lies there too: the version carries it.
+        log_evaluation(run, figures, folder, epoch=0)
+        presence = choose_presence(result.validation)
+        save_exported(folder / "model", model, describe_model(model, data, figures["threshold"], presence))
+        tags |= {
+            "data": config.data.name,
+            "run_id": run.run_id,
+            "model_hash": hash_model(folder / "model"),
+            "split_hash": drawn.content_hash,
+            "metric": figures["metric"],
+            "validation_score": repr(figures["validation"]["ciou"]),
+        }
+        registered, version = register_imported(store, config.data.name, name, folder / "model", tags, model_code())
+    log.info("%s, version %s (%s): %s", registered, version, name, headline(figures["test"]))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

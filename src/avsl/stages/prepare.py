@@ -1,0 +1,87 @@
+"""The steps before any training: the prepared data set, and which of its rows have labels."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from avsl.config.compose import compose
+from avsl.data.datasets import DATASETS
+from avsl.data.prepared.reader import PreparedData
+from avsl.data.splits import Split, make_split
+from avsl.errors import DataError
+from avsl.paths import Layout
+from avsl.schema import StrictConfig
+from avsl.storage import is_remote, local_root
+
+log = logging.getLogger(__name__)
+
+
+def prepare(overrides: Sequence[str] = ()) -> None:
+    """Make the prepared data set; a root on S3 is mirrored in ``<root>/cache`` first."""
+    config = compose(overrides)
+    generate, _ = DATASETS[config.data.name]
+    settings = fetched(config.data.settings, config.root / "cache")
+    manifest = generate(settings, Layout.of(config).prepared, os.cpu_count() or 1)
+    wanted = manifest.expected
+    counts = ", ".join(
+        f"{part} {manifest.counts.get(part, 0)}" + (f" of {wanted[part]}" if wanted else "")
+        for part in wanted or manifest.counts
+    )
+    log.info("%s: %s", config.data.name, counts)
+
+
+def fetched(settings: StrictConfig, cache: Path) -> StrictConfig:
+    """The settings of a data set whose files are here."""
+    root = getattr(settings, "root", "")  # a generated set has none
+    if not is_remote(root):
+        return settings
+    return settings.model_copy(update={"root": str(local_root(root, cache))})
+
+
+def split(overrides: Sequence[str] = ()) -> None:
+    """Draw the labelled rows of one label ratio.
+
+    Raises:
+        DataError: nothing is left to train on, to choose a threshold on or to test with, too little is annotated, or
+            no validation row has a source in view.
+    """
+    config = compose(overrides)
+    layout = Layout.of(config)
+    data = PreparedData.open(layout.prepared)
+    for part, purpose in (("train", "training"), ("validation", "validation"), ("test", "testing")):
+        if not len(data.indices(part)):
+            raise DataError(
+                f"{layout.prepared}: none of its rows is for {purpose}: annotate more clips, or set the shares and the "
+                f"seed in data.{config.data.name} so that their draw leaves some"
+            )
+    boxes = (data.boxes(row) for row in data.indices("validation").tolist())
+    if not any(found is not None and len(found) for found in boxes):
+        raise DataError(
+            f"{layout.prepared}: none of its validation rows has a source in view, so no threshold can be chosen on "
+            "them: put clips with boxes into validation"
+        )
+    drawn = make_split(data, config.split)
+    layout.split.parent.mkdir(parents=True, exist_ok=True)
+    drawn.save(layout.split)
+    log.info(
+        "label ratio %s: %d labelled, %d unlabelled, %d for validation (labels too)",
+        layout.ratio,
+        len(drawn.labelled),
+        len(drawn.unlabelled),
+        len(drawn.validation),
+    )
+
+
+def load_data(layout: Layout) -> tuple[PreparedData, Split]:
+    """The prepared set and the split.
+
+    Raises:
+        DataError: one is missing or damaged, or the split was drawn from another version of the set.
+    """
+    data, drawn = PreparedData.open(layout.prepared), Split.load(layout.split)
+    if drawn.data_hash != data.manifest.content_hash:
+        raise DataError(f"{layout.split} was drawn from another version of {layout.prepared}: run the split again")
+    return data, drawn

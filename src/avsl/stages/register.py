@@ -1,0 +1,74 @@
+"""The registration step: the best model of one label ratio becomes champion."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from avsl.config.compose import compose
+from avsl.config.models import Config
+from avsl.data.splits import Split
+from avsl.evaluation.scoring import METRIC
+from avsl.files import write_json
+from avsl.paths import Layout
+from avsl.registry.card import model_card
+from avsl.registry.packaging import model_code
+from avsl.registry.promotion import promote
+from avsl.registry.rules import Candidate, Decision, model_name
+from avsl.tracking.store import Store, open_store
+
+log = logging.getLogger(__name__)
+
+
+def register(overrides: Sequence[str] = ()) -> None:
+    """Give the best evaluated candidate of one label ratio, by its validation score, the alias ``champion``.
+
+    A champion that a person chose (`avsl models promote`, `rollback`) stays until a better model than all that were
+    registered then comes: :func:`avsl.registry.rules.lead`.
+    """
+    config = compose(overrides)
+    store = open_store(config.tracking, config.root)
+    decision = decide(config, store, read_candidates(config))
+    layout = Layout.of(config)
+    layout.registered.parent.mkdir(parents=True, exist_ok=True)
+    write_json(layout.registered, asdict(decision))
+
+
+def read_candidates(config: Config) -> list[Candidate]:
+    """The evaluated models of the configuration's data set and label ratio, as their stages left them."""
+    layout = Layout.of(config)
+    drawn = Split.load(layout.split)
+    name = model_name(config.data.name, config.split.label_ratio)
+    candidates = []
+    for path in sorted(layout.evaluations.glob("*/metrics.json")):
+        figures = json.loads(path.read_text())
+        trained = layout.train.with_name(path.parent.name)
+        how = json.loads((trained / "run.json").read_text())
+        candidates.append(
+            Candidate(
+                run_id=how["run_id"],
+                framework=how["framework"],
+                objective=how["objective"],
+                score=figures["validation"]["ciou"],
+                metric=figures["metric"],
+                split_hash=how["split_hash"],
+                data=config.data.name,
+                label_ratio=config.split.label_ratio,
+                model_dir=trained / "model",
+                model_hash=how["model_hash"],
+                test_metrics={key: value for key, value in figures["test"].items() if isinstance(value, float)},
+                # One of another split does not compete, and this split does not describe it.
+                card=model_card(name, trained, path.parent, drawn) if how["split_hash"] == drawn.content_hash else "",
+            )
+        )
+    return candidates
+
+
+def decide(config: Config, store: Store, candidates: Sequence[Candidate]) -> Decision:
+    """Promote among candidates of the configuration's data set, label ratio and split, and say what became of it."""
+    split_hash = Split.load(Layout.of(config).split).content_hash
+    decision = promote(store, candidates, config.data.name, config.split.label_ratio, split_hash, METRIC, model_code())
+    log.info("%s: %s, version %s (%s)", decision.model, decision.action, decision.version, decision.reason)
+    return decision

@@ -1,0 +1,91 @@
+"""The registry rebuilt from what the DAG's stages left, as `dvc pull` brings it to another machine."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import yaml
+
+from avsl.config.compose import compose
+from avsl.config.models import Config, lasting
+from avsl.data.splits import Split
+from avsl.errors import DataError
+from avsl.paths import Layout
+from avsl.registry.rules import Candidate
+from avsl.stages.evaluate import log_evaluation
+from avsl.stages.register import decide, read_candidates
+from avsl.tracking.runs import RESTORED_FROM, RunTags, find_run, start_or_resume_run
+from avsl.tracking.store import Store, open_store
+
+log = logging.getLogger(__name__)
+
+
+def restore(overrides: Sequence[str] = ()) -> None:
+    """Give every label ratio that has been registered its champion in this store, by the rules of `register`.
+
+    Runs that the store lacks are recorded again from their curves, scores and files, once, with the tag
+    ``restored_from``; champions get a version. Repeated, it adds nothing; after a kill, what is missing. What is no
+    longer among the outputs does not come back: earlier versions, and a champion whose training has been replaced.
+
+    Raises:
+        DataError: nothing has been registered, or a file that the stages leave is missing.
+        TrackingError: the store fails, or a ratio gets no champion.
+    """
+    config = compose(overrides)
+    folder = Layout.of(config).registered.parent
+    ratios = sorted(path.stem for path in folder.glob("*.json"))
+    if not ratios:
+        raise DataError(f"{folder} holds no registration: `dvc pull` brings a commit's, `dvc repro` makes them")
+    store = replace(open_store(config.tracking, config.root), system_metrics=False)
+    for ratio in ratios:
+        of_ratio = compose([*overrides, f"split.label_ratio={ratio}"])
+        decide(of_ratio, store, [_recorded(of_ratio, store, candidate) for candidate in read_candidates(of_ratio)])
+
+
+def _recorded(config: Config, store: Store, candidate: Candidate) -> Candidate:
+    """The candidate with a run that the store has: its own, or one recorded from what its stages left."""
+    found = find_run(store, candidate.data, candidate.run_id)
+    if found is None or (found.run_id != candidate.run_id and found.status != "FINISHED"):
+        run_id = _record(config, store, candidate, None if found is None else found.run_id)
+    else:
+        run_id = found.run_id
+    return replace(candidate, run_id=run_id)
+
+
+def _record(config: Config, store: Store, candidate: Candidate, unfinished: str | None) -> str:
+    """Record a training and its evaluation again, or go on where a killed call stopped; returns the run."""
+    layout = Layout.of(config)
+    trained = candidate.model_dir.parent
+    params = lasting(yaml.safe_load((trained / "config.yaml").read_text()))
+    how = json.loads((trained / "run.json").read_text())
+    with (trained / "curves.csv").open(newline="") as file:
+        curves = [{key: float(value) for key, value in line.items() if value} for line in csv.DictReader(file)]
+    method = trained.name
+    evaluation = layout.evaluations / method
+    figures = json.loads((evaluation / "metrics.json").read_text())
+    tags = RunTags(
+        framework=candidate.framework,
+        objective=candidate.objective,
+        label_ratio=candidate.label_ratio,
+        seed=how["seed"],
+        data_hash=Split.load(layout.split).data_hash,
+        split_hash=candidate.split_hash,
+        git_commit="unknown",
+        dvc_stage=f"train@{method}-{layout.ratio}",
+    )
+    name = f"{method} {layout.ratio} seed {how['seed']}"
+    with start_or_resume_run(store, candidate.data, name, tags, params, unfinished) as run:
+        run.set_tags({RESTORED_FROM: candidate.run_id})
+        for line in curves:
+            epoch = int(line.pop("epoch"))
+            run.log_epoch(line, epoch)
+        validation = {f"validation/{key}": how["validation"][key] for key in ("ciou", "auc")}
+        run.log_epoch(validation, len(curves))
+        run.log_folder(trained)
+        log_evaluation(run, figures, evaluation, params["trainer"]["epochs"])
+    log.info("run %s of %s is recorded again as %s", candidate.run_id, name, run.run_id)
+    return run.run_id

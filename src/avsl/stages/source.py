@@ -1,0 +1,73 @@
+"""The step before `prepare`: what the data set's folder holds, so that DVC sees when a clip changes.
+
+Imports nothing heavy, as `dvc repro` runs it every time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+from avsl.data.sources import HASHES, AbsentError, folder_hashes
+from avsl.errors import DataError
+from avsl.files import write_json
+from avsl.storage import StorageError, is_remote, listing
+
+log = logging.getLogger(__name__)
+
+RECORD = "source.json"
+
+
+def source(project: Path) -> None:
+    """Record the contents of the data set's folder: of each file its SHA-256, or its ETag on S3.
+
+    Where the folder is not here (another machine, which has pulled what was made from it) or S3 does not answer, what
+    was recorded of this very root stands, with a warning. A generated data set has no folder and an empty record.
+
+    Args:
+        project: the folder with params.yaml and pipelines/conf; the record goes where dvc.yaml says, below it.
+
+    Raises:
+        DataError: the root is not set, or the folder holds no files; it is absent and nothing was recorded.
+        StorageError: S3 cannot be asked and nothing was recorded.
+    """
+    name, root = _data_root(project)
+    record = project / "outputs" / name / RECORD
+    try:
+        if is_remote(root):
+            files = listing(root)
+        else:
+            files = folder_hashes(project / root, record.with_name(HASHES)) if root else {}
+    except (AbsentError, StorageError) as error:
+        if not record.is_file() or json.loads(record.read_bytes())["root"] != root:
+            raise
+        log.warning("%s: what %s says of it stands", error, record)
+        return
+    write_json(record, {"root": root, "files": files})
+    log.info("%s: %d files", root or name, len(files))
+
+
+def _data_root(project: Path) -> tuple[str, str]:
+    """Name and root of params.yaml's data set, as `avsl.config.compose` finds them, which takes seconds to import.
+
+    The root of a generated data set is empty.
+    """
+    params = OmegaConf.load(project / "params.yaml")
+    name = str(params.data.name)
+    defaults = OmegaConf.load(project / "pipelines" / "conf" / "data" / f"{name}.yaml")
+    if "root" not in _plain(defaults, name):
+        return name, ""
+    root = _plain(OmegaConf.merge(defaults, params.data), name).get("root")
+    if not root or root == MISSING:
+        raise DataError(f"params.yaml: key 'data.{name}.root' is required")
+    return name, str(root)
+
+
+def _plain(section: DictConfig | ListConfig, name: str) -> dict[str, Any]:
+    """The settings under a name, plain; empty where there are none."""
+    settings: dict[str, Any] = cast("dict[str, Any]", OmegaConf.to_container(section, resolve=True))[name] or {}
+    return settings

@@ -1,0 +1,107 @@
+"""The training step."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+
+import yaml
+
+from avsl.build import code_hash, describe_model, rows_of
+from avsl.config.compose import compose
+from avsl.config.models import Config, lasting
+from avsl.config.params import project_root
+from avsl.data.prepared.reader import PreparedData
+from avsl.data.splits import Split
+from avsl.evaluation.scoring import METRIC, choose_presence, choose_threshold, compute_maps, score_part
+from avsl.files import write_json, write_text
+from avsl.models import save_exported
+from avsl.models.hashing import hash_model
+from avsl.paths import Layout
+from avsl.stages.prepare import load_data
+from avsl.tracking.runs import Recorder, RunTags, git_commit, start_or_resume_run
+from avsl.tracking.store import open_store
+from avsl.training.loop import find_checkpoint, fit, identity, write_history
+
+log = logging.getLogger(__name__)
+
+
+def train(overrides: Sequence[str] = ()) -> None:
+    """Train a framework over an objective at one label ratio, going on from its own checkpoint where there is one."""
+    config = compose(overrides)
+    layout = Layout.of(config)
+    data, drawn = load_data(layout)
+    store = open_store(config.tracking, config.root)
+    run_id = find_checkpoint(layout.checkpoint, identity(config, drawn))
+    tags = RunTags(
+        framework=config.framework.name,
+        objective=config.objective.name,
+        label_ratio=config.split.label_ratio,
+        seed=config.seed,
+        data_hash=drawn.data_hash,
+        split_hash=drawn.content_hash,
+        git_commit=git_commit(project_root()),
+        dvc_stage=f"train@{layout.method}-{layout.ratio}",
+    )
+    name = f"{layout.method} {layout.ratio} seed {config.seed}"
+    params = lasting(config.model_dump(mode="json"))  # MLflow keeps a parameter's first value
+    with start_or_resume_run(store, config.data.name, name, tags, params, run_id) as run:
+        origin = {"command": shlex.join(["avsl", "train", *overrides]), "git_commit": tags.git_commit}
+        train_and_export(config, data, drawn, run, origin, resume=run_id is not None)
+
+
+def train_and_export(
+    config: Config, data: PreparedData, drawn: Split, run: Recorder, origin: Mapping[str, str], resume: bool
+) -> None:
+    """Train and leave in the layout's folder what the steps after it need.
+
+    Args:
+        config: what and how; its ``root`` says where.
+        data: the prepared set.
+        drawn: whose labels are used.
+        run: is told of every epoch, and of the folder that is left.
+        origin: the command and the commit, kept with the model.
+        resume: whether to go on from the layout's checkpoint.
+
+    Raises:
+        TrainingError: another training uses the same folder, or a step was not finite.
+    """
+    layout = Layout.of(config)
+    module, epochs, reader = fit(config, data, drawn, run, layout.checkpoint, resume)
+    members = [member.float().eval() for member in module.framework.eval_models()]
+    rows = rows_of(data, drawn.validation)
+    maps = compute_maps(members, reader, rows, config.evaluate.batch_size)
+    threshold = choose_threshold(maps)
+    figures = score_part("validation", maps, threshold).figures
+    validation = {name: figures[name] for name in ("ciou", "ciou_70", "auc", "mean_ciou")}
+    description = describe_model(module.ensemble(), data, threshold, choose_presence(maps))
+    shutil.rmtree(layout.train, ignore_errors=True)
+    save_exported(layout.train / "model", module.ensemble(), description)
+    write_text(layout.train / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_history(layout.train / "curves.csv", epochs.history)
+    run.log_epoch({"validation/ciou": validation["ciou"], "validation/auc": validation["auc"]}, len(epochs.history))
+    run.log_folder(layout.train)
+    write_json(
+        layout.train / "run.json",
+        {
+            "run_id": run.run_id,
+            "framework": config.framework.name,
+            "objective": config.objective.name,
+            "label_ratio": config.split.label_ratio,
+            "seed": config.seed,
+            "metric": METRIC,
+            **origin,
+            "config_hash": config.training_hash(),
+            "split_hash": drawn.content_hash,
+            "data_hash": drawn.data_hash,
+            "code_hash": code_hash(),
+            "identity": identity(config, drawn),
+            "model_hash": hash_model(layout.train / "model"),
+            "validation": validation,
+            "train_seconds": round(epochs.seconds, 1),
+            "labelled": len(drawn.labelled),
+        },
+    )
+    shutil.rmtree(layout.state, ignore_errors=True)

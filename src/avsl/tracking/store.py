@@ -1,0 +1,174 @@
+"""The MLflow store: a local SQLite database or a server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+from uuid import uuid4
+
+from filelock import FileLock
+
+from avsl.schema import StrictConfig
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+_SQLITE = "sqlite:///"
+
+
+# Of an address, with what stands before it.
+_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]*@")
+
+
+class TrackingError(ValueError):
+    """A store that cannot be reached or a run that cannot be used; the message is one sentence without passwords.
+
+    What it says may be kept, in a search's results for one, and the store's address may hold a password.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_PASSWORD.sub(r"\1:***@", message))
+
+
+class TrackingConfig(StrictConfig):
+    """Where runs are recorded.
+
+    Attributes:
+        uri: an MLflow tracking URI; empty means the environment's MLFLOW_TRACKING_URI, else
+            ``<root>/mlflow/mlflow.db``.
+        artifact_root: a folder or ``s3://bucket/prefix`` for artifacts; empty means ``<root>/mlflow/artifacts``
+            for a database, and a server's own root for a server.
+        system_metrics: whether CPU, memory, disk, network and GPU use are recorded while a run is open, from its first
+            epoch's end on.
+    """
+
+    uri: str = ""
+    artifact_root: str = ""
+    system_metrics: bool = True
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store that answers.
+
+    Attributes:
+        client: MLflow's client for it.
+        artifact_root: where new experiments put artifacts; None leaves it to the server.
+        system_metrics: as in :class:`TrackingConfig`.
+    """
+
+    client: MlflowClient
+    artifact_root: str | None
+    system_metrics: bool
+
+    @property
+    def uri(self) -> str:
+        """Its tracking URI."""
+        return str(self.client.tracking_uri)
+
+
+def open_store(config: TrackingConfig, root: Path) -> Store:
+    """Open the store, creating a fresh SQLite one; any number of processes may do so at once.
+
+    Args:
+        config: where it is.
+        root: the project's folder, which relative paths start from.
+
+    Raises:
+        TrackingError: the database cannot be opened or the server does not answer.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{root.resolve()}/mlflow/mlflow.db"
+    if uri.startswith(_SQLITE):
+        database = root.resolve() / uri.removeprefix(_SQLITE)
+        uri = f"{_SQLITE}{database}"
+        with one_sentence(f"the MLflow database {database} cannot be opened"):
+            _create_database(database)
+    elif uri.startswith(("http://", "https://")):
+        _ask_server(uri)
+    artifacts = config.artifact_root
+    if not artifacts and not uri.startswith(("http://", "https://")):
+        artifacts = "mlflow/artifacts"
+    if artifacts and "://" not in artifacts:
+        artifacts = (root.resolve() / artifacts).as_uri()
+    with one_sentence(f"the MLflow store {uri} cannot be used"):
+        client = _client(uri)
+        client.search_experiments(max_results=1)
+    return Store(client, artifacts or None, config.system_metrics)
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    # Its notes on migrations, model URLs and the monitor's start would tear the progress bars.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # The registry is named too: a server in the environment must not take the models of another store.
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _create_database(database: Path) -> None:
+    """Create MLflow's tables, all or nothing.
+
+    Processes that run MLflow's migrations at the same time, or one killed in the middle, break a database for good:
+    they run under a lock on a file of another name, and only a complete database gets the final name.
+    """
+    database.parent.mkdir(parents=True, exist_ok=True)
+    if database.exists():
+        return
+    with FileLock(database.with_name(f"{database.name}.lock")):
+        if database.exists():
+            return
+        # A name of its own for every attempt: MLflow goes on using what it has once opened, though it be deleted.
+        attempt = f".{database.name}.{uuid4().hex}"
+        draft, complete = (database.with_name(f"{attempt}.{part}") for part in ("new", "part"))
+        try:
+            _client(f"{_SQLITE}{draft}").search_experiments(max_results=1)
+            # MLflow keeps its connection to the draft, so a copy is renamed.
+            with closing(sqlite3.connect(draft)) as source, closing(sqlite3.connect(complete)) as target:
+                source.backup(target)
+            complete.replace(database)
+        finally:
+            draft.unlink(missing_ok=True)
+            complete.unlink(missing_ok=True)
+
+
+def _ask_server(uri: str) -> None:
+    """Ask once with a short limit: MLflow's own client would go on trying for minutes."""
+    try:
+        # Without name and password, which urllib would take for the host's.
+        host = urlsplit(uri).netloc.rpartition("@")[2]
+        with urlopen(urlsplit(uri)._replace(netloc=host).geturl().rstrip("/") + "/health", timeout=10):
+            return
+    except HTTPError:
+        return  # something answers; whether it lets us in shows at the first call
+    except (OSError, ValueError, HTTPException) as error:
+        raise TrackingError(f"the MLflow server {uri} does not answer: {error}") from None
+
+
+@contextmanager
+def one_sentence(what: str) -> Iterator[None]:
+    """Turn what MLflow, its database or its storage raise into a TrackingError that starts with ``what``."""
+    try:
+        yield
+    except Exception as error:
+        # By package, so that SQLAlchemy and boto3 are not imported for the sake of their exceptions.
+        package = type(error).__module__.partition(".")[0]
+        if not isinstance(error, OSError) and package not in ("mlflow", "sqlalchemy", "sqlite3", "boto3", "botocore"):
+            raise
+        # SQLAlchemy's first line may say when it happened, and only the second what.
+        lines = [line for line in str(error).strip().splitlines() if "(raised as a result of" not in line]
+        raise TrackingError(f"{what}: {lines[0] if lines else type(error).__name__}") from error

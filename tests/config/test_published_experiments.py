@@ -1,0 +1,60 @@
+"""The experiments at published size: published settings whatever params.yaml says, and a network that fits them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from avsl.build import make_branch
+from avsl.config.compose import compose
+from avsl.config.models import Config
+from avsl.functional.geometry import identity
+from avsl.objectives import EZVSLConfig, FNACConfig, LVSConfig, SLAVCConfig
+from avsl.schema import StrictConfig
+from avsl.types import AVBatch
+
+ROOT = Path(__file__).parents[2]
+
+
+def _compose(experiment: str) -> Config:
+    data = experiment.split("_")[1]
+    return compose([f"experiment={experiment}", f"data.{data}.root=somewhere"], ROOT)
+
+
+@pytest.mark.parametrize("data", ["vggss", "flickr"])
+@pytest.mark.parametrize(
+    ("objective", "published"),
+    [
+        ("ezvsl", EZVSLConfig()),
+        ("lvs", LVSConfig()),
+        ("slavc", SLAVCConfig(momentum_inference=True)),
+        ("fnac", FNACConfig()),
+    ],
+)
+def test_objectives_have_their_published_settings(objective: str, published: StrictConfig, data: str) -> None:
+    """params.yaml's own, made for the embedded data set, do not reach them."""
+    config = _compose(f"{objective}_{data}")
+    assert config.data.name == data
+    assert config.objective.settings == published
+    assert config.framework.name == "self_supervised"
+    assert (config.model.dim, config.trainer.learning_rate) == (512, 1e-4)
+
+
+def test_lvs_looks_through_a_finer_grid() -> None:
+    """A 224 px frame and 3 s of sound, in the branch that is trained: 512 channels on 14 x 14 cells, not projected."""
+    branch = make_branch(_compose("lvs_vggss"), 0).eval()
+    view = AVBatch(
+        frame=torch.zeros(1, 3, 224, 224),
+        waveform=torch.rand(1, 48000, generator=torch.Generator().manual_seed(0)) - 0.5,
+        features={},
+        index=torch.zeros(1, dtype=torch.int64),
+        geometry=identity(1),
+    )
+    with torch.no_grad():
+        (output,) = branch([view])
+    assert output.visual.shape == (1, 512, 14, 14)
+    assert output.audio.shape == (1, 512)
+    assert branch.contrastive([output], 0).total.isfinite()
+    assert bool((output.features >= 0).all()), "what follows the last ReLU would be a projection"

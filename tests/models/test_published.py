@@ -1,0 +1,279 @@
+"""Published checkpoints: converted, they give the published outputs; what is no such checkpoint is refused, unrun."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from avsl.functional.geometry import identity
+from avsl.models import ExportedModel, Localizer, LocalizerEnsemble, load_exported, save_exported
+from avsl.models.published import OFFICIAL, load_official, read_state_dict
+from avsl.objectives import EZVSL, FNAC, LVS, SLAVC, EZVSLConfig, FNACConfig, LVSConfig, SLAVCConfig
+from avsl.schema import ConfigError
+from avsl.types import AVBatch, AVOutput
+
+REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", Path(__file__).resolve().parents[3] / "shared" / "reference"))
+TAU = 0.03  # by which the published maps are divided, LVS's and SSPL's apart
+Weights = dict[str, Tensor]
+Published = Mapping[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def published() -> Published:
+    """The arrays of official_checkpoints.npz."""
+    path = REFERENCE / "official_checkpoints.npz"
+    if not path.is_file():
+        pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
+    with np.load(path) as arrays:
+        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+
+
+@pytest.fixture(scope="module")
+def make_weights(published: Published) -> Callable[[str], Weights]:
+    """Makes the weights with which a network's outputs were computed."""
+    description = importlib.util.spec_from_file_location("reference_weights", REFERENCE / "weights.py")
+    assert description is not None
+    assert description.loader is not None
+    module = importlib.util.module_from_spec(description)
+    description.loader.exec_module(module)
+    keys = module.load_keys(REFERENCE / "official_checkpoint_keys.json")
+
+    def make(network: str) -> Weights:
+        weights: Weights = module.fill(keys[network], int(published["seed"]))
+        return weights
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def saved(make_weights: Callable[[str], Weights], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives a network's weights as its authors' scripts leave them, in a file that is written once."""
+    folder = tmp_path_factory.mktemp("published")
+
+    def save(network: str) -> Path:
+        path = folder / f"{network}.pth"
+        if not path.exists():
+            weights = make_weights(network)
+            parallel = {f"module.{name}": tensor for name, tensor in weights.items()}
+            optimiser = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-4}]}
+            content: Any = {
+                "fnac": {"model": parallel, "optimizer": optimiser, "epoch": 30, "best_cIoU": np.float64(0.4)},
+                "ezvsl": {"model": weights, "optimizer": optimiser, "epoch": 20, "best_Auc": np.float64(0.4)},
+                "slavc": {"model": parallel, "epoch": 20},
+                "lvs": {"model_state_dict": parallel},
+                "sspl_sound": parallel,
+            }.get(network, weights)
+            torch.save(content, path)
+        return path
+
+    return save
+
+
+def _heard(model: Localizer, published: Published, features: str) -> AVBatch:
+    """The published frames with the published features, both as they would be cached."""
+    cached = published[features].float()
+    if features == "vggish_log_mel":
+        cached = cached.flatten(0, 2)[None, None].expand(2, -1, -1, -1)
+    frame = published["image"].float()
+    return AVBatch(frame, None, {model.audio.front_end.key: cached}, torch.arange(2), identity(2))
+
+
+@torch.no_grad()
+def _run(model: Localizer, published: Published, features: str = "spectrogram") -> AVOutput:
+    output: AVOutput = model(_heard(model, published, features))
+    return output
+
+
+def _similarity(model: Localizer, output: AVOutput) -> Tensor:
+    """S, from the logits that are made of it; scale and offset are the defaults, which no checkpoint has."""
+    assert model.log_scale.exp().item() == pytest.approx(model.config.scale)
+    assert model.offset.item() == model.config.offset
+    return ((output.logits - model.offset) / model.log_scale.exp()).detach()
+
+
+def _close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4, check_dtype=False)
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+def test_ezvsl_and_fnac(saved: Callable[[str], Path], published: Published) -> None:
+    """Maps, EZ-VSL's loss and FNAC's four terms."""
+    for method in ("ezvsl", "fnac"):
+        model = load_official(method, [saved(method)])
+        output = _run(model, published)
+        _close(_similarity(model, output) / TAU, published[f"{method}_maps"])
+        if method == "ezvsl":
+            _close(EZVSL(EZVSLConfig())([output], 0).total, published["ezvsl_loss"])
+        else:
+            parts = FNAC(FNACConfig())([output], 0).parts
+            terms = torch.stack([parts[name] for name in ("contrastive", "fns_audio", "tns", "fns_image")])
+            _close(terms, published["fnac_losses"])
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+def test_slavc_with_either_encoders(saved: Callable[[str], Path], published: Published) -> None:
+    """The two heads' mean map of the trained and of the momentum encoders, and the loss between the two."""
+    online, momentum = (load_official("slavc", [saved("slavc")], momentum=m) for m in (False, True))
+    seen, target = _run(online, published), _run(momentum, published)
+    _close(_similarity(online, seen) / TAU, published["slavc_maps"])
+    _close(_similarity(momentum, target) / TAU, published["slavc_maps_momentum"])
+    loss = SLAVC(SLAVCConfig())([replace(seen, momentum=target)], 0).total
+    _close(loss, published["slavc_loss"])
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+def test_lvs_and_its_export(saved: Callable[[str], Path], published: Published, tmp_path: Path) -> None:
+    """Maps of 14 x 14 and the logits; exported and loaded again, the same confidence."""
+    model = load_official("lvs", [saved("lvs")])
+    output = _run(model, published)
+    _close(_similarity(model, output), published["lvs_maps"])
+    objective = LVS(LVSConfig())
+    _close(objective.scores(output) / objective.config.temperature, published["lvs_logits"])
+    description = ExportedModel(
+        members=[model.config], image_size=224, sample_rate=16000, duration_s=3.0, threshold=0.5
+    )
+    save_exported(tmp_path, LocalizerEnsemble([model]), description)
+    again, _ = load_exported(tmp_path)
+    with torch.no_grad():
+        confidence = again(_heard(model, published, "spectrogram"))
+    torch.testing.assert_close(confidence, output.confidence)
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+@pytest.mark.parametrize("coding", [True, False])
+def test_sspl_in_files(coding: bool, saved: Callable[[str], Path], published: Published, tmp_path: Path) -> None:
+    """With and without the coding module, in any order of files; the self-supervised head beside them is not used."""
+    files = [saved("sspl_sound"), *([saved("sspl_pcm")] if coding else []), saved("sspl_frame")]
+    head = tmp_path / "head.pth"
+    torch.save({"module.projector.layer1.0.weight": torch.zeros(2, 2)}, head)
+    model = load_official("sspl", [*files, head])
+    output = _run(model, published, "vggish_log_mel")
+    _close(_similarity(model, output), published["sspl_maps_pcm" if coding else "sspl_maps_without_pcm"])
+    key = model.audio.front_end.key
+    with torch.no_grad():
+        encoding = model.audio(_heard(model, published, "vggish_log_mel").features[key])
+        heard = model.audio.front_end(published["waveform"][None])
+    _close(encoding.code, published["sspl_audio_embedding"].expand(2, -1))
+    _close(encoding.embedding, published["sspl_audio_projection"].expand(2, -1))
+    _close(heard.view(3, 1, 96, 64), published["vggish_log_mel"])
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+def test_what_does_not_fit_is_listed(make_weights: Callable[[str], Weights], tmp_path: Path) -> None:
+    """Every missing, unexpected and misshapen tensor is named, as the file names it, in one sentence."""
+    weights = make_weights("slavc")
+    del weights["imgnet.bn1.bias"], weights["aud_proj2.weight"]
+    weights["img_proj1.bias"] = torch.zeros(3)
+    weights["decoder.weight"] = torch.zeros(1)
+    path = tmp_path / "changed.pth"
+    torch.save(weights, path)
+    with pytest.raises(ConfigError) as caught:
+        load_official("slavc", [path])
+    message = str(caught.value)
+    assert message.startswith(f"{path} is no slavc checkpoint: ")
+    problems = set(message.removeprefix(f"{path} is no slavc checkpoint: ").split(", '"))
+    assert {problem.lstrip("'") for problem in problems} == {
+        "imgnet.bn1.bias' is missing",
+        "aud_proj2.weight' is missing",
+        "img_proj1.bias' and 'img_proj2.bias' has shape (515,) instead of (1024,)",
+        "decoder.weight' is unexpected",
+    }
+    other = tmp_path / "other.pth"
+    torch.save({name: t for name, t in weights.items() if name.startswith("imgnet")}, other)
+    with pytest.raises(ConfigError, match=r"other\.pth: 'imgnet\.conv1\.weight' came with another file already$"):
+        load_official("slavc", [path, other])
+
+
+class _Command:
+    """Runs a command as soon as it is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("where", ["alone", "beside", "within"])
+def test_nothing_in_a_file_is_run(where: str, tmp_path: Path) -> None:
+    """A file that would run a command when unpickled is refused by name, and the command is not run."""
+    ran, path = tmp_path / "ran", tmp_path / "best.pth"
+    command = _Command(f"touch {ran}")
+    content: Any = {
+        "alone": command,
+        "beside": {"model": {"a": torch.zeros(1)}, "args": command},
+        "within": {"model": {"a": torch.zeros(1), "b": command}},
+    }[where]
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match=rf"^{path} is refused: it holds '\w+\.system' beside tensors"):
+        read_state_dict(path)
+    assert not ran.exists()
+    torch.load(path, weights_only=False)
+    assert ran.exists(), "the file was harmless, so the test proves nothing"
+
+
+def test_other_objects_are_refused_too(tmp_path: Path) -> None:
+    """Harmless as they may be: the class is named."""
+    path = tmp_path / "best.pth"
+    torch.save({"model": {"a": torch.zeros(1)}, "args": argparse.Namespace(lr=1)}, path)
+    with pytest.raises(ConfigError, match=r"best\.pth is refused: it holds 'argparse\.Namespace' beside tensors"):
+        read_state_dict(path)
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    """Absent, empty, cut short, or without a state dict: one sentence with the file."""
+    path = tmp_path / "best.pth"
+    with pytest.raises(ConfigError, match=r"best\.pth cannot be read: No such file"):
+        read_state_dict(path)
+    torch.save({"a": torch.zeros(100)}, path)
+    whole = path.read_bytes()
+    for content in (b"", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"best\.pth is damaged or no checkpoint"):
+            read_state_dict(path)
+    for held in ([torch.zeros(1)], {"epoch": 3}, {"model": {"a": 1}}):
+        torch.save(held, path)
+        with pytest.raises(ConfigError, match=r"best\.pth holds no state dict, neither plain nor under model, state_d"):
+            read_state_dict(path)
+
+
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_state_dict_is_found_however_it_was_saved(
+    wrapper: str | None, prefix: str, zipped: bool, tmp_path: Path
+) -> None:
+    """Plain or beside an epoch and NumPy's scores, with and without DataParallel, in PyTorch's old format too."""
+    path = tmp_path / "best.pth"
+    weights = {f"{prefix}conv.weight": torch.ones(2, 2)}
+    content: Any = weights if wrapper is None else {wrapper: weights, "epoch": 3, "best_cIoU": np.float64(0.3)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    found = read_state_dict(path)
+    assert set(found) == {"conv.weight"}
+    assert torch.equal(found["conv.weight"], torch.ones(2, 2))
+
+
+def test_a_request_that_cannot_be_met_is_one_sentence(tmp_path: Path) -> None:
+    """An unknown method, momentum encoders of a method without, or no file."""
+    known = ", ".join(sorted(OFFICIAL))
+    with pytest.raises(ConfigError, match=rf"^unknown published method 'avc': allowed are {known}$"):
+        load_official("avc", [tmp_path])
+    with pytest.raises(ConfigError, match=r"^a published lvs model has no momentum encoders: slavc alone has$"):
+        load_official("lvs", [tmp_path], momentum=True)
+    with pytest.raises(ConfigError, match=r"^no file of a published fnac model is named$"):
+        load_official("fnac", [])

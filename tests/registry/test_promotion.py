@@ -1,0 +1,486 @@
+"""The rules of promotion, first alone and then on a real registry."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.models import ModelSignature
+from mlflow.types.schema import ColSpec, Schema
+
+from avsl.models.hashing import hash_model
+from avsl.registry.promotion import promote, promote_by_hand, roll_back
+from avsl.registry.rules import ByHand, Candidate, Version, choose, lead, model_name
+from avsl.registry.versions import ModelCode, model_folder
+from avsl.tracking.runs import RunTags, start_or_resume_run
+from avsl.tracking.store import Store, TrackingConfig, TrackingError, open_store
+
+# The least that MLflow accepts as a model: returns the threshold of the exported model it carries.
+_SCRIPT = """
+import json
+from pathlib import Path
+import mlflow
+import pandas as pd
+class Reader(mlflow.pyfunc.PythonModel):
+    def load_context(self, context):
+        self.threshold = json.loads(Path(context.artifacts["model"], "model.json").read_text())["threshold"]
+    def predict(self, context, model_input: pd.DataFrame, params=None):
+        return [self.threshold] * len(model_input)
+mlflow.models.set_model(Reader())
+"""
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> ModelCode:
+    """The smallest model code MLflow takes."""
+    script = tmp_path / "reader.py"
+    script.write_text(_SCRIPT)
+    package = tmp_path / "reader_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    signature = ModelSignature(Schema([ColSpec("string", "frame")]))
+    return ModelCode(script, package, signature, pd.DataFrame({"frame": ["a"]}), ["mlflow"])
+
+
+@pytest.fixture
+def candidate(store: Store, data: str, tags: RunTags, exported: Path) -> Candidate:
+    """A finished run with its exported model, 0.5 on validation."""
+    return _candidate(store, data, tags, exported)
+
+
+def _candidate(store: Store, data: str, tags: RunTags, exported: Path, framework: str = "dmt") -> Candidate:
+    with start_or_resume_run(store, data, framework, replace(tags, framework=framework), {}) as run:
+        run.log_epoch({"val/ciou50": 0.5}, 0)
+    return Candidate(
+        run_id=run.run_id,
+        framework=framework,
+        objective="ezvsl",
+        score=0.5,
+        metric="ciou50",
+        split_hash="s1",
+        data=data,
+        label_ratio=0.03,
+        model_dir=exported,
+        model_hash=hash_model(exported),
+        test_metrics={"ciou50": 0.25},
+    )
+
+
+def _promote(store: Store, code: ModelCode, *candidates: Candidate, split: str = "s1", metric: str = "ciou50") -> Any:
+    return promote(store, candidates, candidates[0].data, 0.03, split, metric, code)
+
+
+def _versions(store: Store, name: str) -> set[str]:
+    return {str(version.version) for version in store.client.search_model_versions(f"name = '{name}'")}
+
+
+_ANY = Candidate("r", "dmt", "ezvsl", 0.5, "ciou50", "s1", "synthetic", 0.03, Path(), "h")
+_CHAMPION = Version(1, "old", "h0", 0.5, "ciou50", "s1")
+
+
+def test_model_names() -> None:
+    """A ratio is written as a decimal number, 1 too, and must be a share."""
+    names = [model_name("synthetic", ratio) for ratio in (0.03, 0.1, 1)]
+    assert names == ["avsl-synthetic-ratio-0.03", "avsl-synthetic-ratio-0.1", "avsl-synthetic-ratio-1.0"]
+    for ratio in (0, -0.1, 1.01, float("nan")):
+        with pytest.raises(ValueError, match=r"not in \(0, 1\]"):
+            model_name("synthetic", ratio)
+
+
+@pytest.mark.parametrize(
+    ("score", "champion", "wins"),
+    [
+        (0.4, None, True),
+        (0.6, _CHAMPION, True),
+        (0.5, _CHAMPION, False),
+        (0.4, _CHAMPION, False),
+        (0.4, replace(_CHAMPION, split_hash="s0"), True),
+        (0.4, replace(_CHAMPION, metric="auc"), True),
+        (float("nan"), None, False),
+        (float("inf"), None, False),
+    ],
+)
+def test_champion_gives_way_to_strictly_better_or_incomparable(
+    score: float, champion: Version | None, wins: bool
+) -> None:
+    """Equal or worse never takes the alias; another split or metric is no competitor."""
+    choice = choose([replace(_ANY, score=score)], [champion] if champion else [], "s1", "ciou50")
+    assert (choice.winner is not None) == wins
+
+
+def test_best_validation_score_wins_whatever_the_test_says() -> None:
+    """The first of equals wins; test metrics do not count."""
+    first = replace(_ANY, run_id="first", score=0.6, test_metrics={"ciou50": 0.1})
+    tied = replace(_ANY, run_id="tied", score=0.6, test_metrics={"ciou50": 0.9})
+    worse = replace(_ANY, run_id="worse", score=0.5, test_metrics={"ciou50": 0.99})
+    assert choose([worse, first, tied], [], "s1", "ciou50").winner is first
+
+
+def test_other_splits_and_metrics_do_not_compete() -> None:
+    """They are left out, with the reason."""
+    split = replace(_ANY, run_id="split", score=0.9, split_hash="s2")
+    metric = replace(_ANY, run_id="metric", score=0.9, metric="auc")
+    choice = choose([split, metric, _ANY], [], "s1", "ciou50")
+    assert choice.winner is _ANY
+    assert choice.skipped == {"split": "split s2 is not the current s1", "metric": "metric auc is not ciou50"}
+
+
+def test_the_best_registered_version_leads() -> None:
+    """By score on this split and metric, the first of equals; a candidate must exceed it."""
+    second, third = (replace(_CHAMPION, number=n, score=0.7) for n in (2, 3))
+    elsewhere = [replace(_CHAMPION, number=4, score=0.9, split_hash="s2"), replace(_CHAMPION, number=5, metric="auc")]
+    for versions in ([_CHAMPION, second, third, *elsewhere], [*elsewhere, third, second, _CHAMPION]):
+        assert lead(versions, "s1", "ciou50") == (second, 0.7)
+    assert lead(elsewhere, "s1", "ciou50") == (None, float("-inf"))
+    assert choose([replace(_ANY, score=0.7)], [second], "s1", "ciou50").winner is None
+
+
+def test_a_choice_by_hand_stands_until_something_new_beats_all_that_was_there() -> None:
+    """Known versions and candidates no better than the best of them change nothing, a later and better one does."""
+    chosen = replace(_CHAMPION, by_hand=ByHand("smaller", after=2))
+    best = replace(_CHAMPION, number=2, score=0.7)
+    assert lead([chosen, best], "s1", "ciou50") == (chosen, 0.7)
+    choice = choose([replace(_ANY, score=0.7)], [chosen, best], "s1", "ciou50")
+    assert choice.winner is None
+    assert "version 1 was chosen by hand (smaller)" in choice.reason
+    assert choose([replace(_ANY, score=0.71)], [chosen, best], "s1", "ciou50").winner is not None
+    level, later = (replace(_CHAMPION, number=n, score=score) for n, score in ((3, 0.7), (4, 0.71)))
+    assert lead([chosen, best, level], "s1", "ciou50") == (chosen, 0.7)
+    assert lead([chosen, best, level, later], "s1", "ciou50") == (later, 0.71)
+    # Of another split nothing is known to be beaten, but what was registered before the choice does not return.
+    other = replace(_CHAMPION, number=2, split_hash="s2", score=0.9)
+    assert lead([chosen, other], "s2", "ciou50") == (chosen, 0.9)
+    newer = replace(other, number=3, score=0.95)
+    assert lead([chosen, other, newer], "s2", "ciou50") == (newer, 0.95)
+    # The latest choice counts.
+    again = replace(best, by_hand=ByHand("no, the best", after=3))
+    assert lead([chosen, again, level], "s1", "ciou50") == (again, 0.7)
+
+
+def test_model_hash_follows_weights_and_description(exported: Path) -> None:
+    """A change in either file changes the hash."""
+    hashes = {hash_model(exported), hash_model(exported)}
+    (exported / "model.safetensors").write_bytes(b"weightz")
+    hashes.add(hash_model(exported))
+    (exported / "model.json").write_text("{}")
+    hashes.add(hash_model(exported))
+    assert len(hashes) == 3
+
+
+def test_promotion_through_a_models_life(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """First, again, equal, worse, better, another split, and back."""
+    name = model_name(candidate.data, 0.03)
+    first = _promote(store, code, candidate)
+    assert (first.action, first.version, first.previous) == ("promoted", "1", None)
+    tags = store.client.get_model_version_by_alias(name, "champion").tags
+    assert (tags["framework"], tags["objective"]) == ("dmt", "ezvsl")
+    assert tags["run_id"] == candidate.run_id
+    assert tags["model_hash"] == candidate.model_hash
+    assert (tags["metric"], tags["validation_score"], tags["split_hash"]) == ("ciou50", "0.5", "s1")
+    assert tags["test.ciou50"] == "0.25"
+    assert store.client.get_model_version(name, "1").run_id == candidate.run_id
+    # The run was finished and stays so.
+    assert store.client.get_run(candidate.run_id).info.status == "FINISHED"
+
+    again = _promote(store, code, candidate)
+    assert (again.action, again.version, _versions(store, name)) == ("kept", "1", {"1"})
+
+    for score in (0.5, 0.4):
+        challenger = replace(candidate, model_hash=f"other {score}", score=score)
+        kept = _promote(store, code, challenger)
+        assert (kept.action, kept.version, _versions(store, name)) == ("kept", "1", {"1"})
+
+    better = replace(candidate, model_hash="better", score=0.6)
+    second = _promote(store, code, candidate, better)
+    assert (second.action, second.version, second.previous) == ("promoted", "2", "1")
+    assert str(store.client.get_model_version_by_alias(name, "previous").version) == "1"
+    assert "0.6 is above 0.5" in store.client.get_model_version(name, "1").tags["superseded_because"]
+
+    # Another split: incomparable, so even a worse one takes over; then the first split comes back with its old model.
+    moved = replace(candidate, model_hash="moved", score=0.2, split_hash="s2")
+    third = _promote(store, code, moved, split="s2")
+    assert (third.version, third.previous) == ("3", "2")
+    assert "split s2 takes the place of s1" in store.client.get_model_version(name, "2").tags["superseded_because"]
+    back = _promote(store, code, better)
+    assert (back.action, back.version, back.previous) == ("promoted", "2", "3")
+    assert _versions(store, name) == {"1", "2", "3"}
+    assert "superseded_because" not in store.client.get_model_version(name, "2").tags
+
+
+def test_a_persons_choice_outlives_registration_until_a_better_model_comes(
+    store: Store, code: ModelCode, candidate: Candidate
+) -> None:
+    """By hand and back, each with its reason in the tags; what was known then does not undo it."""
+    name = model_name(candidate.data, 0.03)
+    better, best = (replace(candidate, model_hash=str(score), score=score) for score in (0.6, 0.8))
+    for known in (candidate, better, best):
+        _promote(store, code, known)
+
+    def tags(version: str) -> dict[str, str]:
+        return dict(store.client.get_model_version(name, version).tags)
+
+    chosen = promote_by_hand(store, name, "1", " smaller ")
+    assert (chosen.action, chosen.version, chosen.previous) == ("promoted", "1", "3")
+    assert chosen.reason == "version 1 was chosen by hand: smaller"
+    assert tags("1")["by_hand"] == "smaller"
+    assert tags("1")["promoted_because"] == tags("3")["superseded_because"] == chosen.reason
+    assert "superseded_because" not in tags("1")
+
+    # Neither what was registered then nor an unregistered one that is not better than it takes over.
+    for known in (best, better, replace(candidate, model_hash="0.7", score=0.7)):
+        kept = _promote(store, code, known)
+        assert (kept.action, kept.version) == ("kept", "1")
+        assert "chosen by hand (smaller)" in kept.reason
+    assert _versions(store, name) == {"1", "2", "3"}
+
+    back = roll_back(store, name, "it fails on cars")
+    assert (back.version, back.previous) == ("3", "1")
+    assert tags("1")["superseded_because"] == "version 3 was chosen by hand: it fails on cars"
+    assert _promote(store, code, candidate, better, best).action == "kept"
+    assert promote_by_hand(store, name, "2", "a try").version == "2"
+
+    newer = _promote(store, code, best, replace(candidate, model_hash="0.9", score=0.9))
+    assert (newer.action, newer.version, newer.previous) == ("promoted", "4", "2")
+    assert "0.9 is above 0.6" in tags("2")["superseded_because"]
+    # Reasons of the past are still told.
+    assert [tags(version)["by_hand"] for version in ("1", "2", "3")] == ["smaller", "a try", "it fails on cars"]
+
+
+def test_choices_that_make_no_sense(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """Each is one sentence and changes nothing."""
+    name = model_name(candidate.data, 0.03)
+    with pytest.raises(TrackingError, match=f"^no model '{name}' is registered in sqlite"):
+        promote_by_hand(store, name, "1", "why not")
+    _promote(store, code, candidate)
+    foreign = str(store.client.create_model_version(name, "s3://elsewhere/model").version)
+    for which, reason, message in (
+        ("1", "why not", f"version 1 of '{name}' is its champion already"),
+        ("champion", "why not", f"version 1 of '{name}' is its champion already"),
+        ("7", "why not", f"'{name}' has no version '7': there are 1, 2, champion"),
+        ("best", "why not", f"'{name}' has no version 'best': there are 1, 2, champion"),
+        (foreign, "why not", "was not trained by avsl at a label ratio"),
+        (foreign, " ", "needs a reason"),
+    ):
+        with pytest.raises(TrackingError, match=message):
+            promote_by_hand(store, name, which, reason)
+    with pytest.raises(TrackingError, match="has no version 'previous'"):
+        roll_back(store, name, "why not")
+    assert store.client.get_registered_model(name).aliases == {"champion": 1}
+
+
+def test_cards_are_the_versions_and_the_champions_is_the_models(
+    store: Store, code: ModelCode, candidate: Candidate
+) -> None:
+    """The page of the registered model describes its champion; what is found by tag is tagged."""
+    name = model_name(candidate.data, 0.03)
+    for score in (0.5, 0.6):
+        _promote(store, code, replace(candidate, model_hash=str(score), score=score, card=f"# {score}"))
+    described = [store.client.get_model_version(name, version).description for version in ("1", "2")]
+    assert described == ["# 0.5", "# 0.6"]
+    model = store.client.get_registered_model(name)
+    assert model.description == "# 0.6"
+    assert model.tags == {"data": candidate.data, "label_ratio": "0.03"}
+    roll_back(store, name, "why not")
+    assert store.client.get_registered_model(name).description == "# 0.5"
+
+
+def test_promotion_killed_before_the_alias_is_completed_without_a_second_version(
+    store: Store, code: ModelCode, candidate: Candidate
+) -> None:
+    """The version that is there already gets the alias."""
+    name = model_name(candidate.data, 0.03)
+    _promote(store, code, candidate)
+    store.client.delete_registered_model_alias(name, "champion")
+    done = _promote(store, code, candidate)
+    assert (done.action, done.version, _versions(store, name)) == ("promoted", "1", {"1"})
+
+
+def test_registered_model_loads_without_pickle(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """A fresh process loads the champion from its code and files."""
+    _promote(store, code, candidate)
+    script = (
+        "import sys, mlflow, pandas as pd\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "print(model.predict(pd.DataFrame({'frame': ['a', 'b']})))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, f"models:/{model_name(candidate.data, 0.03)}@champion"],
+        env={**os.environ, "MLFLOW_TRACKING_URI": store.uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [0.4, 0.4]
+
+
+def test_a_fetched_model_is_the_exported_one(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """What was exported comes back byte for byte."""
+    with (
+        pytest.raises(TrackingError, match="cannot be fetched"),
+        model_folder(store, f"models:/{model_name(candidate.data, 0.03)}@champion"),
+    ):
+        pass
+    _promote(store, code, candidate)
+    with model_folder(store, f"models:/{model_name(candidate.data, 0.03)}@champion") as (folder, _):
+        assert hash_model(folder) == candidate.model_hash
+
+
+def test_what_cannot_be_promoted(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """Each refusal is one sentence and leaves no version behind."""
+    with pytest.raises(TrackingError, match=r"trained on .* at label ratio 0\.1, so it cannot become"):
+        _promote(store, code, candidate, replace(candidate, run_id="r", label_ratio=0.1))
+    with pytest.raises(TrackingError, match=f"run {candidate.run_id}: split s1 is not the current s9"):
+        _promote(store, code, candidate, split="s9")
+    with pytest.raises(TrackingError, match="cannot be updated"):
+        _promote(store, code, replace(candidate, run_id="gone"))
+    name = model_name(candidate.data, 0.03)
+    assert _versions(store, name) == set()
+    source = _foreign_version(store, name)
+    store.client.set_registered_model_alias(name, "champion", source)
+    with pytest.raises(TrackingError, match="was not registered by avsl"):
+        _promote(store, code, candidate)
+
+
+def test_a_second_version_of_one_model_never_leads(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """As a process leaves it that is killed while two register the same: the first goes on being the one."""
+    name = model_name(candidate.data, 0.03)
+    _promote(store, code, candidate)
+    tags = store.client.get_model_version(name, "1").tags
+    store.client.create_model_version(name, "s3://elsewhere/model", tags=tags | {"validation_score": "0.9"})
+    assert _promote(store, code, candidate).action == "kept"
+    better = _promote(store, code, replace(candidate, model_hash="better", score=0.6))
+    assert (better.version, better.previous) == ("3", "1")
+
+
+class _Late(MlflowClient):
+    """A client whose first move of the alias comes after all that another process does."""
+
+    def __init__(self, uri: str, meanwhile: Callable[[], object]) -> None:
+        super().__init__(uri, uri)
+        self._meanwhile: Callable[[], object] | None = meanwhile
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        """As MLflow's."""
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile:
+            meanwhile()
+        super().set_registered_model_alias(name, alias, version)
+
+
+def test_an_alias_written_too_late_is_put_right(store: Store, code: ModelCode, candidate: Candidate) -> None:
+    """Another process promotes a better model between the look and the write: it stays champion, with all reasons."""
+    name = model_name(candidate.data, 0.03)
+    _promote(store, code, candidate)
+    worse, better = (replace(candidate, model_hash=str(score), score=score) for score in (0.6, 0.7))
+    late = replace(store, client=_Late(store.uri, lambda: _promote(store, code, better)))
+    decision = _promote(late, code, worse)
+    assert (decision.version, decision.previous) == ("3", "2")
+    versions = {str(found.version): found for found in store.client.search_model_versions(f"name = '{name}'")}
+    assert versions["3"].tags["model_hash"] == "0.7"
+    assert "superseded_because" not in versions["3"].tags
+    assert "0.7 is above 0.6" in versions["2"].tags["superseded_because"]
+    assert "is above 0.5" in versions["1"].tags["superseded_because"]
+
+
+def _foreign_version(store: Store, name: str) -> str:
+    store.client.create_registered_model(name)
+    return str(store.client.create_model_version(name, "s3://elsewhere/model").version)
+
+
+@pytest.fixture
+def server(tmp_path: Path, serve: Callable[..., AbstractContextManager[str]]) -> Iterator[str]:
+    """A real `mlflow server` with a database and files of its own."""
+    store = ("--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "./served")
+    with serve(tmp_path, *store) as address:
+        yield address
+
+
+@pytest.mark.slow
+def test_runs_and_champions_on_a_server(
+    server: str, data: str, tags: RunTags, exported: Path, code: ModelCode, tmp_path: Path
+) -> None:
+    """Runs, resume, artifacts and promotion work over HTTP as on SQLite."""
+    store = open_store(TrackingConfig(uri=server, system_metrics=False), tmp_path)
+    assert store.artifact_root is None
+    with start_or_resume_run(store, data, "", tags, {"lr": 0.1}) as run:
+        run.log_epoch({"loss": 1.0}, 0)
+        run.log_file(exported / "model.json")
+    resumed = start_or_resume_run(store, data, "", tags, {"lr": 0.1}, run.run_id)
+    resumed.log_epoch({"loss": 1.0}, 0)
+    resumed.log_epoch({"loss": 0.5}, 1)
+    resumed.finish()
+    assert [point.step for point in store.client.get_metric_history(run.run_id, "loss")] == [0, 1]
+    assert list((tmp_path / "served").rglob(f"{run.run_id}/artifacts/model.json"))
+
+    candidate = _candidate(store, data, tags, exported)
+    assert _promote(store, code, candidate).version == "1"
+    assert _promote(store, code, candidate).action == "kept"
+    with model_folder(store, f"models:/{model_name(data, 0.03)}@champion") as (folder, _):
+        assert hash_model(folder) == candidate.model_hash
+    with pytest.raises(TrackingError, match="'nowhere' is not in http"):
+        start_or_resume_run(store, data, "", tags, {}, "nowhere")
+    assert mlflow.get_tracking_uri() != server  # nothing process-wide was changed
+
+
+def _take_part(uri: str, root: Path, candidate: Candidate, code: ModelCode, start: Barrier) -> None:
+    """A process that registers a candidate at the same moment as others."""
+    store = open_store(TrackingConfig(uri=uri, artifact_root=str(root), system_metrics=False), root)
+    start.wait(240)
+    _promote(store, code, candidate)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["database", "server"])
+def test_twenty_processes_promote_at_once(
+    where: str, request: pytest.FixtureRequest, tags: RunTags, exported: Path, code: ModelCode, tmp_path: Path
+) -> None:
+    """After the dust settles the best is the one champion, nothing is there twice, and every other has its reason."""
+    uri = request.getfixturevalue("server") if where == "server" else request.getfixturevalue("store").uri
+    store = open_store(TrackingConfig(uri=uri, artifact_root=str(tmp_path), system_metrics=False), tmp_path)
+    data = f"at-once-{where}"
+    first = _candidate(store, data, tags, exported)
+    _promote(store, code, first)
+    # Each of ten models comes from two processes.
+    runs = [_candidate(store, data, tags, exported).run_id for _ in range(10)]
+    candidates = [replace(first, run_id=run, score=0.5 + 0.01 * k) for k, run in enumerate(runs)]
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", __name__])
+    start = processes.Barrier(20)
+    # Daemons end with this process, whatever happens.
+    work = [
+        processes.Process(target=_take_part, args=(uri, tmp_path, candidate, code, start), daemon=True)
+        for candidate in candidates * 2
+    ]
+    for process in work:
+        process.start()
+    for process in work:
+        process.join(240)
+    assert [process.exitcode for process in work] == [0] * 20
+
+    name = model_name(data, 0.03)
+    aliases = store.client.get_registered_model(name).aliases
+    versions = {str(found.version): found for found in store.client.search_model_versions(f"name = '{name}'")}
+    champion = versions[str(aliases["champion"])]
+    assert champion.tags["run_id"] == runs[-1]
+    assert "superseded_because" not in champion.tags
+    assert str(aliases["previous"]) in versions.keys() - {str(champion.version)}
+    registered = [found.tags["run_id"] for found in versions.values()]
+    assert len(registered) == len(set(registered)) >= 2
+    for number in versions.keys() - {str(champion.version)}:
+        assert re.search(r"is above 0\.5|first champion", versions[number].tags["superseded_because"])
+    assert first.run_id in registered

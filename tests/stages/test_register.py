@@ -1,0 +1,160 @@
+"""The registration step, from what trainings and evaluations leave."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from avsl.data.datasets.synthetic import SyntheticConfig, generate
+from avsl.data.prepared.reader import PreparedData
+from avsl.data.splits import SplitConfig, make_split
+from avsl.evaluation.scoring import METRIC
+from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, save_exported
+from avsl.models.hashing import hash_model
+from avsl.models.image import ImageEncoderConfig
+from avsl.models.spectrogram import SpectrogramEncoderConfig
+from avsl.registry.versions import CHAMPION, PREVIOUS
+from avsl.stages.register import register
+from avsl.tracking.store import TrackingConfig, TrackingError, open_store
+
+_NAME = "avsl-synthetic-ratio-0.5"
+_SMALL: dict[str, Any] = {"channels": (8, 8, 8, 8), "stem_width": 8}
+
+
+class _Project:
+    """A split of a tiny data set, and candidates of which a test says how good they are."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.base = root / "synthetic"
+        self.client: MlflowClient = open_store(TrackingConfig(system_metrics=False), root).client
+        self.experiment = self.client.create_experiment("avsl-synthetic", (root / "artifacts").as_uri())
+        parts = dict.fromkeys(("n_small", "n_duet", "n_offscreen", "n_swap", "n_unheard"), 0)
+        settings = SyntheticConfig(image_size=32, duration_s=0.25, n_train=4, n_validation=2, n_test=2, **parts)
+        generate(settings, self.base / "prepared", 1)
+        split = make_split(PreparedData.open(self.base / "prepared"), SplitConfig(label_ratio=0.5))
+        (self.base / "split").mkdir()
+        split.save(self.base / "split" / "0.5.json")
+        self.split_hash = split.content_hash
+
+    def candidate(self, framework: str, validation: float, test: float, **changes: str) -> str:
+        """Leave what a training and its evaluation leave; returns the run."""
+        run_id: str = self.client.create_run(self.experiment).info.run_id
+        trained = self.base / "train" / "0.5" / f"{framework}-lvs"
+        config = LocalizerConfig(
+            dim=8,
+            image=ImageEncoderConfig(backbone="resnet10t", backbone_args=_SMALL, stages=(1,)),
+            audio=SpectrogramEncoderConfig(backbone="resnet10t", backbone_args=_SMALL),
+        )
+        description = ExportedModel(members=[config], image_size=32, sample_rate=16000, duration_s=0.25, threshold=0.4)
+        save_exported(trained / "model", LocalizerEnsemble([Localizer(config)]), description)
+        how = {"framework": framework, "objective": "lvs", "split_hash": self.split_hash, "run_id": run_id} | changes
+        how["model_hash"] = hash_model(trained / "model")
+        (trained / "run.json").write_text(json.dumps({"seed": 3} | how))
+        params = {"objective": {"name": "lvs"}, "data": {"name": "synthetic"}}
+        (trained / "config.yaml").write_text(yaml.safe_dump(params))
+        evaluation = self.base / "evaluate" / "0.5" / f"{framework}-lvs"
+        evaluation.mkdir(parents=True, exist_ok=True)
+        scores = {"ciou_median": 0.21, "auc_median": 0.31}
+        trivial = {"ciou": 0.05, "auc": 0.18} | scores
+        figures = {
+            "validation": {"n": 2, "ciou": validation, "auc": 0.4},
+            "test": {"n": 2, "n_silent": 0, "n_listed": 5, "ciou": test, "auc": 0.3, "ciou_shuffled": 0.11} | scores,
+            "test_offscreen": {"n": 0, "n_silent": 3, "false_positive_rate": 0.25},
+            "baselines": {"whole_image": trivial, "centred_disc": trivial, "perfect_ranking": scores},
+        }
+        metric = {"metric": changes.get("metric", METRIC)}
+        (evaluation / "metrics.json").write_text(json.dumps(metric | figures))
+        rows = ["a,test,x,0.1,0.7000,0.9", "b,test,x,0.1,0.2000,0.9", "c,test_offscreen,x,0.0,,0.9"]
+        head = "sample_id,part,label,area,ciou,max_confidence"
+        (evaluation / "per_sample.csv").write_text("\n".join([head, *rows]) + "\n")
+        return run_id
+
+    def register(self) -> dict[str, Any]:
+        """Run the step; returns what it left."""
+        register([f"root={self.root}", "data=synthetic", "split.label_ratio=0.5"])
+        decision: dict[str, Any] = json.loads((self.base / "register" / "0.5.json").read_text())
+        return decision
+
+    def holder(self, alias: str) -> Any:
+        """The version that holds an alias."""
+        return self.client.get_model_version_by_alias(_NAME, alias)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with an empty MLflow store, which takes seconds to make."""
+    root = tmp_path_factory.mktemp("empty")
+    open_store(TrackingConfig(uri=f"sqlite:///{root}/mlflow/mlflow.db"), root)
+    return root
+
+
+@pytest.fixture
+def project(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Project:
+    """No candidate yet; MLflow's store lies in the project's root."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return _Project(Path(shutil.copytree(empty, tmp_path / "root")))
+
+
+@pytest.mark.slow
+def test_the_best_on_validation_is_champion_until_a_better_one_comes(project: _Project) -> None:
+    """Test scores stand beside and select nothing; equals and worse ones change nothing; the old one is kept."""
+    worse = project.candidate("supervised", validation=0.4, test=0.9)
+    better = project.candidate("dmt", validation=0.6, test=0.2)
+    first = project.register()
+    assert (first["model"], first["action"], first["version"], first["previous"]) == (_NAME, "promoted", "1", None)
+    champion = project.holder(CHAMPION)
+    assert champion.tags["run_id"] == better != worse
+    assert float(champion.tags["validation_score"]) == 0.6
+    assert (float(champion.tags["test.ciou"]), float(champion.tags["test.auc"])) == (0.2, 0.3)
+    card = champion.description
+    assert card == project.client.get_registered_model(_NAME).description
+    assert card.startswith("# dmt with lvs on synthetic, 50 % labels")
+    assert f"`{project.split_hash[:12]}`" in card
+    assert "2 of 4 training clips, and 2 validation clips" in card
+    assert "| validation | 60.0 | 40.0 | 2 |" in card
+    assert "| test, sounds shuffled | 11.0 |  | 2 |" in card
+    assert "| whole image, no model | 5.0 | 18.0 | 2 |" in card
+    assert "offscreen: no source in view, yet 25.0 % of 3 clips get a region." in card
+    # Two clips, one found: draws with replacement find none, one or both. A clip of cIoU c adds c to the AUC, to within
+    # half a step of the thresholds.
+    found = re.search(r"^\| test \| 20\.0 \[0\.0, 100\.0\] \| 30\.0 \[([\d.]+), ([\d.]+)\] \|", card, re.MULTILINE)
+    assert found is not None
+    assert [float(end) for end in found.groups()] == pytest.approx([20, 70], abs=2.6)
+    assert f'load_model("models:/{_NAME}@champion")' in card
+    assert len(card) <= 5000  # as long as MLflow's databases take
+
+    again = project.register()
+    assert (again["action"], again["version"]) == ("kept", "1")
+    project.candidate("supervised", validation=0.6, test=1.0)
+    assert project.register()["action"] == "kept"
+    assert len(project.client.search_model_versions(f"name = '{_NAME}'")) == 1
+
+    best = project.candidate("mean_teacher", validation=0.7, test=0.1)
+    decision = project.register()
+    assert (decision["action"], decision["version"], decision["previous"]) == ("promoted", "2", "1")
+    assert project.holder(CHAMPION).tags["run_id"] == best
+    assert project.holder(PREVIOUS).tags["run_id"] == better
+
+
+@pytest.mark.slow
+def test_candidates_of_another_split_or_metric_do_not_compete(project: _Project) -> None:
+    """They are named with the reason; where none is left there is no champion and one sentence."""
+    other = project.candidate("supervised", validation=1.0, test=1.0, split_hash="other")
+    oracle = project.candidate("mean_teacher", validation=1.0, test=1.0, metric="oracle")
+    with pytest.raises(TrackingError, match=f"^'{_NAME}' gets no champion: ") as caught:
+        project.register()
+    assert other in str(caught.value)
+    assert oracle in str(caught.value)
+    ours = project.candidate("dmt", validation=0.1, test=0.1)
+    decision = project.register()
+    assert set(decision["skipped"]) == {other, oracle}
+    assert project.holder(CHAMPION).tags["run_id"] == ours

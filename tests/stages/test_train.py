@@ -1,0 +1,152 @@
+"""The steps around training, and how their mistakes are told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from avsl.config.compose import compose
+from avsl.data.prepared.reader import PreparedData
+from avsl.data.splits import Split
+from avsl.errors import DataError
+from avsl.models import read_description
+from avsl.paths import Layout, read_run
+from avsl.schema import ConfigError
+from avsl.stages.entry import call
+from avsl.stages.evaluate import evaluate
+from avsl.stages.prepare import load_data, prepare, split
+from avsl.stages.run import run
+from avsl.stages.train import train
+from avsl.tracking.store import open_store
+
+_Where = Callable[..., Layout]
+
+
+def _fail(error: Exception) -> Callable[[], NoReturn]:
+    def step() -> NoReturn:
+        raise error
+
+    return step
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("key 'a' is wrong"),
+        DataError("file x is damaged"),
+        FileNotFoundError(2, "no such file", "x"),
+        NotADirectoryError(20, "not a directory", "x/y"),
+    ],
+)
+def test_a_mistake_in_the_input_is_one_sentence_and_code_2(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What names a file, key or value needs no traceback."""
+    assert call(_fail(error)) == 2
+    assert capsys.readouterr().err == f"avsl: {error}\n"
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("shapes differ"), RuntimeError("out of memory"), ConnectionError("refused")]
+)
+def test_a_defect_keeps_its_traceback(error: Exception) -> None:
+    """An error that is not ours is not the user's either."""
+    with pytest.raises(type(error), match=str(error)):
+        call(_fail(error))
+
+
+def test_a_step_that_ends_well_returns_0() -> None:
+    """The exit code of success."""
+    assert call(lambda: None) == 0
+
+
+def test_steps_say_what_is_to_be_run_first(layout: _Where) -> None:
+    """No model, no data: the message names the file and the step that makes it."""
+    with pytest.raises(DataError, match=r"run\.json is missing: train the model first$"):
+        evaluate()
+    shutil.rmtree(layout().prepared)
+    with pytest.raises(DataError, match=r"manifest\.json: no such file"):
+        train()
+
+
+def test_a_split_of_other_data_is_refused(layout: _Where) -> None:
+    """Labels drawn from another version of the data set are never used."""
+    prepare(["data.synthetic.seed=1"])
+    with pytest.raises(DataError, match=r"was drawn from another version of .*: run the split again$"):
+        load_data(layout())
+
+
+@pytest.mark.slow
+def test_a_validation_part_that_is_all_silent_is_one_sentence(
+    layout: _Where, draw_boxes: Callable[[PreparedData, Collection[str], NDArray[np.float32]], None]
+) -> None:
+    """Before anything is trained: no threshold could be chosen."""
+    here = layout()
+    draw_boxes(PreparedData.open(here.prepared), Split.load(here.split).validation, np.zeros((0, 4), np.float32))
+    with pytest.raises(DataError, match=r"prepared: none of its validation rows has a source in view, so no threshold"):
+        split()
+
+
+def test_labels_are_refused_where_the_ratio_is_out_of_range(project: Path) -> None:
+    """A ratio above 1 names its key."""
+    with pytest.raises(ConfigError, match=r"^key 'split\.label_ratio' = 1\.5: "):
+        train(["split.label_ratio=1.5"])
+
+
+@pytest.mark.slow
+def test_one_command_runs_all_steps_and_keeps_what_is_there(layout: _Where, caplog: pytest.LogCaptureFixture) -> None:
+    """A second call trains nothing; another seed does; the evaluation agrees with the training's own score."""
+    caplog.set_level(logging.INFO)
+    run()
+    here = layout()
+    trained = read_run(here)
+    figures = json.loads((here.evaluation / "metrics.json").read_text())
+    assert figures["threshold"] == read_description(here.train / "model").threshold
+    for key, value in trained["validation"].items():
+        assert figures["validation"][key] == pytest.approx(value, abs=1e-6)
+    drawn = Split.load(here.split)
+    assert figures["labelled"] == len(drawn.labelled) == 6
+    assert figures["test"]["n"] == len(drawn.tests["test"])
+    assert figures["test_offscreen"]["n_silent"] == 3
+    assert {"member_0", "member_1", "baselines"} <= set(figures)
+    for name in ("per_sample.csv", "curves.png", "gallery.png"):
+        assert (here.evaluation / name).stat().st_size > 0
+
+    caplog.clear()
+    run()
+    assert "epoch 1/2" not in caplog.text
+    assert read_run(here) == trained
+    assert json.loads((here.evaluation / "metrics.json").read_text()) == figures
+
+    run(["seed=1"])
+    assert "epoch 1/2" in caplog.text
+    assert read_run(here)["run_id"] != trained["run_id"]
+    assert read_run(here)["model_hash"] != trained["model_hash"]
+
+    config = compose()
+    recorded = open_store(config.tracking, config.root).client.get_run(trained["run_id"])
+    for part, key in (("test", "ciou"), ("test_offscreen", "false_positive_rate"), ("test_swap", "iiou")):
+        assert recorded.data.metrics[f"{part}/{key}"] == figures[part][key]
+    for size, found in figures["test"]["by_size"].items():
+        assert recorded.data.metrics[f"test/by_size/{size}/ciou"] == found["ciou"]
+    assert not [name for name in recorded.data.metrics if "by_class" in name]
+    assert recorded.data.params["framework.dmt.delta"] == "0.05"
+    expected = {
+        "framework": "dmt",
+        "objective": "ezvsl",
+        "label_ratio": "0.25",
+        "seed": "0",
+        "data_hash": drawn.data_hash,
+        "split_hash": drawn.content_hash,
+        "git_commit": "none",
+        "dvc_stage": "train@dmt-ezvsl-0.25",
+    }
+    assert {key: recorded.data.tags[key] for key in expected} == expected
