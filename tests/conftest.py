@@ -1,4 +1,4 @@
-"""A localiser small enough that a training step takes a moment, views for it, a browser, an S3 and an MLflow server."""
+"""A localizer small enough that a training step takes a moment, views for it, a browser, an S3 and an MLflow server."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class MakeView(Protocol):
 
 @pytest.fixture(scope="session")
 def make_view(tiny: LocalizerConfig) -> MakeView:
-    """Draws views that the tiny localiser can see."""
+    """Draws views that the tiny localizer can see."""
     key = make_front_end(tiny.audio).key
 
     def make(rows: int, seed: int, *, mask: bool = False, sound: bool = False) -> AVBatch:

@@ -1,7 +1,7 @@
 """A loader as the published repositories have it, to compare with: every epoch decodes and transforms everything again.
 
 Written after the data sets of EZ-VSL, SLAVC and FNAC: a JPEG by Pillow, resized a tenth larger, cropped, mirrored and
-normalised by torchvision; a whole sound file by soundfile, its middle three seconds, SciPy's spectrogram.
+normalized by torchvision; a whole sound file by soundfile, its middle three seconds, SciPy's spectrogram.
 """
 
 from __future__ import annotations

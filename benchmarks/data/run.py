@@ -135,7 +135,7 @@ class _Steps(Dataset[Rows]):
         return self._steps
 
     def __getitem__(self, step: int) -> Rows:
-        return self._loader.rows(step).labelled
+        return self._loader.rows(step).labeled
 
 
 def measure_loading(root: Path, rows: int, repeats: int) -> None:
@@ -162,7 +162,7 @@ def measure_loading(root: Path, rows: int, repeats: int) -> None:
         def work() -> None:
             nonlocal step
             step += 1
-            read = loaders[kind].rows(step).labelled
+            read = loaders[kind].rows(step).labeled
             if view is not None:
                 view(read, augment, generator)
 
@@ -173,8 +173,8 @@ def measure_loading(root: Path, rows: int, repeats: int) -> None:
         base: published,
         "JPEG frames; crop, flip": ours("jpeg", weak_view),
         "raw frames; crop, flip": ours("raw", weak_view),
-        "JPEG frames; crop, flip, colour, noise, SpecAugment": ours("jpeg", strong_view),
-        "raw frames; crop, flip, colour, noise, SpecAugment": ours("raw", strong_view),
+        "JPEG frames; crop, flip, color, noise, SpecAugment": ours("jpeg", strong_view),
+        "raw frames; crop, flip, color, noise, SpecAugment": ours("raw", strong_view),
         "JPEG frames, as bytes for a GPU to augment": ours("jpeg", None),
         "raw frames, as bytes for a GPU to augment": ours("raw", None),
     }
@@ -227,7 +227,7 @@ def _loader(root: Path, source: Path, kind: FrameFormat, front_end: LogSpectrogr
         rows,
         rows[:0],
         batch_size=BATCH,
-        labelled_batch_size=BATCH // 2,
+        labeled_batch_size=BATCH // 2,
         steps_per_epoch=20,
         seed=0,
         masks=False,
@@ -267,7 +267,7 @@ def _memory(rows: int) -> tuple[float, float, float, float]:
                 index,
                 index[:0],
                 batch_size=BATCH,
-                labelled_batch_size=BATCH // 2,
+                labeled_batch_size=BATCH // 2,
                 steps_per_epoch=1,
                 seed=0,
                 masks=False,

@@ -117,7 +117,7 @@ def one_ciou(infer: NDArray[np.bool_], truth: Floats) -> float:
     return float(np.sum(mask * truth) / (np.sum(truth) + np.sum(mask * (truth == 0))))
 
 
-def summarise(scores: Sequence[float]) -> dict[str, float]:
+def summarize(scores: Sequence[float]) -> dict[str, float]:
     """CIoU@0.5, AUC and mean."""
     thresholds = [0.05 * k for k in range(21)]
     rates = [float(np.mean(np.array(scores) >= at)) for at in thresholds]
@@ -136,7 +136,7 @@ def median_by_numpy(maps: Maps) -> dict[str, float]:
         assert boxes is not None
         image = stretch(bicubic(cells))
         scores.append(one_ciou(image >= np.sort(image.flatten())[SIDE * SIDE // 2], draw(boxes)))
-    return summarise(scores)
+    return summarize(scores)
 
 
 def all_by_numpy(maps: Maps) -> dict[str, float]:
@@ -155,7 +155,7 @@ def all_by_numpy(maps: Maps) -> dict[str, float]:
         image = stretch(bicubic(cells))
         scores["_oracle"].append(one_ciou(image > np.sort(image.flatten())[-int(truth.sum())], truth))
         scores["_shuffled"].append(one_ciou(bilinear(other) >= limit, truth))
-    found = {name + suffix: v for suffix in names for name, v in summarise(scores[suffix]).items()}
+    found = {name + suffix: v for suffix in names for name, v in summarize(scores[suffix]).items()}
     return {name: v for name, v in found.items() if name not in ("auc_shuffled", "mean_ciou_shuffled")}
 
 

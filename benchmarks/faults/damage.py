@@ -96,7 +96,7 @@ def _write_video(path: Path, k: int, heard: int = RATE) -> None:
 
 
 def write_model(folder: Path) -> None:
-    """An exported localiser of random weights."""
+    """An exported localizer of random weights."""
     torch.manual_seed(0)
     network = {"backbone": "resnet10t", "backbone_args": {"channels": [8, 8, 8, 8], "stem_width": 8}}
     sound = network | {"front_end": {"hop_length": 320, "n_mels": 32}}

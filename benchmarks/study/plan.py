@@ -23,10 +23,10 @@ class Cell:
     Attributes:
         group: the part of the study that it was made for; it may stand in other tables too.
         variant: what is trained, named after what sets it apart.
-        ratio: labelled share.
-        seed: draws the labelled clips, the weights and the data order.
+        ratio: labeled share.
+        seed: draws the labeled clips, the weights and the data order.
         overrides: the variant's.
-        weights_seed: added to the seed of weights and order, the labelled clips staying the same.
+        weights_seed: added to the seed of weights and order, the labeled clips staying the same.
         data: ``synthetic`` or ``scenes``.
         trunk: the cell whose image trunk it starts from.
     """
@@ -65,7 +65,7 @@ def _choices() -> Iterator[Cell]:
     }
     for framework, (key, usual, other) in own.items():
         for warmup, weight, value in ((150, 1, usual), (300, 1, usual), (150, 1, other), (300, 0.3, usual)):
-            settings = {"warmup_steps": warmup, "unlabelled_weight": weight, key: value}
+            settings = {"warmup_steps": warmup, "unlabeled_weight": weight, key: value}
             if framework == "xpl":
                 settings["pacing.length"] = 500 - warmup
             overrides = [f"framework.{framework}.{name}={setting}" for name, setting in settings.items()]
@@ -132,7 +132,7 @@ def _scenes() -> Iterator[Cell]:
 
 
 def _causes() -> Iterator[Cell]:
-    """Why SSPL alone, and EZ-VSL alone on scenes, are below the centred disc: one circumstance changed at a time."""
+    """Why SSPL alone, and EZ-VSL alone on scenes, are below the centered disc: one circumstance changed at a time."""
     alone = ("framework=self_supervised", "objective=sspl")
     changed = {
         "twice as long": ("trainer.epochs=24",),

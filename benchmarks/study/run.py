@@ -123,7 +123,7 @@ def figures_of(overrides: Sequence[str], group: str) -> dict[str, Any]:
         "late_spread": round(statistics.pstdev(late), 3),
         "pseudo": {key: round(value, 4) for key, value in last.items()},
         "seconds": metrics["train_seconds"],
-        "labelled": metrics["labelled"],
+        "labeled": metrics["labeled"],
     }
 
 

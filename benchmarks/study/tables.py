@@ -27,11 +27,11 @@ ROWS = {
 _ABOUT = """`python -m benchmarks.study.run --scenes FOLDER`, resumable; every cell, with its commit, is in
 [results.json](results.json). The embedded set with 3,000 training clips, 12 epochs of equal budget in samples seen,
 EZ-VSL as the objective where nothing else is said; no object prior (OGL) anywhere. CIoU@0.5 and AUC in per cent on
-test, at one fixed threshold chosen on validation; mean and standard deviation over seeds, each with labelled clips,
+test, at one fixed threshold chosen on validation; mean and standard deviation over seeds, each with labeled clips,
 weights and order of its own. *median* and *oracle* are the usual other conventions, the latter told the truth. Training
 seconds are of one thread beside other work, suspended times included (20 minutes at 1 and 30 %), and so say little."""
 # What the papers claim, in points of CIoU.
-_OVER_SIMPLE, _OVER_UNLABELLED, _OF_FULL = 4.6, 8.9, 95.0
+_OVER_SIMPLE, _OVER_UNLABELED, _OF_FULL = 4.6, 8.9, 95.0
 _SCENES_ALONE = f"scenes/self_supervised/{SCENES_RATIO:g}/0"
 _SUBSETS = ("test_small", "test_duet", "test_swap", "test_unheard")
 
@@ -65,7 +65,8 @@ def write_tables(results: Results, folder: Path) -> None:
     if not scores:
         return
     trivial = next(iter(entry["baselines"] for entry in results.values() if "baselines" in entry))
-    lines_ = {"centred disc": trivial["centred_disc"]["ciou"]}
+    disc = trivial.get("centered_disc") or trivial["centred_disc"]  # records of an earlier spelling
+    lines_ = {"centered disc": disc["ciou"]}
     if alone := _values(results, "self_supervised", 0.03, "test", "ciou"):
         lines_["self-supervised"] = statistics.fmean(alone)
     ylabel = "test CIoU@0.5, fixed threshold (%)"
@@ -156,7 +157,7 @@ def _targets(results: Results) -> list[str]:
             said = (
                 f"{ROWS[variant]} at 3 % is {gains[best]:+.1f} from the nearest objective alone, {best} (seeds {seeds})"
             )
-            lines.append(_verdict(said, gains[best], _OVER_UNLABELLED))
+            lines.append(_verdict(said, gains[best], _OVER_UNLABELED))
         if full and (tenth := _values(results, variant, 0.1, "test", "ciou")):
             share = 100 * statistics.fmean(tenth) / statistics.fmean(full)
             said = f"{ROWS[variant]} at 10 % has {share:.1f} % of the CIoU of labels + contrastive at 100 %"

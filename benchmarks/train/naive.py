@@ -31,7 +31,7 @@ class NaiveFNAC(nn.Module):
         self.aud_proj = nn.Linear(512, dim)
 
     def take(self, localizer: nn.Module) -> None:
-        """Start from the weights of a localiser with ResNet-18 encoders."""
+        """Start from the weights of a localizer with ResNet-18 encoders."""
         found = localizer.state_dict()
         for part, prefix in (
             (self.imgnet, "image.backbone."),
@@ -76,14 +76,14 @@ class NaiveTraining:
 
     def __init__(self, model: NaiveFNAC) -> None:
         self.model = model.train()
-        self.optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-4)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-4)
 
     def step(self, frames: Tensor, sounds: Tensor) -> float:
         """Train on a batch; its loss before."""
         loss, terms = self.model(frames, sounds)
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         for term in terms.values():
             term.item()
         return float(loss.item())

@@ -44,11 +44,11 @@ NOTES = """\
 Nothing is read from a tensor on the way, so that no step waits for a GPU (tested on every framework and objective),
 but by XPL once it labels: labels lie on the host's disk, and which clips are admitted is asked of all labels, this
 step's among them. What the store itself takes is the line 'label store'; on a GPU each such step waits once for the
-labellers. Writing later could hide the copy, but a clip's admission needs its new reliability: deferring that would
+labelers. Writing later could hide the copy, but a clip's admission needs its new reliability: deferring that would
 change results.
 
-Labelled and unlabelled rows go through a student together: one set of batch-norm statistics, of all rows (tested).
-The choice is for what it does more than for its few per cent: apart, a few labelled rows would make statistics of
+Labeled and unlabeled rows go through a student together: one set of batch-norm statistics, of all rows (tested).
+The choice is for what it does more than for its few per cent: apart, a few labeled rows would make statistics of
 their own.
 
 Left out: `torch.compile` and CUDA graphs, as nothing here could show what they give on a GPU; float16, which needs a
@@ -67,7 +67,7 @@ FNAC = [
     "objective.fnac.fns_image_weight=100",
     "objective.fnac.warmup_steps=0",
     "trainer.batch_size=16",
-    "trainer.labelled_batch_size=4",
+    "trainer.labeled_batch_size=4",
     "trainer.learning_rate=1e-4",
     "trainer.weight_decay=1e-4",
     "trainer.warmup_share=0",
@@ -77,7 +77,7 @@ SIZES: Mapping[str, tuple[int, Sequence[str]]] = {
     "tiny, 64 px, batch 64": (64, ["model=tiny"]),
     "resnet18, 224 px, batch 16": (
         224,
-        ["model=resnet18", "trainer.batch_size=16", "trainer.labelled_batch_size=4"],
+        ["model=resnet18", "trainer.batch_size=16", "trainer.labeled_batch_size=4"],
     ),
 }
 
@@ -125,7 +125,7 @@ def measure_fnac(data: PreparedData, repeats: int) -> str:
     config = configure(*FNAC)
     ours = Training(config, data)
     published = _published(ours)
-    _check_equal(published.model, ours, plain_view(ours.loader.rows(0).labelled))
+    _check_equal(published.model, ours, plain_view(ours.loader.rows(0).labeled))
     pairs, clock = [], []
     for step in range(repeats + 1):
         frames, sounds, batch = _batch(ours, step)
@@ -190,7 +190,7 @@ def _published(ours: Training) -> NaiveTraining:
 
 def _batch(training: Training, step: int) -> tuple[Tensor, Tensor, SemiBatch]:
     """Frames and spectrograms of a step, and the same as our step takes them."""
-    view = plain_view(training.loader.rows(step).labelled)
+    view = plain_view(training.loader.rows(step).labeled)
     (sounds,) = view.features.values()
     return view.frame, sounds, SemiBatch(Views((view,)))
 
@@ -246,27 +246,27 @@ class Clock:
 
 # What belongs to which part, besides what `measure_parts` calls itself.
 _WATCHED: Sequence[tuple[Any, str, str]] = (
-    (Teacher, "forward", "labelling: teachers' or peers' forward"),
-    (avsl.frameworks.xpl, "ask", "labelling: teachers' or peers' forward"),
-    (DMT, "label", "labelling: filter, geometry"),
-    (XPL, "label", "labelling: filter, geometry"),
-    (avsl.frameworks.dmt, "carry", "labelling: filter, geometry"),
-    (avsl.frameworks.xpl, "carry", "labelling: filter, geometry"),
-    (avsl.frameworks.xpl, "admission_threshold", "labelling: filter, geometry"),
-    (LabelStore, "read", "labelling: label store"),
-    (LabelStore, "write", "labelling: label store"),
+    (Teacher, "forward", "labeling: teachers' or peers' forward"),
+    (avsl.frameworks.xpl, "ask", "labeling: teachers' or peers' forward"),
+    (DMT, "label", "labeling: filter, geometry"),
+    (XPL, "label", "labeling: filter, geometry"),
+    (avsl.frameworks.dmt, "carry", "labeling: filter, geometry"),
+    (avsl.frameworks.xpl, "carry", "labeling: filter, geometry"),
+    (avsl.frameworks.xpl, "admission_threshold", "labeling: filter, geometry"),
+    (LabelStore, "read", "labeling: label store"),
+    (LabelStore, "write", "labeling: label store"),
     (Branch, "forward", "students' forward"),
 )
 _ORDER = (
     "loader",
     "augmentation",
-    "labelling: teachers' or peers' forward",
-    "labelling: filter, geometry",
-    "labelling: label store",
+    "labeling: teachers' or peers' forward",
+    "labeling: filter, geometry",
+    "labeling: label store",
     "students' forward",
     "losses",
     "backward",
-    "clipping, optimiser",
+    "clipping, optimizer",
     "EMA",
 )
 
@@ -296,7 +296,7 @@ def measure_parts(name: str, data: PreparedData, overrides: Sequence[str], steps
                     loss = training.forward(batch, step).loss.total
                 with clock.part("backward"):
                     training.backward(loss)
-                with clock.part("clipping, optimiser"):
+                with clock.part("clipping, optimizer"):
                     training.update()
                 with clock.part("EMA"):
                     training.framework.after_step(step)
@@ -331,9 +331,9 @@ def measure_removed(name: str, data: PreparedData, overrides: Sequence[str], rep
     framework = training.framework
     assert isinstance(framework, DMT)
     batch = training.views(training.loader.rows(0))
-    labelled, unlabelled = batch.labelled, batch.unlabelled
-    assert unlabelled is not None
-    weak = unlabelled.weak
+    labeled, unlabeled = batch.labeled, batch.unlabeled
+    assert unlabeled is not None
+    weak = unlabeled.weak
     assert weak is not None
     student, teacher = framework.pairs[0]
     rows = []
@@ -369,7 +369,7 @@ def measure_removed(name: str, data: PreparedData, overrides: Sequence[str], rep
     )
 
     def two() -> None:
-        outputs = cast(lambda: [student(labelled.strong), student(unlabelled.strong)])
+        outputs = cast(lambda: [student(labeled.strong), student(unlabeled.strong)])
         _backward([out.logits for views in outputs for out in views])
 
     def one() -> None:
@@ -378,7 +378,7 @@ def measure_removed(name: str, data: PreparedData, overrides: Sequence[str], rep
 
     ratio, before, after = _paired(two, one, repeats)
     rows.append(
-        ["labelled and unlabelled in two passes", "one", before, after, ratio, "one set of batch-norm statistics"]
+        ["labeled and unlabeled in two passes", "one", before, after, ratio, "one set of batch-norm statistics"]
     )
     return f"## What was removed: {name}\n\n" + table(
         ["before", "now", "before, ms", "now, ms", "ratio", "besides"], rows

@@ -113,7 +113,7 @@ def _measure(root: Path, batch: int, steps: int, send: Connection) -> None:
             "model=tiny",
             "split.label_ratio=0.1",
             f"trainer.batch_size={batch}",
-            f"trainer.labelled_batch_size={batch // 4}",
+            f"trainer.labeled_batch_size={batch // 4}",
         )
         trainings.append(Training(config, PreparedData.open(root)))
 

@@ -45,7 +45,7 @@ def generated(root: Path, size: int, rows: int, duration_s: float = 1.0) -> Prep
 
 
 class Training:
-    """One training's loader, framework and optimiser, as `avsl.training.loop` puts them together.
+    """One training's loader, framework and optimizer, as `avsl.training.loop` puts them together.
 
     Args:
         config: what and how.
@@ -55,22 +55,22 @@ class Training:
     def __init__(self, config: Config, data: PreparedData) -> None:
         self.config = config
         split = make_split(data, config.split)
-        rows = np.concatenate([rows_of(data, split.labelled), rows_of(data, split.unlabelled)])
+        rows = np.concatenate([rows_of(data, split.labeled), rows_of(data, split.unlabeled)])
         reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
         # So long a schedule that its rate stays at the peak.
         self.module = SemiModule(config, 10**6)
         self.framework = self.module.framework
         self.loader = make_loader(config, reader, split, self.framework)
-        optimiser = self.module.configure_optimizers()["optimizer"]
-        assert isinstance(optimiser, torch.optim.Optimizer)
-        self.optimiser = optimiser
+        optimizer = self.module.configure_optimizers()["optimizer"]
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        self.optimizer = optimizer
         self.module.train()
 
     def views(self, rows: TrainingRows) -> SemiBatch:
         """The step's augmented views."""
         return make_views(
-            rows.labelled,
-            rows.unlabelled,
+            rows.labeled,
+            rows.unlabeled,
             self.config.augment,
             n_strong=self.framework.n_views,
             weak=self.framework.needs_weak_view,
@@ -84,15 +84,15 @@ class Training:
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of all that is trained."""
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own
 
     def update(self) -> None:
-        """Clip, and the optimiser's step."""
+        """Clip, and the optimizer's step."""
         clip = self.config.trainer.gradient_clip
         if clip:
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), clip, foreach=True)
-        self.optimiser.step()
+        self.optimizer.step()
 
     def step(self, batch: SemiBatch, step: int) -> Tensor:
         """Train on a batch; its loss before."""

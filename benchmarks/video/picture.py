@@ -44,7 +44,7 @@ def make_video(path: Path, frame: NDArray[np.uint8], sounds: list[NDArray[np.int
 
 
 def main() -> None:
-    """Make the video, localise in it, keep a frame of each part."""
+    """Make the video, localize in it, keep a frame of each part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", type=Path)
     parser.add_argument("--scene", type=int, default=0, help="number of the frame (default: %(default)s)")

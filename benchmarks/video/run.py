@@ -1,6 +1,6 @@
 """Time `avsl localize` on generated videos: ``python benchmarks/video/run.py MODEL [--quick]``.
 
-MODEL is an exported model's folder. Each video is localised in a process of its own; its seconds, the CPU's and its
+MODEL is an exported model's folder. Each video is localized in a process of its own; its seconds, the CPU's and its
 greatest resident memory are printed, and written to ``results.md`` beside this file unless ``--quick``.
 """
 
@@ -53,7 +53,7 @@ def make_video(path: Path, seconds: int, width: int, height: int, fps: int) -> N
 
 
 def localize(model: Path, video: Path, out: Path) -> None:
-    """Localise in this process; print seconds, CPU seconds and greatest resident MB, those of the start left out."""
+    """Localize in this process; print seconds, CPU seconds and greatest resident MB, those of the start left out."""
     from avsl.inference.predictor import Predictor
     from avsl.inference.video import localize_video
 
@@ -65,7 +65,7 @@ def localize(model: Path, video: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Make the videos, localise in each, print and keep the table."""
+    """Make the videos, localize in each, print and keep the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", type=Path)
     parser.add_argument("--quick", action="store_true", help="the first row alone, and nothing is written")
@@ -96,7 +96,7 @@ def main() -> None:
     load = f"a mean of {os.getloadavg()[2]:.1f} processes on {os.cpu_count()} cores in its last quarter of an hour."
     print(load)
     if not options.quick:
-        text = "# Localising in video\n\n`python benchmarks/video/run.py MODEL`, one look a second; " + load
+        text = "# Localizing in video\n\n`python benchmarks/video/run.py MODEL`, one look a second; " + load
         write_text(Path(__file__).with_name("results.md"), text + "\n\n" + "\n".join(lines) + "\n")
 
 

@@ -1,1 +1,1 @@
-"""Semi-supervised audio-visual source localisation."""
+"""Semi-supervised audio-visual source localization."""

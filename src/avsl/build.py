@@ -25,7 +25,7 @@ from avsl.types import Framework
 
 
 def make_branch(config: Config, k: int) -> Branch:
-    """The k-th student, initialised from its own seed; the global generator is left as it was."""
+    """The k-th student, initialized from its own seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, k))
         build, _ = OBJECTIVES[config.objective.name]
@@ -39,14 +39,14 @@ def make_branch(config: Config, k: int) -> Branch:
 
 
 def make_framework(config: Config) -> Framework:
-    """The framework over freshly initialised students."""
+    """The framework over freshly initialized students."""
     framework, _ = FRAMEWORKS[config.framework.name]
     return framework(lambda k: make_branch(config, k), config.framework.settings)
 
 
 def steps_per_epoch(config: Config, split: Split) -> int:
-    """Steps in which as many rows are drawn as the training part has, whatever the labelled share."""
-    return -(-(len(split.labelled) + len(split.unlabelled)) // config.trainer.batch_size)
+    """Steps in which as many rows are drawn as the training part has, whatever the labeled share."""
+    return -(-(len(split.labeled) + len(split.unlabeled)) // config.trainer.batch_size)
 
 
 def rows_of(data: PreparedData, ids: Sequence[str]) -> NDArray[np.int64]:
@@ -78,17 +78,17 @@ def describe_model(model: LocalizerEnsemble, data: PreparedData, threshold: floa
 
 def make_loader(config: Config, reader: RowReader, split: Split, framework: Framework, rank: int = 0) -> StepLoader:
     """The training loader of a split, for the process ``rank`` of those that train together."""
-    labelled = rows_of(reader.data, split.labelled)
-    unlabelled = rows_of(reader.data, split.unlabelled if framework.uses_unlabelled else [])
+    labeled = rows_of(reader.data, split.labeled)
+    unlabeled = rows_of(reader.data, split.unlabeled if framework.uses_unlabeled else [])
     if not framework.uses_labels:
         # One pool in the data set's order: which of its rows have labels decides nothing.
-        labelled, unlabelled = np.sort(np.concatenate([labelled, unlabelled])), unlabelled[:0]
+        labeled, unlabeled = np.sort(np.concatenate([labeled, unlabeled])), unlabeled[:0]
     return StepLoader(
         reader,
-        labelled,
-        unlabelled,
+        labeled,
+        unlabeled,
         batch_size=config.trainer.batch_size,
-        labelled_batch_size=config.trainer.labelled_batch_size,
+        labeled_batch_size=config.trainer.labeled_batch_size,
         steps_per_epoch=steps_per_epoch(config, split),
         seed=derive_seed(config.seed, 1000),
         masks=framework.uses_labels,

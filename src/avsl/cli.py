@@ -12,7 +12,7 @@ from pathlib import Path
 
 _STEPS = {
     "prepare": "make the data set of data=... into prepared shards",
-    "split": "draw the labelled rows of one label ratio",
+    "split": "draw the labeled rows of one label ratio",
     "train": "train one framework at one label ratio, with an MLflow run",
     "evaluate": "score the trained model on validation and test",
     "register": "give the best candidate of one label ratio the alias 'champion' in the MLflow registry",
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line's parser."""
     parser = argparse.ArgumentParser(
         prog="avsl",
-        description="Semi-supervised audio-visual source localisation: which pixels make the sound.",
+        description="Semi-supervised audio-visual source localization: which pixels make the sound.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

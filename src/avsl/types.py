@@ -16,7 +16,7 @@ class AVBatch:
     """B rows of one view of frames with their sounds.
 
     Attributes:
-        frame: (B, 3, H, W), float, ImageNet-normalised.
+        frame: (B, 3, H, W), float, ImageNet-normalized.
         waveform: (B, T) mono at 16 kHz in [-1, 1]; None where every front end's output is cached.
         features: cached front-end outputs, (B, ...) by the front end's key.
         index: (B,) int64, the rows' positions in the prepared data set.
@@ -54,7 +54,7 @@ class Views:
 
     Attributes:
         strong: the views students learn from; as many as the objective asks for.
-        weak: the view labellers see; None where the framework has no labeller.
+        weak: the view labelers see; None where the framework has no labeler.
     """
 
     strong: tuple[AVBatch, ...]
@@ -63,15 +63,15 @@ class Views:
 
 @dataclass(frozen=True)
 class SemiBatch:
-    """One step's rows: labelled ones with masks and unlabelled ones without.
+    """One step's rows: labeled ones with masks and unlabeled ones without.
 
     Attributes:
-        labelled: all rows, without masks, where the framework uses no labels.
-        unlabelled: None where there are none, at 100 % labels, or none are asked for.
+        labeled: all rows, without masks, where the framework uses no labels.
+        unlabeled: None where there are none, at 100 % labels, or none are asked for.
     """
 
-    labelled: Views
-    unlabelled: Views | None = None
+    labeled: Views
+    unlabeled: Views | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Head:
     """One pair of embeddings.
 
     Attributes:
-        visual: (B, C, h, w), L2-normalised over C.
-        audio: (B, C), L2-normalised.
+        visual: (B, C, h, w), L2-normalized over C.
+        audio: (B, C), L2-normalized.
     """
 
     visual: Tensor
@@ -94,7 +94,7 @@ class AVOutput:
     Attributes:
         heads: its pairs of embeddings; one, or as many as the objective asks for.
         logits: (B, h, w), confidence before the sigmoid: scale · S + offset, S the mean of the heads' similarities.
-        features: (B, C, h, w), the first head's visual features before they are normalised.
+        features: (B, C, h, w), the first head's visual features before they are normalized.
         momentum: what the momentum encoders make of the same view, without a gradient; None where there are none.
     """
 
@@ -129,12 +129,12 @@ class LossTerms:
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """The labels a framework gave to unlabelled rows, for logging their quality against a hidden truth.
+    """The labels a framework gave to unlabeled rows, for logging their quality against a hidden truth.
 
     Attributes:
         mask: (B, h, w) in [0, 1], on the grid of the weak view.
         accepted: (B,) bool.
-        agreement: (B,) the labellers' agreement in [0, 1], where there are two.
+        agreement: (B,) the labelers' agreement in [0, 1], where there are two.
     """
 
     mask: Tensor
@@ -144,7 +144,7 @@ class PseudoLabels:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """One training step: what to minimise and the pseudo-labels behind it."""
+    """One training step: what to minimize and the pseudo-labels behind it."""
 
     loss: LossTerms
     pseudo: PseudoLabels | None = None
@@ -191,7 +191,7 @@ class Objective(Protocol):
     needs: Needs
 
     def __call__(self, views: Sequence[AVOutput], step: int) -> LossTerms:
-        """The loss of ``needs.views`` views of the same rows; ``step`` counts optimiser steps from 0."""
+        """The loss of ``needs.views`` views of the same rows; ``step`` counts optimizer steps from 0."""
         ...
 
 
@@ -200,26 +200,26 @@ class Framework(Protocol):
 
     Attributes:
         n_views: strong views of each row.
-        needs_weak_view: whether unlabelled rows get a weak view, for a labeller.
+        needs_weak_view: whether unlabeled rows get a weak view, for a labeler.
         uses_labels: whether boxes reach the loss; where they do not, all rows are drawn alike and none has a mask.
-        uses_unlabelled: whether unlabelled rows are drawn at all.
+        uses_unlabeled: whether unlabeled rows are drawn at all.
     """
 
     n_views: int
     needs_weak_view: bool
     uses_labels: bool
-    uses_unlabelled: bool
+    uses_unlabeled: bool
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
-        """The loss of one step; ``step`` counts optimiser steps from 0."""
+        """The loss of one step; ``step`` counts optimizer steps from 0."""
         ...
 
     def after_step(self, step: int) -> None:
-        """Called after the optimiser's step (EMA)."""
+        """Called after the optimizer's step (EMA)."""
         ...
 
     def param_groups(self) -> Iterable[Mapping[str, Any]]:
-        """What the optimiser trains; a teacher's parameters are never among them."""
+        """What the optimizer trains; a teacher's parameters are never among them."""
         ...
 
     def eval_models(self) -> Sequence[nn.Module]:

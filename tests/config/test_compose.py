@@ -65,7 +65,7 @@ def test_params_override_conf_and_the_command_line_overrides_params(project: Pat
     assert plain.trainer.batch_size == 64
     asked = compose(["split.label_ratio=0.5", "model.dim=16", "trainer.epochs=9", "seed=4"], project)
     assert (asked.seed, asked.split.label_ratio, asked.model.dim, asked.trainer.epochs) == (4, 0.5, 16, 9)
-    assert asked.model.image == plain.model.image, "one key changed, its neighbours are as they were"
+    assert asked.model.image == plain.model.image, "one key changed, its neighbors are as they were"
 
 
 def test_an_experiment_stands_between_params_and_the_command_line(project: Path) -> None:
@@ -197,7 +197,7 @@ def test_what_does_not_decide_a_training_leaves_its_hash(plain: Config, path: st
         ("split.ratio=0.5", r"unknown key 'split\.ratio': allowed are label_ratio, seed"),
         ("splits.label_ratio=0.5", r"unknown key 'splits': allowed are .*split"),
         ("trainer.precision=fp16", r"key 'trainer\.precision' = 'fp16': .*'32-true' or 'bf16-mixed'"),
-        ("trainer.labelled_batch_size=64", r"trainer.*labelled_batch_size must be smaller than batch_size"),
+        ("trainer.labeled_batch_size=64", r"trainer.*labeled_batch_size must be smaller than batch_size"),
         ("model.image.dropuot=0.1", r"unknown key 'model\.image\.dropuot': allowed are .*dropout"),
         ("model.audio.backbon=x", r"unknown key 'model\.audio\.backbon': allowed are backbone, .*project"),
         ("model.audio.kind=mp3", r"key 'model\.audio\.kind' = 'mp3': allowed are spectrogram, vggish, waveform"),

@@ -19,7 +19,7 @@ from avsl.models import Localizer, LocalizerConfig
 from avsl.objectives import OBJECTIVES
 from avsl.types import AVBatch, Framework, KeepsState, SemiBatch, StepOutput, Views
 
-LABELLED, UNLABELLED = 3, 4
+LABELED, UNLABELED = 3, 4
 LATE = 10**6  # a step after any warm-up
 SURE = math.log(0.6 / 0.4)  # the logit from which a cell is called sounding, δ = 0.6
 
@@ -33,7 +33,7 @@ class MakeView(Protocol):
 
 
 class Make(Protocol):
-    """Builds a framework over tiny localisers."""
+    """Builds a framework over tiny localizers."""
 
     def __call__(self, *, seed: int = 0, **settings: Any) -> Framework:
         """With ``settings`` in place of the defaults; equal arguments, equal weights."""
@@ -59,7 +59,7 @@ def objective_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def described(objective_name: str, tiny: LocalizerConfig) -> LocalizerConfig:
-    """The tiny localiser with as many heads as the objective needs."""
+    """The tiny localizer with as many heads as the objective needs."""
     return tiny.model_copy(update={"heads": objective(objective_name, tiny).needs.heads})
 
 
@@ -81,13 +81,13 @@ def make(objective_name: str, framework_name: str, described: LocalizerConfig) -
 
 @pytest.fixture
 def batch(make: Make, make_view: MakeView) -> SemiBatch:
-    """Labelled and unlabelled rows in as many strong views as are asked for, with a weak one."""
+    """Labeled and unlabeled rows in as many strong views as are asked for, with a weak one."""
     n_views = make().n_views
-    rows = make_view(UNLABELLED, 20).index + LABELLED
-    unlabelled = [replace(make_view(UNLABELLED, 10 + v), index=rows) for v in range(n_views)]
+    rows = make_view(UNLABELED, 20).index + LABELED
+    unlabeled = [replace(make_view(UNLABELED, 10 + v), index=rows) for v in range(n_views)]
     return SemiBatch(
-        labelled=Views(tuple(make_view(LABELLED, v, mask=True) for v in range(n_views))),
-        unlabelled=Views(tuple(unlabelled), weak=replace(make_view(UNLABELLED, 20), index=rows)),
+        labeled=Views(tuple(make_view(LABELED, v, mask=True) for v in range(n_views))),
+        unlabeled=Views(tuple(unlabeled), weak=replace(make_view(UNLABELED, 20), index=rows)),
     )
 
 
@@ -104,7 +104,7 @@ def module(framework: Framework) -> nn.Module:
 
 
 def trained(framework: Framework) -> dict[str, Tensor]:
-    """What the optimiser is given, by name."""
+    """What the optimizer is given, by name."""
     ids = {id(p) for group in framework.param_groups() for p in group["params"]}
     return {name: p for name, p in module(framework).named_parameters() if id(p) in ids}
 
@@ -149,9 +149,9 @@ def labels(framework: Framework) -> None:
         pytest.skip("this framework gives no pseudo-labels")
 
 
-def unlabelled_parts(output: StepOutput) -> list[float]:
+def unlabeled_parts(output: StepOutput) -> list[float]:
     """The loss on pseudo-labels, by student."""
-    return [float(part) for name, part in output.loss.parts.items() if name.startswith("unlabelled")]
+    return [float(part) for name, part in output.loss.parts.items() if name.startswith("unlabeled")]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -180,7 +180,7 @@ def test_half_precision_ends_where_the_objective_begins(
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
-def test_the_optimiser_gets_each_parameter_once_and_teachers_never(make: Make, batch: SemiBatch) -> None:
+def test_the_optimizer_gets_each_parameter_once_and_teachers_never(make: Make, batch: SemiBatch) -> None:
     """What is not trained asks for no gradient, gets none, and is in no group; biases and norms do not decay."""
     framework = make()
     groups = [dict(group) for group in framework.param_groups()]
@@ -200,10 +200,10 @@ def test_the_optimiser_gets_each_parameter_once_and_teachers_never(make: Make, b
 
 
 def test_pseudo_labels_give_every_student_a_gradient(make: Make, batch: SemiBatch) -> None:
-    """Where the labellers agree on a mask that is not empty, its loss is there and each student learns from it."""
+    """Where the labelers agree on a mask that is not empty, its loss is there and each student learns from it."""
     framework = make()
     labels(framework)
-    without = make(unlabelled_weight=0.0)
+    without = make(unlabeled_weight=0.0)
     for one in (framework, without):
         convince(one)
     output, with_labels = take(framework, batch)
@@ -211,8 +211,8 @@ def test_pseudo_labels_give_every_student_a_gradient(make: Make, batch: SemiBatc
     assert output.pseudo is not None
     assert output.pseudo.accepted.all()
     assert output.pseudo.mask.min() > 0.8
-    assert unlabelled_parts(output)
-    assert min(unlabelled_parts(output)) > 0.1
+    assert unlabeled_parts(output)
+    assert min(unlabeled_parts(output)) > 0.1
     students = {name: part for name, part in module(framework).named_modules() if isinstance(part, Branch)}
     for student in students:
         for encoder in ("model.image.", "model.audio.", "model.offset"):
@@ -225,19 +225,19 @@ def test_pseudo_labels_give_every_student_a_gradient(make: Make, batch: SemiBatc
             assert max(changes) > 1e-4, (student, encoder)
 
 
-def test_unlabelled_rows_keep_their_secret(make: Make, batch: SemiBatch) -> None:
-    """Masks that reach a framework with unlabelled rows change neither its loss nor its gradient."""
+def test_unlabeled_rows_keep_their_secret(make: Make, batch: SemiBatch) -> None:
+    """Masks that reach a framework with unlabeled rows change neither its loss nor its gradient."""
     clean, dirty = make(), make()
     for framework in (clean, dirty):
         convince(framework)
-    assert batch.unlabelled is not None
-    assert batch.unlabelled.weak is not None
-    poison = torch.rand(UNLABELLED, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert batch.unlabeled is not None
+    assert batch.unlabeled.weak is not None
+    poison = torch.rand(UNLABELED, 32, 32, generator=torch.Generator().manual_seed(0))
     poisoned = replace(
         batch,
-        unlabelled=Views(
-            tuple(replace(view, mask=poison) for view in batch.unlabelled.strong),
-            weak=replace(batch.unlabelled.weak, mask=1 - poison),
+        unlabeled=Views(
+            tuple(replace(view, mask=poison) for view in batch.unlabeled.strong),
+            weak=replace(batch.unlabeled.weak, mask=1 - poison),
         ),
     )
     (expected, before), (found, after) = take(clean, batch), take(dirty, poisoned)
@@ -247,13 +247,13 @@ def test_unlabelled_rows_keep_their_secret(make: Make, batch: SemiBatch) -> None
 
 
 def test_labels_reach_the_loss_where_they_are_used(make: Make, batch: SemiBatch) -> None:
-    """Other boxes on the labelled rows give another loss and another gradient, and no boxes are an error.
+    """Other boxes on the labeled rows give another loss and another gradient, and no boxes are an error.
 
     Where labels are not used, neither makes a difference.
     """
-    strong = batch.labelled.strong
-    other = replace(batch, labelled=Views(tuple(replace(v, mask=1 - v.mask) for v in strong if v.mask is not None)))
-    bare = replace(batch, labelled=Views(tuple(replace(v, mask=None) for v in strong)))
+    strong = batch.labeled.strong
+    other = replace(batch, labeled=Views(tuple(replace(v, mask=1 - v.mask) for v in strong if v.mask is not None)))
+    bare = replace(batch, labeled=Views(tuple(replace(v, mask=None) for v in strong)))
     for step in (0, LATE):
         (expected, before), (found, after) = take(make(), batch, step), take(make(), other, step)
         if not make().uses_labels:
@@ -267,50 +267,50 @@ def test_labels_reach_the_loss_where_they_are_used(make: Make, batch: SemiBatch)
             make().training_step(bare, step)
 
 
-def test_before_the_warm_up_ends_nothing_is_labelled(make: Make, batch: SemiBatch) -> None:
+def test_before_the_warm_up_ends_nothing_is_labeled(make: Make, batch: SemiBatch) -> None:
     """No pseudo-labels and no loss on them at the last warm-up step; both at the next."""
     labels(make())
     framework = make(warmup_steps=5)
     convince(framework)
     early, late = framework.training_step(batch, 4), framework.training_step(batch, 5)
     assert early.pseudo is None
-    assert not unlabelled_parts(early)
+    assert not unlabeled_parts(early)
     assert late.pseudo is not None
-    assert unlabelled_parts(late)
+    assert unlabeled_parts(late)
 
 
-def test_all_rows_may_be_labelled(make: Make, batch: SemiBatch) -> None:
-    """At 100 % labels there are no unlabelled rows, and training goes on."""
-    output = make().training_step(SemiBatch(batch.labelled), LATE)
+def test_all_rows_may_be_labeled(make: Make, batch: SemiBatch) -> None:
+    """At 100 % labels there are no unlabeled rows, and training goes on."""
+    output = make().training_step(SemiBatch(batch.labeled), LATE)
     assert torch.isfinite(output.loss.total)
     assert output.pseudo is None
-    assert not unlabelled_parts(output)
+    assert not unlabeled_parts(output)
 
 
 def test_a_missing_weak_view_is_an_error(make: Make, batch: SemiBatch) -> None:
-    """A labeller is not shown the strong view in its place."""
+    """A labeler is not shown the strong view in its place."""
     labels(make())
-    assert batch.unlabelled is not None
+    assert batch.unlabeled is not None
     with pytest.raises(ValueError, match="no weak view"):
-        make().training_step(replace(batch, unlabelled=replace(batch.unlabelled, weak=None)), LATE)
+        make().training_step(replace(batch, unlabeled=replace(batch.unlabeled, weak=None)), LATE)
 
 
 def test_a_label_depends_on_its_row_alone(make: Make, batch: SemiBatch) -> None:
     """Whoever labels is in evaluation mode then, and in the mode in which it was afterwards."""
     framework, fewer = make(), make()
     labels(framework)
-    assert batch.unlabelled is not None
-    assert batch.unlabelled.weak is not None
+    assert batch.unlabeled is not None
+    assert batch.unlabeled.weak is not None
     for one in (framework, fewer):
-        divide(one, batch.unlabelled.weak)
+        divide(one, batch.unlabeled.weak)
     modes = [part.training for part in module(framework).modules()]
 
     def first(view: AVBatch) -> AVBatch:
         features = {key: value[:2] for key, value in view.features.items()}
         return AVBatch(view.frame[:2], None, features, view.index[:2], view.geometry[:2])
 
-    few = Views(tuple(first(view) for view in batch.unlabelled.strong), weak=first(batch.unlabelled.weak))
-    whole, part = framework.training_step(batch, LATE).pseudo, fewer.training_step(replace(batch, unlabelled=few), LATE)
+    few = Views(tuple(first(view) for view in batch.unlabeled.strong), weak=first(batch.unlabeled.weak))
+    whole, part = framework.training_step(batch, LATE).pseudo, fewer.training_step(replace(batch, unlabeled=few), LATE)
     assert whole is not None
     assert part.pseudo is not None
     assert 0 < whole.mask[:2].mean() < 1
@@ -333,10 +333,10 @@ def test_teachers_stay_as_they_are(make: Make, batch: SemiBatch) -> None:
 
 
 def test_what_is_evaluated_stands_alone(make: Make, batch: SemiBatch, described: LocalizerConfig) -> None:
-    """Each evaluated model's state is exactly a localiser's: no objective, no student, no optimiser."""
+    """Each evaluated model's state is exactly a localizer's: no objective, no student, no optimizer."""
     models = make().eval_models()
     assert models
-    view = batch.labelled.strong[0]
+    view = batch.labeled.strong[0]
     for model in models:
         alone = Localizer(described).eval()
         state: Mapping[str, Tensor] = model.state_dict()
@@ -348,34 +348,34 @@ def test_what_is_evaluated_stands_alone(make: Make, batch: SemiBatch, described:
 def test_resumed_is_uninterrupted(make: Make, batch: SemiBatch, tmp_path: Path) -> None:
     """Steps with a state that was saved and loaded into a framework of another seed end with the same bits."""
 
-    def optimiser(framework: Framework) -> torch.optim.Optimizer:
+    def optimizer(framework: Framework) -> torch.optim.Optimizer:
         return torch.optim.AdamW([dict(group) for group in framework.param_groups()], lr=1e-3)
 
-    def run(framework: Framework, optimiser: torch.optim.Optimizer, steps: range) -> list[Tensor]:
+    def run(framework: Framework, optimizer: torch.optim.Optimizer, steps: range) -> list[Tensor]:
         losses = []
         for step in steps:
             total = framework.training_step(batch, LATE + step).loss.total
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]  # torch's own
-            optimiser.step()
+            optimizer.step()
             framework.after_step(LATE + step)
             losses.append(total.detach())
         return losses
 
     first = make()
-    undisturbed = run(first, optimiser(first), range(4))
+    undisturbed = run(first, optimizer(first), range(4))
     saved, loaded = make(), make(seed=1)
-    before = optimiser(saved)
+    before = optimizer(saved)
     if isinstance(saved, KeepsState):
-        saved.open_state(tmp_path / "kept", LABELLED + UNLABELLED, "owner", None)
+        saved.open_state(tmp_path / "kept", LABELED + UNLABELED, "owner", None)
     losses = run(saved, before, range(2))
     if isinstance(saved, KeepsState):
         saved.stage("token")
     module(loaded).load_state_dict(module(saved).state_dict())
-    after = optimiser(loaded)
+    after = optimizer(loaded)
     after.load_state_dict(before.state_dict())
     if isinstance(loaded, KeepsState):
-        loaded.open_state(tmp_path / "kept", LABELLED + UNLABELLED, "owner", "token")
+        loaded.open_state(tmp_path / "kept", LABELED + UNLABELED, "owner", "token")
     losses += run(loaded, after, range(2, 4))
     assert torch.equal(torch.stack(losses), torch.stack(undisturbed))
     expected = module(first).state_dict()
@@ -399,11 +399,11 @@ def test_a_step_on_a_gpu_never_waits_for_it(make: Make, batch: SemiBatch) -> Non
             return AVBatch(move(of.frame), None, features, move(of.index), move(of.geometry), mask)
 
         module(framework)._apply(move)  # type: ignore[no-untyped-call]  # torch's own
-        assert batch.unlabelled is not None
-        assert batch.unlabelled.weak is not None
+        assert batch.unlabeled is not None
+        assert batch.unlabeled.weak is not None
         there = SemiBatch(
-            Views(tuple(map(view, batch.labelled.strong))),
-            Views(tuple(map(view, batch.unlabelled.strong)), view(batch.unlabelled.weak)),
+            Views(tuple(map(view, batch.labeled.strong))),
+            Views(tuple(map(view, batch.unlabeled.strong)), view(batch.unlabeled.weak)),
         )
         for step in (0, LATE):
             if isinstance(framework, KeepsState) and step:
@@ -426,15 +426,15 @@ def test_students_start_differently(make: Make) -> None:
 
 
 def test_steps_lower_the_loss(make: Make, batch: SemiBatch) -> None:
-    """A few optimiser steps on one batch, each followed by what the framework does after it, learn it."""
+    """A few optimizer steps on one batch, each followed by what the framework does after it, learn it."""
     framework = make()
-    optimiser = torch.optim.AdamW([dict(group) for group in framework.param_groups()], lr=3e-3)
+    optimizer = torch.optim.AdamW([dict(group) for group in framework.param_groups()], lr=3e-3)
     losses = []
     for step in range(8):
         total = framework.training_step(batch, step).loss.total
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]  # torch's own
-        optimiser.step()
+        optimizer.step()
         framework.after_step(step)
         losses.append(float(total.detach()))
     assert min(losses[-3:]) < losses[0] - 0.1 * abs(losses[0])

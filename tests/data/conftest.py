@@ -72,11 +72,11 @@ def prepare(tmp_path: Path) -> Callable[..., PreparedData]:
 
 @pytest.fixture(scope="session")
 def add_picture() -> Callable[[Path, int], None]:
-    """Writes a picture, 60 x 40, of one grey."""
+    """Writes a picture, 60 x 40, of one gray."""
 
-    def add(path: Path, grey: int) -> None:
+    def add(path: Path, gray: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((40, 60, 3), grey, np.uint8)).save(path)
+        Image.fromarray(np.full((40, 60, 3), gray, np.uint8)).save(path)
 
     return add
 
@@ -95,16 +95,16 @@ def add_sound() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def write_video() -> Callable[[Path, Sequence[int], NDArray[np.floating[Any]]], None]:
-    """Writes a video of ten frames a second, each of one grey, with mono samples at ``RATE``."""
+    """Writes a video of ten frames a second, each of one gray, with mono samples at ``RATE``."""
 
-    def write(path: Path, greys: Sequence[int], samples: NDArray[np.floating[Any]]) -> None:
+    def write(path: Path, grays: Sequence[int], samples: NDArray[np.floating[Any]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path), "w") as container:
             picture = container.add_stream("mpeg4", rate=10)
             picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
             track = container.add_stream("aac", rate=RATE)
-            for grey in greys:
-                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), grey, np.uint8), format="rgb24")
+            for gray in grays:
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), gray, np.uint8), format="rgb24")
                 container.mux(picture.encode(frame))
             sound = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None], format="fltp", layout="mono")
             sound.sample_rate = RATE
@@ -119,10 +119,10 @@ def write_video() -> Callable[[Path, Sequence[int], NDArray[np.floating[Any]]], 
 def add_clip(
     write_video: Callable[[Path, Sequence[int], NDArray[np.floating[Any]]], None],
 ) -> Callable[[Path, int, float], None]:
-    """Writes a video of a second: one grey, a tone."""
+    """Writes a video of a second: one gray, a tone."""
 
-    def add(path: Path, grey: int, frequency: float) -> None:
-        write_video(path, [grey] * 10, 0.5 * np.sin(2 * np.pi * frequency * np.arange(RATE) / RATE))
+    def add(path: Path, gray: int, frequency: float) -> None:
+        write_video(path, [gray] * 10, 0.5 * np.sin(2 * np.pi * frequency * np.arange(RATE) / RATE))
 
     return add
 
@@ -164,7 +164,7 @@ def real_clips() -> Path:
 def add_row(
     add_picture: Callable[[Path, int], None], add_sound: Callable[..., None]
 ) -> Callable[[Path, str, int], None]:
-    """Writes sample ``k`` into ``frames/`` and ``audio/``: a frame of grey 10 k, a tone of 200 + 50 k Hz."""
+    """Writes sample ``k`` into ``frames/`` and ``audio/``: a frame of gray 10 k, a tone of 200 + 50 k Hz."""
 
     def add(root: Path, name: str, k: int) -> None:
         add_picture(root / "frames" / f"{name}.png", 10 * k)

@@ -40,10 +40,10 @@ def test_clips_of_one_video_share_a_part_and_nobody_moves_when_others_come() -> 
 
 
 def test_what_is_held_out_never_becomes_a_training_row() -> None:
-    """Rows and sources of held-out parts leave the pool; a labelled training row is not listed twice."""
+    """Rows and sources of held-out parts leave the pool; a labeled training row is not listed twice."""
     held = [*rows("abcdefghijk_000010", part="test"), *rows("ABCDEFGHIJK_000010", part="validation")]
-    entries = [*held, *rows("labelled", part="train")]
-    pool = rows("abcdefghijk_000010", "abcdefghijk_000040", "ABCDEFGHIJK_000040", "labelled", "new", part="train")
+    entries = [*held, *rows("labeled", part="train")]
+    pool = rows("abcdefghijk_000010", "abcdefghijk_000040", "ABCDEFGHIJK_000040", "labeled", "new", part="train")
     leaks = [
         Leak("abcdefghijk_000010", "test", True),
         Leak("abcdefghijk_000040", "test", False),

@@ -21,7 +21,7 @@ from avsl.errors import DataError
 from avsl.models.front_ends import LogMel, LogMelConfig
 
 COUNT, SIDE, LENGTH = 20, 8, 1600
-LABELLED, UNLABELLED = np.arange(0, 6), np.arange(6, 17)
+LABELED, UNLABELED = np.arange(0, 6), np.arange(6, 17)
 
 
 @dataclass(frozen=True)
@@ -91,26 +91,26 @@ def reader(data: PreparedData, front_end: LogMel) -> RowReader:
 
 def _loader(
     reader: RowReader,
-    unlabelled: np.ndarray[tuple[int], np.dtype[np.int64]] = UNLABELLED,
+    unlabeled: np.ndarray[tuple[int], np.dtype[np.int64]] = UNLABELED,
     seed: int = 0,
     *,
     masks: bool = True,
 ) -> StepLoader:
     return StepLoader(
         reader,
-        LABELLED,
-        unlabelled,
+        LABELED,
+        unlabeled,
         batch_size=7,
-        labelled_batch_size=3,
+        labeled_batch_size=3,
         steps_per_epoch=4,
         seed=seed,
         masks=masks,
-        hidden=len(unlabelled) > 0,
+        hidden=len(unlabeled) > 0,
     )
 
 
 def _drawn(rows: TrainingRows) -> tuple[int, list[int], list[int]]:
-    return rows.step, rows.labelled.index.tolist(), [] if rows.unlabelled is None else rows.unlabelled.index.tolist()
+    return rows.step, rows.labeled.index.tolist(), [] if rows.unlabeled is None else rows.unlabeled.index.tolist()
 
 
 @given(size=st.integers(1, 12), seed=st.integers(0, 50), start=st.integers(0, 60), count=st.integers(1, 40))
@@ -136,51 +136,51 @@ def test_rounds_and_seeds_shuffle_differently() -> None:
 
 
 def test_a_step_has_the_sizes_asked_for(reader: RowReader) -> None:
-    """Labelled and unlabelled rows come from their pools in their numbers; without unlabelled ones all are labelled."""
+    """Labeled and unlabeled rows come from their pools in their numbers; without unlabeled ones all are labeled."""
     for rows in _loader(reader):
-        _, labelled, unlabelled = _drawn(rows)
-        assert len(labelled) == 3
-        assert len(unlabelled) == 4
-        assert set(labelled) <= set(LABELLED)
-        assert set(unlabelled) <= set(UNLABELLED)
-        assert rows.labelled.mask is not None
-        assert rows.unlabelled is not None
-        assert rows.unlabelled.mask is None, "no label leaks"
+        _, labeled, unlabeled = _drawn(rows)
+        assert len(labeled) == 3
+        assert len(unlabeled) == 4
+        assert set(labeled) <= set(LABELED)
+        assert set(unlabeled) <= set(UNLABELED)
+        assert rows.labeled.mask is not None
+        assert rows.unlabeled is not None
+        assert rows.unlabeled.mask is None, "no label leaks"
         assert rows.hidden is not None
-        for row, mask in zip(unlabelled, rows.hidden, strict=True):
+        for row, mask in zip(unlabeled, rows.hidden, strict=True):
             assert float(mask.sum()) == SIDE * (1 + row % 8)
     whole = _loader(reader, np.array([], np.int64)).rows(0)
-    assert len(whole.labelled.index) == 7
-    assert whole.unlabelled is None
+    assert len(whole.labeled.index) == 7
+    assert whole.unlabeled is None
     assert whole.hidden is None
 
 
-def test_unlabelled_rows_that_nobody_annotated_have_no_hidden_truth(tmp_path: Path) -> None:
+def test_unlabeled_rows_that_nobody_annotated_have_no_hidden_truth(tmp_path: Path) -> None:
     """A pool of clips without boxes is drawn like any other."""
     bare = RowReader(_prepared(tmp_path / "rows", Make(bare=16)), [], np.arange(COUNT))
     for rows in _loader(bare):
-        assert rows.unlabelled is not None
+        assert rows.unlabeled is not None
         assert rows.hidden is None
-    assert _loader(bare, UNLABELLED[:-1]).rows(0).hidden is not None
+    assert _loader(bare, UNLABELED[:-1]).rows(0).hidden is not None
 
 
 def test_masks_are_read_where_labels_are_used(reader: RowReader) -> None:
-    """Without, the same rows come bare, beside unlabelled ones and alone."""
-    for unlabelled in (UNLABELLED, UNLABELLED[:0]):
-        bare, labelled = (_loader(reader, unlabelled, masks=masks).rows(0).labelled for masks in (False, True))
+    """Without, the same rows come bare, beside unlabeled ones and alone."""
+    for unlabeled in (UNLABELED, UNLABELED[:0]):
+        bare, labeled = (_loader(reader, unlabeled, masks=masks).rows(0).labeled for masks in (False, True))
         assert bare.mask is None
-        assert labelled.mask is not None
-        assert torch.equal(bare.index, labelled.index)
+        assert labeled.mask is not None
+        assert torch.equal(bare.index, labeled.index)
 
 
 def test_rows_are_drawn_evenly(reader: RowReader) -> None:
     """Over whole rounds of the pools every row comes equally often."""
     loader = _loader(reader)
     steps = [_drawn(loader.rows(step)) for step in range(2 * 11)]
-    labelled = np.bincount(np.concatenate([drawn for _, drawn, _ in steps]), minlength=COUNT)
-    unlabelled = np.bincount(np.concatenate([drawn for _, _, drawn in steps]), minlength=COUNT)
-    assert set(labelled[LABELLED]) == {11}
-    assert set(unlabelled[UNLABELLED]) == {8}
+    labeled = np.bincount(np.concatenate([drawn for _, drawn, _ in steps]), minlength=COUNT)
+    unlabeled = np.bincount(np.concatenate([drawn for _, _, drawn in steps]), minlength=COUNT)
+    assert set(labeled[LABELED]) == {11}
+    assert set(unlabeled[UNLABELED]) == {8}
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 4, 6, 8])
@@ -214,7 +214,7 @@ def test_epochs_end_where_they_should(reader: RowReader) -> None:
 
 
 def test_rows_are_read_as_they_are(reader: RowReader, front_end: LogMel) -> None:
-    """Frames normalised, masks of the boxes, and cached spectrograms equal to the front end's own, in any order."""
+    """Frames normalized, masks of the boxes, and cached spectrograms equal to the front end's own, in any order."""
     index = np.array([13, 2, 2, 19])
     rows = reader(index, masks=True)
     assert rows.pixels.dtype == torch.uint8
@@ -296,29 +296,29 @@ def test_validation_reads_every_row_once_in_order(reader: RowReader) -> None:
     assert all(batch.mask is not None for batch in batches)
 
 
-@pytest.mark.parametrize("unlabelled", [UNLABELLED, UNLABELLED[:0]])
+@pytest.mark.parametrize("unlabeled", [UNLABELED, UNLABELED[:0]])
 def test_processes_share_what_a_single_one_would_read(
-    reader: RowReader, unlabelled: np.ndarray[tuple[int], np.dtype[np.int64]]
+    reader: RowReader, unlabeled: np.ndarray[tuple[int], np.dtype[np.int64]]
 ) -> None:
     """Their parts of a step, in the order of their ranks, are its rows: none twice, none left out, masks included."""
 
     def loader(rank: int, processes: int) -> StepLoader:
         return StepLoader(
             reader,
-            LABELLED,
-            unlabelled,
+            LABELED,
+            unlabeled,
             batch_size=8,
-            labelled_batch_size=2,
+            labeled_batch_size=2,
             steps_per_epoch=4,
             seed=0,
             masks=True,
-            hidden=len(unlabelled) > 0,
+            hidden=len(unlabeled) > 0,
             rank=rank,
             processes=processes,
         )
 
     def found(rows: TrainingRows) -> dict[str, torch.Tensor]:
-        of = {"labelled": rows.labelled} | ({} if rows.unlabelled is None else {"unlabelled": rows.unlabelled})
+        of = {"labeled": rows.labeled} | ({} if rows.unlabeled is None else {"unlabeled": rows.unlabeled})
         read = {
             f"{name} {what}": getattr(part, what) for name, part in of.items() for what in ("index", "pixels", "mask")
         }
@@ -328,6 +328,6 @@ def test_processes_share_what_a_single_one_would_read(
         whole, parts = loader(0, 1).rows(step), [loader(rank, 2).rows(step) for rank in range(2)]
         assert {part.step for part in parts} == {step}
         expected, shares = found(whole), [found(part) for part in parts]
-        assert set(expected) == set(shares[0]) == set(shares[1]) > {"labelled mask"}
+        assert set(expected) == set(shares[0]) == set(shares[1]) > {"labeled mask"}
         for name, value in expected.items():
             assert torch.cat([share[name] for share in shares]).equal(value), name

@@ -72,11 +72,11 @@ def ratio(value: float, seed: int = 0) -> SplitConfig:
 
 
 def test_parts_go_where_they_belong(tmp_path: Path) -> None:
-    """Training rows are labelled or unlabelled; the other parts are taken over whole."""
+    """Training rows are labeled or unlabeled; the other parts are taken over whole."""
     data = prepared(tmp_path, simple(40))
     split = make_split(data, ratio(0.25))
-    assert len(split.labelled) == 10
-    assert sorted(split.labelled + split.unlabelled) == sorted(data.sample_ids[:40])
+    assert len(split.labeled) == 10
+    assert sorted(split.labeled + split.unlabeled) == sorted(data.sample_ids[:40])
     assert split.validation == data.sample_ids[40:43]
     assert split.tests == {"test": data.sample_ids[43:44], "test_swap": data.sample_ids[44:]}
     assert split.data_hash == data.manifest.content_hash
@@ -89,21 +89,21 @@ def test_parts_go_where_they_belong(tmp_path: Path) -> None:
 )
 @settings(max_examples=30, deadline=None)
 def test_nested_grouped_and_disjoint(sources: list[tuple[int, int]], ratios: tuple[float, float], seed: int) -> None:
-    """The smaller labelled set lies in the larger; no row or source is on both sides."""
+    """The smaller labeled set lies in the larger; no row or source is on both sides."""
     rows: list[Row] = [
         (f"source{s}", "train", f"c{label}", True) for s, (label, n) in enumerate(sources) for _ in range(n)
     ]
     with tempfile.TemporaryDirectory() as root:
         data = prepared(Path(root), rows)
         small, large = (make_split(data, ratio(value, seed)) for value in sorted(ratios))
-    assert set(small.labelled) <= set(large.labelled)
+    assert set(small.labeled) <= set(large.labeled)
     source = dict(zip(data.sample_ids, data.source_ids, strict=True))
     for split, value in ((small, min(ratios)), (large, max(ratios))):
-        assert not set(split.labelled) & set(split.unlabelled)
-        assert len(split.labelled) + len(split.unlabelled) == len(rows)
-        assert not {source[i] for i in split.labelled} & {source[i] for i in split.unlabelled}
+        assert not set(split.labeled) & set(split.unlabeled)
+        assert len(split.labeled) + len(split.unlabeled) == len(rows)
+        assert not {source[i] for i in split.labeled} & {source[i] for i in split.unlabeled}
         wanted = max(1, round(value * len(rows)))
-        assert wanted <= len(split.labelled) < wanted + 3, "at most the rest of one source more"
+        assert wanted <= len(split.labeled) < wanted + 3, "at most the rest of one source more"
 
 
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6), value=st.floats(0.01, 1), seed=st.integers(0, 9))
@@ -115,8 +115,8 @@ def test_every_ratio_holds_the_classes_in_proportion(sizes: list[int], value: fl
         data = prepared(Path(root), rows)
         split = make_split(data, ratio(value, seed))
     label = dict(zip(data.sample_ids, data.labels, strict=True))
-    counts = Counter(label[i] for i in split.labelled)
-    share = len(split.labelled) / len(rows)
+    counts = Counter(label[i] for i in split.labeled)
+    share = len(split.labeled) / len(rows)
     for k, n in enumerate(sizes):
         assert abs(counts[f"c{k}"] - share * n) <= 2
 
@@ -125,25 +125,25 @@ def test_the_seed_decides_and_repeats(tmp_path: Path) -> None:
     """Equal seeds give equal splits, other seeds others."""
     data = prepared(tmp_path, simple(200))
     assert make_split(data, ratio(0.1)) == make_split(data, ratio(0.1))
-    first, second = (set(make_split(data, ratio(0.1, seed)).labelled) for seed in (0, 1))
+    first, second = (set(make_split(data, ratio(0.1, seed)).labeled) for seed in (0, 1))
     assert len(first & second) < 10
     assert make_split(data, ratio(0.1)).content_hash != make_split(data, ratio(0.1, 1)).content_hash
 
 
-def test_only_annotated_rows_are_labelled_and_their_source_is_not_reused(tmp_path: Path) -> None:
-    """Labels go to annotated rows; the rest of a labelled source is left out."""
+def test_only_annotated_rows_are_labeled_and_their_source_is_not_reused(tmp_path: Path) -> None:
+    """Labels go to annotated rows; the rest of a labeled source is left out."""
     rows: list[Row] = [(f"t{i // 2}", "train", "c", i % 4 == 0) for i in range(40)]
     data = prepared(tmp_path, rows)
     split = make_split(data, ratio(0.25))
-    assert split.labelled == [f"id{i}" for i in range(0, 40, 4)]
-    assert split.unlabelled == [f"id{i}" for i in range(40) if i % 4 > 1]
-    with pytest.raises(DataError, match=r"label_ratio = 0\.5 asks for 20 labelled rows of 40, but only 10"):
+    assert split.labeled == [f"id{i}" for i in range(0, 40, 4)]
+    assert split.unlabeled == [f"id{i}" for i in range(40) if i % 4 > 1]
+    with pytest.raises(DataError, match=r"label_ratio = 0\.5 asks for 20 labeled rows of 40, but only 10"):
         make_split(data, ratio(0.5))
 
 
-def test_at_least_one_row_is_labelled(tmp_path: Path) -> None:
-    """However small the ratio, one row is labelled."""
-    assert len(make_split(prepared(tmp_path, simple(20)), ratio(0.001)).labelled) == 1
+def test_at_least_one_row_is_labeled(tmp_path: Path) -> None:
+    """However small the ratio, one row is labeled."""
+    assert len(make_split(prepared(tmp_path, simple(20)), ratio(0.001)).labeled) == 1
 
 
 def test_a_source_in_two_parts_is_refused(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_file_round_trip_and_tampering(tmp_path: Path) -> None:
     split.save(path)
     assert Split.load(path) == split
     content = json.loads(path.read_text())
-    content["labelled"].append(content["unlabelled"].pop())
+    content["labeled"].append(content["unlabeled"].pop())
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"split\.json: content_hash"):
         Split.load(path)

@@ -15,9 +15,9 @@ from avsl.data.transforms import (
     make_views,
     mask_spectrogram,
     plain_view,
-    random_colour,
+    random_color,
     random_geometry,
-    recolour,
+    recolor,
     strong_view,
     weak_view,
 )
@@ -48,7 +48,7 @@ def _rows(count: int = 6, seed: int = 0, side: int = 32) -> Rows:
 
 
 def _levels(frames: Tensor) -> Tensor:
-    """Normalised frames back in 0 to 255."""
+    """Normalized frames back in 0 to 255."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return 255 * (frames * std + mean)
 
@@ -91,8 +91,8 @@ def test_geometry_says_where_the_view_lies() -> None:
     ramps = [steps.expand(16, 16), steps[:, None].expand(16, 16), torch.zeros(16, 16, dtype=torch.uint8)]
     config = replace_scale(0.5)
     view = weak_view(replace(rows, pixels=torch.stack(ramps, dim=-1).expand(6, 16, 16, 3)), config, _generator(3))
-    centres = torch.linspace(-1 + 1 / 16, 1 - 1 / 16, 16)
-    grid_y, grid_x = torch.meshgrid(centres, centres, indexing="ij")
+    centers = torch.linspace(-1 + 1 / 16, 1 - 1 / 16, 16)
+    grid_y, grid_x = torch.meshgrid(centers, centers, indexing="ij")
     points = torch.stack([grid_x, grid_y, torch.ones_like(grid_x)])
     expected = 128 * (torch.einsum("bij,jhw->bihw", view.geometry, points) + 1) - 8
     inside = slice(2, -2)  # at a crop's border, what lies outside it plays no part
@@ -126,7 +126,7 @@ def test_crops_keep_to_their_range(scale: float) -> None:
 
 
 def test_the_weak_view_leaves_the_sound_alone() -> None:
-    """Labellers hear the sound as it is; students hear it with bands blanked."""
+    """Labelers hear the sound as it is; students hear it with bands blanked."""
     rows = _rows()
     weak, strong = weak_view(rows, STRONG, _generator()), strong_view(rows, STRONG, _generator())
     assert torch.equal(weak.features["mel"], rows.features["mel"])
@@ -166,44 +166,44 @@ def test_a_spectrogram_loses_at_most_its_share(share: float) -> None:
         assert lines.any(0).all()
 
 
-def test_colour_changes_what_it_says() -> None:
+def test_color_changes_what_it_says() -> None:
     """Contrast, brightness and saturation, written out for each row; noise has its standard deviation."""
     frames = torch.rand(4, 3, 8, 8, generator=_generator(2))
-    colour = random_colour(4, 0.4, _generator(5))
-    changed = recolour(frames, colour, 0.0, _generator())
-    for row, (contrast, brightness, saturation) in enumerate(colour.T.tolist()):
+    color = random_color(4, 0.4, _generator(5))
+    changed = recolor(frames, color, 0.0, _generator())
+    for row, (contrast, brightness, saturation) in enumerate(color.T.tolist()):
         x = frames[row].double().numpy()
         y = (x - x.mean()) * contrast + x.mean() + brightness - 1
-        grey = y.mean(0, keepdims=True)
-        np.testing.assert_allclose(changed[row].numpy(), grey + (y - grey) * saturation, atol=1e-5)
-    noisy = recolour(torch.zeros(4, 3, 32, 32), torch.ones(3, 4), 0.3, _generator())
+        gray = y.mean(0, keepdims=True)
+        np.testing.assert_allclose(changed[row].numpy(), gray + (y - gray) * saturation, atol=1e-5)
+    noisy = recolor(torch.zeros(4, 3, 32, 32), torch.ones(3, 4), 0.3, _generator())
     assert float(noisy.std()) == pytest.approx(0.3, rel=0.05)
     assert float(noisy.mean()) == pytest.approx(0, abs=0.02)
 
 
-def test_colours_use_their_range() -> None:
+def test_colors_use_their_range() -> None:
     """Each factor is uniform in 1 ± strength, on its own."""
-    colour = random_colour(4000, 0.4, _generator())
-    assert colour.shape == (3, 4000)
-    assert 0.6 <= float(colour.min()) < 0.61
-    assert 1.39 < float(colour.max()) <= 1.4
-    torch.testing.assert_close(colour.mean(1), torch.ones(3), atol=0.02, rtol=0)
-    assert torch.corrcoef(colour).fill_diagonal_(0).abs().max() < 0.06
+    color = random_color(4000, 0.4, _generator())
+    assert color.shape == (3, 4000)
+    assert 0.6 <= float(color.min()) < 0.61
+    assert 1.39 < float(color.max()) <= 1.4
+    torch.testing.assert_close(color.mean(1), torch.ones(3), atol=0.02, rtol=0)
+    assert torch.corrcoef(color).fill_diagonal_(0).abs().max() < 0.06
 
 
 def test_the_generators_state_decides_every_view() -> None:
     """Equal states give equal views, other states others; the global generator plays no part."""
     rows = _rows()
-    unlabelled = replace(rows, mask=None)
+    unlabeled = replace(rows, mask=None)
     steps = []
     for seed, world in ((1, 0), (1, 99), (2, 0)):
         torch.manual_seed(world)
-        steps.append(make_views(rows, unlabelled, STRONG, n_strong=2, weak=True, generator=_generator(seed)))
+        steps.append(make_views(rows, unlabeled, STRONG, n_strong=2, weak=True, generator=_generator(seed)))
     views = []
     for step in steps:
-        assert step.unlabelled is not None
-        assert step.unlabelled.weak is not None
-        views.append([*step.labelled.strong, *step.unlabelled.strong, step.unlabelled.weak])
+        assert step.unlabeled is not None
+        assert step.unlabeled.weak is not None
+        views.append([*step.labeled.strong, *step.unlabeled.strong, step.unlabeled.weak])
         assert len(views[-1]) == 5
         # Nor is any view of a step another one's copy.
         assert not any(torch.equal(a.frame, b.frame) for k, a in enumerate(views[-1]) for b in views[-1][k + 1 :])
@@ -212,16 +212,16 @@ def test_the_generators_state_decides_every_view() -> None:
 
 
 def test_views_are_those_asked_for() -> None:
-    """No weak view where there is no labeller, no unlabelled views without rows, masks on labelled rows alone."""
+    """No weak view where there is no labeler, no unlabeled views without rows, masks on labeled rows alone."""
     rows = _rows()
     step = make_views(rows, replace(rows, mask=None), STRONG, n_strong=1, weak=False, generator=_generator())
-    assert len(step.labelled.strong) == 1
-    assert step.labelled.weak is None
-    assert step.labelled.strong[0].mask is not None
-    assert step.unlabelled is not None
-    assert step.unlabelled.weak is None
-    assert step.unlabelled.strong[0].mask is None
-    assert make_views(rows, None, STRONG, n_strong=1, weak=True, generator=_generator()).unlabelled is None
+    assert len(step.labeled.strong) == 1
+    assert step.labeled.weak is None
+    assert step.labeled.strong[0].mask is not None
+    assert step.unlabeled is not None
+    assert step.unlabeled.weak is None
+    assert step.unlabeled.strong[0].mask is None
+    assert make_views(rows, None, STRONG, n_strong=1, weak=True, generator=_generator()).unlabeled is None
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ _Rows = NDArray[np.int64]
 
 
 class _Fake(nn.Module):
-    """A localiser whose confidence is a function of the row alone; it remembers which sounds it was given."""
+    """A localizer whose confidence is a function of the row alone; it remembers which sounds it was given."""
 
     def __init__(self, confidence: Callable[[_Rows], Tensor]) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ def test_silent_rows_count_as_false_positives_alone(noise: _Fake, reader: RowRea
     assert together["test"]["ciou"] == apart["test"]["ciou"]
     assert together["test"]["mean_ciou_oracle"] == pytest.approx(apart["test"]["mean_ciou_oracle"])
     assert together["test"]["false_positive_rate"] == apart["test_offscreen"]["false_positive_rate"]
-    assert together["baselines"]["centred_disc"] == pytest.approx(apart["baselines"]["centred_disc"])
+    assert together["baselines"]["centered_disc"] == pytest.approx(apart["baselines"]["centered_disc"])
     detected = {name: apart["test_offscreen"][name] for name in ("ap", "max_f1")}
     assert {name: together["test"][name] for name in detected} == detected
     assert "ap" not in apart["test"]

@@ -16,7 +16,7 @@ from avsl.types import AVBatch, AVOutput, Head, SemiBatch, Views
 
 
 class Table(nn.Module):
-    """A localiser that looks its answer up by the row's number: what it says is known exactly."""
+    """A localizer that looks its answer up by the row's number: what it says is known exactly."""
 
     def __init__(self, size: int, seed: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def tables() -> MakeTables:
 
 @pytest.fixture
 def table_batch() -> SemiBatch:
-    """Rows 0-2 labelled with boxes on an 8 px frame, rows 3-7 not; no view is augmented."""
+    """Rows 0-2 labeled with boxes on an 8 px frame, rows 3-7 not; no view is augmented."""
 
     def view(rows: Sequence[int], *, mask: bool) -> AVBatch:
         boxes = torch.zeros(len(rows), 8, 8)
@@ -62,5 +62,5 @@ def table_batch() -> SemiBatch:
             mask=boxes if mask else None,
         )
 
-    unlabelled = view(range(3, 8), mask=False)
-    return SemiBatch(Views((view(range(3), mask=True),)), Views((unlabelled,), weak=unlabelled))
+    unlabeled = view(range(3, 8), mask=False)
+    return SemiBatch(Views((view(range(3), mask=True),)), Views((unlabeled,), weak=unlabeled))

@@ -45,22 +45,22 @@ def test_a_student_is_asked_in_evaluation_mode_and_left_as_it_was(
     torch.testing.assert_close(answer.logits, student.model.eval()(view).logits.detach())
 
 
-def test_labelled_and_unlabelled_rows_share_batch_norm_statistics(tiny: LocalizerConfig, make_view: MakeView) -> None:
+def test_labeled_and_unlabeled_rows_share_batch_norm_statistics(tiny: LocalizerConfig, make_view: MakeView) -> None:
     """One pass over both: the statistics it uses and keeps are those of all rows, not of either part."""
     torch.manual_seed(0)
     student = Branch(Localizer(tiny), EZVSL(EZVSLConfig()))
     state = {name: value.clone() for name, value in student.state_dict().items()}
     first, second = make_view(3, 0), make_view(4, 1)
-    _, labelled, unlabelled = forward_together(student, SemiBatch(Views((first,)), Views((second,))))
-    assert unlabelled is not None
+    _, labeled, unlabeled = forward_together(student, SemiBatch(Views((first,)), Views((second,))))
+    assert unlabeled is not None
     kept = {name: value.clone() for name, value in student.state_dict().items()}
     student.load_state_dict(state)
     (whole,) = student([join(first, second)])
-    assert torch.equal(torch.cat([labelled, unlabelled]), whole.logits)
+    assert torch.equal(torch.cat([labeled, unlabeled]), whole.logits)
     assert all(torch.equal(value, kept[name]) for name, value in student.state_dict().items())
     student.load_state_dict(state)
     (alone,) = student([first])
-    assert (alone.logits - labelled).abs().max() > 1e-3
+    assert (alone.logits - labeled).abs().max() > 1e-3
     assert any(not torch.equal(value, kept[name]) for name, value in student.state_dict().items())
 
 
@@ -84,7 +84,7 @@ def make_empty() -> AVBatch:
 
 
 def test_calibration_is_what_the_model_says_it_is(tiny: LocalizerConfig, tables: MakeTables) -> None:
-    """A localiser's scale and offset; nothing where the model has no such."""
+    """A localizer's scale and offset; nothing where the model has no such."""
     model = Localizer(tiny)
     found = Branch(model, EZVSL(EZVSLConfig())).calibration()
     assert {id(p) for p in found} == {id(model.log_scale), id(model.offset)}

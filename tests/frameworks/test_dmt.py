@@ -19,11 +19,11 @@ from avsl.types import SemiBatch
 MakeTables = Callable[..., Callable[[int], Branch]]
 Array = NDArray[np.float64]
 
-ROWS = slice(3, 8)  # the unlabelled rows of table_batch
+ROWS = slice(3, 8)  # the unlabeled rows of table_batch
 
 
 def _confident(cells: list[list[tuple[int, int]]]) -> Tensor:
-    """Logits of 5 unlabelled rows on a 4 x 4 grid: sure where named, sure of silence elsewhere."""
+    """Logits of 5 unlabeled rows on a 4 x 4 grid: sure where named, sure of silence elsewhere."""
     logits = torch.full((5, 4, 4), -5.0)
     for row, named in enumerate(cells):
         for y, x in named:
@@ -76,7 +76,7 @@ def test_a_clip_is_taken_where_the_teachers_agree_and_the_label_is_what_they_sha
     for k, name in enumerate("ab"):
         student = _table(framework, k, teacher=False)[ROWS]
         expected = (_bce(student, both) * np.array(accepted)).sum() / 5
-        assert float(output.loss.parts[f"unlabelled_{name}"]) == pytest.approx(expected, rel=1e-5)
+        assert float(output.loss.parts[f"unlabeled_{name}"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_ablations_teach_other_masks_of_the_same_clips(tables: MakeTables, table_batch: SemiBatch) -> None:
@@ -95,12 +95,12 @@ def test_the_ablations_teach_other_masks_of_the_same_clips(tables: MakeTables, t
 def test_the_label_does_not_depend_on_which_teacher_is_which(tables: MakeTables, table_batch: SemiBatch) -> None:
     """Teachers that change places accept and label alike."""
     framework = DMT(tables(4, 4), DMTConfig(delta=0.5, tau=0.2, warmup_steps=0))
-    assert table_batch.unlabelled is not None
-    assert table_batch.unlabelled.weak is not None
+    assert table_batch.unlabeled is not None
+    assert table_batch.unlabeled.weak is not None
     _teach(framework, FIRST, SECOND)
-    one = framework.label(table_batch.unlabelled.weak)
+    one = framework.label(table_batch.unlabeled.weak)
     _teach(framework, SECOND, FIRST)
-    other = framework.label(table_batch.unlabelled.weak)
+    other = framework.label(table_batch.unlabeled.weak)
     assert torch.equal(one.mask, other.mask)
     assert torch.equal(one.accepted, other.accepted)
 
@@ -111,7 +111,7 @@ def test_teachers_below_the_threshold_teach_nothing(tables: MakeTables, table_ba
     output = framework.training_step(table_batch, 0)
     assert output.pseudo is not None
     assert not output.pseudo.accepted.any()
-    assert float(output.loss.parts["unlabelled_a"]) == float(output.loss.parts["unlabelled_b"]) == 0
+    assert float(output.loss.parts["unlabeled_a"]) == float(output.loss.parts["unlabeled_b"]) == 0
     logits = _table(framework, 0, teacher=False)
     (gradient,) = torch.autograd.grad(output.loss.total, logits)
     assert gradient[ROWS].abs().max() == 0
@@ -120,15 +120,15 @@ def test_teachers_below_the_threshold_teach_nothing(tables: MakeTables, table_ba
 
 def test_the_total_is_the_weighted_sum_of_its_parts(tables: MakeTables, table_batch: SemiBatch) -> None:
     """Supervised at 1, the others at their weights, for both students; supervised is H(G, P) on the grid."""
-    config = DMTConfig(delta=0.5, tau=0.0, warmup_steps=0, unlabelled_weight=0.3, contrastive_weight=0.7)
+    config = DMTConfig(delta=0.5, tau=0.0, warmup_steps=0, unlabeled_weight=0.3, contrastive_weight=0.7)
     framework = DMT(tables(4, 4), config)
     _teach(framework, FIRST, SECOND)
     loss = framework.training_step(table_batch, 0).loss
-    weights = {"supervised": 1.0, "unlabelled": 0.3, "contrastive": 0.7}
+    weights = {"supervised": 1.0, "unlabeled": 0.3, "contrastive": 0.7}
     assert set(loss.parts) == {f"{term}_{name}" for term in weights for name in "ab"}
     expected = sum(weights[name[:-2]] * float(part) for name, part in loss.parts.items())
     assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-6)
-    mask = table_batch.labelled.strong[0].mask
+    mask = table_batch.labeled.strong[0].mask
     assert mask is not None
     grid = mask.double().numpy().reshape(3, 4, 2, 4, 2).mean((2, 4))
     supervised = _bce(_table(framework, 0, teacher=False)[:3], grid).mean()
@@ -139,23 +139,21 @@ def test_labels_follow_the_strong_view(tables: MakeTables, table_batch: SemiBatc
     """A mirrored strong view is taught the mirrored label; one that shows more is not taught what was not seen."""
     framework = DMT(tables(4, 4), DMTConfig(delta=0.5, tau=1.0, warmup_steps=0, contrastive_weight=0))
     _teach(framework, FIRST, FIRST)
-    assert table_batch.unlabelled is not None
-    (strong,) = table_batch.unlabelled.strong
+    assert table_batch.unlabeled is not None
+    (strong,) = table_batch.unlabeled.strong
     flip = identity(5).clone()
     flip[:, 0, 0] = -1
-    mirrored = replace(
-        table_batch, unlabelled=replace(table_batch.unlabelled, strong=(replace(strong, geometry=flip),))
-    )
+    mirrored = replace(table_batch, unlabeled=replace(table_batch.unlabeled, strong=(replace(strong, geometry=flip),)))
     student = _table(framework, 0, teacher=False)[ROWS]
     accepted = np.array([1, 1, 1, 1, 0])
     target = (FIRST > 0).double().numpy()
     for batch, expected in ((table_batch, target), (mirrored, target[:, :, ::-1])):
-        part = framework.training_step(batch, 0).loss.parts["unlabelled_a"]
+        part = framework.training_step(batch, 0).loss.parts["unlabeled_a"]
         assert float(part) == pytest.approx(float((_bce(student, expected) * accepted).mean()), rel=1e-4)
     left = identity(5).clone()
     left[:, 0, 0], left[:, 0, 2] = 0.5, -0.5
     weak = replace(strong, geometry=left)
-    half = replace(table_batch, unlabelled=replace(table_batch.unlabelled, weak=weak))
+    half = replace(table_batch, unlabeled=replace(table_batch.unlabeled, weak=weak))
     (gradient,) = torch.autograd.grad(framework.training_step(half, 0).loss.total, _table(framework, 0, teacher=False))
     assert gradient[3:7, :, 3].abs().max() == 0
     assert gradient[3:7, :, 0].abs().min() > 0
@@ -199,7 +197,7 @@ def test_each_teacher_averages_its_own_student(tables: MakeTables) -> None:
         ({"delta": 1.2}, r"framework\.dmt\.delta' = 1\.2"),
         ({"tau": -0.1}, r"framework\.dmt\.tau' = -0\.1"),
         ({"ema_decay": 1.0}, r"framework\.dmt\.ema_decay' = 1\.0"),
-        ({"unlabelled_weight": -1}, r"framework\.dmt\.unlabelled_weight"),
+        ({"unlabeled_weight": -1}, r"framework\.dmt\.unlabeled_weight"),
         ({"warmup_steps": -1}, r"framework\.dmt\.warmup_steps"),
         ({"beta": 0.9}, r"unknown key 'framework\.dmt\.beta': allowed are .*ema_decay"),
     ],

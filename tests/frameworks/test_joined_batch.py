@@ -27,7 +27,7 @@ LATE = 10**6  # a step after any warm-up
 class Loss(nn.Module):
     """A branch whose forward pass ends with its objective's loss.
 
-    Its localiser is in evaluation mode: batch-norm statistics, which each process takes from its own rows, are not what
+    Its localizer is in evaluation mode: batch-norm statistics, which each process takes from its own rows, are not what
     is compared here.
     """
 
@@ -62,8 +62,8 @@ def _found(loss: nn.Module, views: Sequence[AVBatch]) -> dict[str, Tensor]:
     return {"loss": total.detach()} | {name: gradient for name, gradient in named.items() if gradient is not None}
 
 
-def _labelled(tiny: LocalizerConfig, views: Sequence[AVBatch]) -> dict[str, Tensor]:
-    """What XPL knows of all rows once it has labelled two views of those that a process sees."""
+def _labeled(tiny: LocalizerConfig, views: Sequence[AVBatch]) -> dict[str, Tensor]:
+    """What XPL knows of all rows once it has labeled two views of those that a process sees."""
 
     def student(k: int) -> Branch:
         torch.manual_seed(k)
@@ -87,7 +87,7 @@ def _train(rank: int, folder: str, tiny: Mapping[str, Any], views: Sequence[AVBa
     found: dict[str, Any] = {
         name: _found(DistributedDataParallel(Loss(name, described)), own) for name in sorted(OBJECTIVES)
     }
-    found["xpl"] = _labelled(described, own)
+    found["xpl"] = _labeled(described, own)
     mine = torch.full((2,), float(rank))
     found["gather"] = gather(mine)
     follow_first([mine])
@@ -132,7 +132,7 @@ def test_every_process_knows_the_labels_of_all_rows(
     together: list[dict[str, Any]], tiny: LocalizerConfig, views: list[AVBatch]
 ) -> None:
     """XPL's averages and their reliability, by which clips are admitted, are those of one process that sees all."""
-    expected = _labelled(tiny, views)
+    expected = _labeled(tiny, views)
     assert not expected["labels"].isnan().any()
     for found in together:
         for key, value in expected.items():

@@ -13,7 +13,7 @@ from avsl.frameworks import Branch, MeanTeacher, MeanTeacherConfig
 from avsl.types import SemiBatch
 
 MakeTables = Callable[..., Callable[[int], Branch]]
-ROWS = slice(3, 8)  # the unlabelled rows of table_batch
+ROWS = slice(3, 8)  # the unlabeled rows of table_batch
 
 
 def _logits(framework: MeanTeacher, *, teacher: bool) -> Tensor:
@@ -21,8 +21,8 @@ def _logits(framework: MeanTeacher, *, teacher: bool) -> Tensor:
 
 
 def test_the_teacher_labels_what_it_is_sure_of(tables: MakeTables, table_batch: SemiBatch) -> None:
-    """Y = 1[P ≥ δ]; a clip without a sure cell counts 0 in the mean over all unlabelled rows."""
-    config = MeanTeacherConfig(delta=0.7, warmup_steps=0, contrastive_weight=0.25, unlabelled_weight=0.5)
+    """Y = 1[P ≥ δ]; a clip without a sure cell counts 0 in the mean over all unlabeled rows."""
+    config = MeanTeacherConfig(delta=0.7, warmup_steps=0, contrastive_weight=0.25, unlabeled_weight=0.5)
     framework = MeanTeacher(tables(4), config)
     with torch.no_grad():
         _logits(framework, teacher=True)[3:5] = -3.0
@@ -37,18 +37,18 @@ def test_the_teacher_labels_what_it_is_sure_of(tables: MakeTables, table_batch: 
     p = 1 / (1 + np.exp(-_logits(framework, teacher=False)[ROWS].detach().double().numpy()))
     loss = -(sure * np.log(p) + ~sure * np.log(1 - p)).mean((1, 2)) * accepted
     parts = {name: float(part) for name, part in output.loss.parts.items()}
-    assert parts["unlabelled"] == pytest.approx(loss.mean(), rel=1e-5)
-    expected = parts["supervised"] + 0.25 * parts["contrastive"] + 0.5 * parts["unlabelled"]
+    assert parts["unlabeled"] == pytest.approx(loss.mean(), rel=1e-5)
+    expected = parts["supervised"] + 0.25 * parts["contrastive"] + 0.5 * parts["unlabeled"]
     assert float(output.loss.total.detach()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_teacher_that_is_never_sure_teaches_nothing(tables: MakeTables, table_batch: SemiBatch) -> None:
-    """δ above every confidence: no clip accepted, no gradient on the unlabelled rows."""
+    """δ above every confidence: no clip accepted, no gradient on the unlabeled rows."""
     framework = MeanTeacher(tables(4), MeanTeacherConfig(delta=1.0, warmup_steps=0, contrastive_weight=0))
     output = framework.training_step(table_batch, 0)
     assert output.pseudo is not None
     assert not output.pseudo.accepted.any()
-    assert float(output.loss.parts["unlabelled"]) == 0
+    assert float(output.loss.parts["unlabeled"]) == 0
     (gradient,) = torch.autograd.grad(output.loss.total, framework.student.get_parameter("model.logits"))
     assert gradient[ROWS].abs().max() == 0
     assert gradient[:3].abs().max() > 0

@@ -1,4 +1,4 @@
-"""Pseudo-labelling on tables whose every answer is known."""
+"""Pseudo-labeling on tables whose every answer is known."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from avsl.schema import ConfigError
 from avsl.types import SemiBatch
 
 MakeTables = Callable[..., Callable[[int], Branch]]
-ROWS = slice(3, 8)  # the unlabelled rows of table_batch
+ROWS = slice(3, 8)  # the unlabeled rows of table_batch
 
 
 def test_the_student_learns_what_it_is_sure_of(tables: MakeTables, table_batch: SemiBatch) -> None:
     """Y = 1[P ≥ δ] of itself; a clip without a sure cell counts 0; no gradient goes into Y."""
-    config = PseudoLabelConfig(delta=0.7, warmup_steps=0, contrastive_weight=0, unlabelled_weight=0.5)
+    config = PseudoLabelConfig(delta=0.7, warmup_steps=0, contrastive_weight=0, unlabeled_weight=0.5)
     framework = PseudoLabel(tables(4), config)
     logits = framework.student.get_parameter("model.logits")
     with torch.no_grad():
@@ -31,7 +31,7 @@ def test_the_student_learns_what_it_is_sure_of(tables: MakeTables, table_batch: 
     np.testing.assert_array_equal(output.pseudo.mask.numpy(), sure)
     assert output.pseudo.accepted.tolist() == accepted.tolist() == [False, False, True, True, True]
     expected = -(sure * np.log(p) + ~sure * np.log(1 - p)).mean((1, 2)) * accepted
-    assert float(output.loss.parts["unlabelled"]) == pytest.approx(expected.mean(), rel=1e-5)
+    assert float(output.loss.parts["unlabeled"]) == pytest.approx(expected.mean(), rel=1e-5)
     (gradient,) = torch.autograd.grad(output.loss.total, logits)
     np.testing.assert_allclose(
         gradient[ROWS].numpy(), 0.5 * (p - sure) * accepted[:, None, None] / (5 * 16), rtol=1e-4, atol=1e-8

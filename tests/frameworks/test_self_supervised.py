@@ -16,15 +16,15 @@ MakeTables = Callable[..., Callable[[int], Branch]]
 
 
 def test_the_loss_is_the_objective_on_all_rows(tables: MakeTables, table_batch: SemiBatch) -> None:
-    """Labelled and unlabelled rows together, in whichever part of the batch they come."""
+    """Labeled and unlabeled rows together, in whichever part of the batch they come."""
     framework = SelfSupervised(tables(4), SelfSupervisedConfig())
-    everything = replace(table_batch.labelled.strong[0], index=torch.arange(8), mask=None)
+    everything = replace(table_batch.labeled.strong[0], index=torch.arange(8), mask=None)
     expected = framework.student.contrastive(framework.student([everything]), 0).total
     loss = framework.training_step(table_batch, 0).loss
     assert set(loss.parts) == {"contrastive"}
     torch.testing.assert_close(loss.total, expected)
     one_part = replace(everything, frame=torch.zeros(8, 3, 8, 8), geometry=torch.eye(2, 3).expand(8, 2, 3))
-    alone = framework.training_step(SemiBatch(replace(table_batch.labelled, strong=(one_part,))), 0).loss
+    alone = framework.training_step(SemiBatch(replace(table_batch.labeled, strong=(one_part,))), 0).loss
     torch.testing.assert_close(alone.total, expected)
     (model,) = framework.eval_models()
     assert model is framework.student.model

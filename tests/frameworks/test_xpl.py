@@ -20,7 +20,7 @@ from avsl.types import SemiBatch, Views
 MakeTables = Callable[..., Callable[[int], Branch]]
 Array = NDArray[np.float64]
 
-ROWS = slice(3, 8)  # the unlabelled rows of table_batch
+ROWS = slice(3, 8)  # the unlabeled rows of table_batch
 EVERYTHING = PacingConfig(start=1, end=1)
 
 
@@ -37,7 +37,7 @@ def _table(framework: XPL, k: int) -> nn.Parameter:
 
 
 def _answer(framework: XPL, k: int) -> Array:
-    """What peer k says of the unlabelled rows."""
+    """What peer k says of the unlabeled rows."""
     p: Array = 1 / (1 + np.exp(-_table(framework, k)[ROWS].detach().double().numpy()))
     return p
 
@@ -63,20 +63,20 @@ def _change(framework: XPL, seed: int) -> None:
 
 
 def _seen_through(batch: SemiBatch, *, weak: Tensor | None = None, strong: Tensor | None = None) -> SemiBatch:
-    """The batch with other geometries of the unlabelled rows' views."""
-    assert batch.unlabelled is not None
-    assert batch.unlabelled.weak is not None
-    (view,) = batch.unlabelled.strong
-    asked = batch.unlabelled.weak if weak is None else replace(batch.unlabelled.weak, geometry=weak)
-    return replace(batch, unlabelled=Views((view if strong is None else replace(view, geometry=strong),), weak=asked))
+    """The batch with other geometries of the unlabeled rows' views."""
+    assert batch.unlabeled is not None
+    assert batch.unlabeled.weak is not None
+    (view,) = batch.unlabeled.strong
+    asked = batch.unlabeled.weak if weak is None else replace(batch.unlabeled.weak, geometry=weak)
+    return replace(batch, unlabeled=Views((view if strong is None else replace(view, geometry=strong),), weak=asked))
 
 
 def _of_rows(batch: SemiBatch, rows: Sequence[int]) -> SemiBatch:
-    """The batch with these unlabelled rows alone, by their row number."""
-    assert batch.unlabelled is not None
-    view = batch.unlabelled.strong[0]
+    """The batch with these unlabeled rows alone, by their row number."""
+    assert batch.unlabeled is not None
+    view = batch.unlabeled.strong[0]
     few = replace(view, frame=view.frame[: len(rows)], index=torch.tensor(rows), geometry=identity(len(rows)))
-    return replace(batch, unlabelled=Views((few,), weak=few))
+    return replace(batch, unlabeled=Views((few,), weak=few))
 
 
 def _flip() -> Tensor:
@@ -98,7 +98,7 @@ def test_each_peer_learns_the_others_averaged_sharpened_label(
 ) -> None:
     """Over three visits Ŷ ← m Ŷ + (1 - m) Q, the first as it is; the loss is H(Ŷ_B, P_A) and H(Ŷ_A, P_B), or own."""
     framework = _make(
-        tables(4, 4), cross=cross, temperature=0.4, label_momentum=0.7, unlabelled_weight=0.3, contrastive_weight=0.6
+        tables(4, 4), cross=cross, temperature=0.4, label_momentum=0.7, unlabeled_weight=0.3, contrastive_weight=0.6
     )
     labels: list[Array] = []
     for visit in range(3):
@@ -109,13 +109,13 @@ def test_each_peer_learns_the_others_averaged_sharpened_label(
         labels = [0.7 * y + 0.3 * q for y, q in zip(labels, sharp, strict=True)] if labels else sharp
         for k, name in enumerate("ab"):
             expected = _bce(answers[k], labels[1 - k if cross else k]).mean()
-            assert float(output.loss.parts[f"unlabelled_{name}"]) == pytest.approx(expected, rel=2e-3)
+            assert float(output.loss.parts[f"unlabeled_{name}"]) == pytest.approx(expected, rel=2e-3)
         assert output.pseudo is not None
         np.testing.assert_allclose(output.pseudo.mask.numpy(), (labels[0] + labels[1]) / 2, atol=1e-3)
         agreement = np.minimum(*labels).sum((1, 2)) / np.maximum(*labels).sum((1, 2))
         assert output.pseudo.agreement is not None
         np.testing.assert_allclose(output.pseudo.agreement.numpy(), agreement, atol=2e-3)
-        weights = {"supervised": 1.0, "unlabelled": 0.3, "contrastive": 0.6}
+        weights = {"supervised": 1.0, "unlabeled": 0.3, "contrastive": 0.6}
         assert set(output.loss.parts) == {f"{term}_{name}" for term in weights for name in "ab"}
         total = sum(weights[name[:-2]] * float(part) for name, part in output.loss.parts.items())
         assert float(output.loss.total.detach()) == pytest.approx(total, rel=1e-6)
@@ -153,7 +153,7 @@ def test_no_momentum_no_memory(tables: MakeTables, table_batch: SemiBatch) -> No
         old.training_step(table_batch, 0)
         for framework in (old, new):
             _change(framework, 2)
-        second, first = (framework.training_step(table_batch, 1).loss.parts["unlabelled_a"] for framework in (old, new))
+        second, first = (framework.training_step(table_batch, 1).loss.parts["unlabeled_a"] for framework in (old, new))
         assert torch.equal(second, first) == forgets
 
 
@@ -161,7 +161,7 @@ def test_without_sharpening_labels_are_confidences(tables: MakeTables, table_bat
     """T = 1: the other's P as it is; a small T: its side of one half."""
     for temperature, hard in ((1.0, False), (1e-3, True)):
         framework = _make(tables(4, 4), temperature=temperature)
-        part = framework.training_step(table_batch, 0).loss.parts["unlabelled_a"]
+        part = framework.training_step(table_batch, 0).loss.parts["unlabeled_a"]
         other = _answer(framework, 1)
         expected = _bce(_answer(framework, 0), (other > 0.5).astype(np.float64) if hard else other).mean()
         assert float(part) == pytest.approx(expected, rel=1e-3)
@@ -178,11 +178,11 @@ def test_labels_come_back_to_the_frame_and_follow_any_view(tables: MakeTables, t
         output = framework.training_step(_seen_through(table_batch, weak=flip, strong=strong), 0)
         made = _sharp(_answer(framework, 1), 0.5)
         expected = _bce(_answer(framework, 0), made[:, :, ::-1] if mirrored else made).mean()
-        assert float(output.loss.parts["unlabelled_a"]) == pytest.approx(expected, rel=1e-3)
+        assert float(output.loss.parts["unlabeled_a"]) == pytest.approx(expected, rel=1e-3)
         assert output.pseudo is not None
         both = (made + _sharp(_answer(framework, 0), 0.5)) / 2
         np.testing.assert_allclose(output.pseudo.mask.numpy(), both, atol=1e-3)
-        again = framework.training_step(table_batch, 1).loss.parts["unlabelled_a"]
+        again = framework.training_step(table_batch, 1).loss.parts["unlabeled_a"]
         expected = _bce(_answer(framework, 0), (made + made[:, :, ::-1]) / 2).mean()
         assert float(again) == pytest.approx(expected, rel=2e-3)
 
@@ -250,7 +250,7 @@ def test_peers_may_differ_in_resolution(tables: MakeTables, table_batch: SemiBat
     coarse = sizes.index(4)
     fine = _answer(framework, 1 - coarse)
     means = fine.reshape(5, 4, 2, 4, 2).mean((2, 4))
-    part = output.loss.parts[f"unlabelled_{'ab'[coarse]}"]
+    part = output.loss.parts[f"unlabeled_{'ab'[coarse]}"]
     assert float(part) == pytest.approx(_bce(_answer(framework, coarse), means).mean(), rel=1e-3)
     (gradient,) = torch.autograd.grad(output.loss.total, _table(framework, 1 - coarse))
     enlarged = nn.functional.interpolate(torch.from_numpy(_answer(framework, coarse))[:, None], (8, 8), mode="bilinear")

@@ -30,8 +30,8 @@ boxes = st.tuples(*[st.integers(0, SIDE // 2 - 4)] * 2, *[st.integers(6, SIDE //
 def _coordinates(geometry: Tensor) -> tuple[Array, Array]:
     """Where in the frame, x and y in [-1, 1], each cell of a view lies."""
     matrix = geometry[0].double().numpy()
-    centres = (np.arange(SIDE) + 0.5) * PIXEL - 1
-    u, v = np.meshgrid(centres, centres)
+    centers = (np.arange(SIDE) + 0.5) * PIXEL - 1
+    u, v = np.meshgrid(centers, centers)
     x: Array = matrix[0, 0] * u + matrix[0, 1] * v + matrix[0, 2]
     y: Array = matrix[1, 0] * u + matrix[1, 1] * v + matrix[1, 2]
     return x, y
@@ -97,7 +97,7 @@ def test_labels_carried_over_agree_with_the_frame_and_come_back(source: Tensor, 
     inside = seen > 0.999
     torch.testing.assert_close(carried[inside], direct[inside], atol=0.01, rtol=0)
     returned, seen_back = carry(carried, target, source)
-    # Cells whose neighbours in the target view were all seen.
+    # Cells whose neighbors in the target view were all seen.
     whole = (seen_back > 0.999) & (carry(inside.float(), target, source)[0] > 0.999)
     torch.testing.assert_close(returned[whole], labels[whole], atol=0.02, rtol=0)
 

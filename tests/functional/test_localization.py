@@ -1,4 +1,4 @@
-"""Localisation scores against the published code's numbers and against references written out in NumPy."""
+"""Localization scores against the published code's numbers and against references written out in NumPy."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ def test_trivial_baselines_on_vggss() -> None:
         pytest.skip("VGG-SS annotations are absent: set AVSL_SHARED_DIR")
     cases: list[tuple[str, loc.Convention, float, float | None]] = [
         ("whole_image", "median", 21.9, 31.3),
-        ("centred_disc", "median", 34.0, 37.4),
+        ("centered_disc", "median", 34.0, 37.4),
         ("perfect_ranking", "median", 50.5, 49.5),
-        ("centred_disc", "adaptive", 43.7, None),
+        ("centered_disc", "adaptive", 43.7, None),
     ]
     rows = [row["bbox"] for row in json.loads(path.read_text())]
     scores: list[list[torch.Tensor]] = [[] for _ in cases]
@@ -281,7 +281,7 @@ def test_thresholds_by_rank_are_those_of_a_full_sort(
 
 @pytest.mark.parametrize("convention", loc.CONVENTIONS)
 def test_a_batch_equals_its_rows_in_any_order(convention: loc.Convention) -> None:
-    """No row knows of its neighbours."""
+    """No row knows of its neighbors."""
     threshold = 0.5 if convention.startswith("fixed") else None
     maps, truth = _maps(6, 7, seed=2), _box_truth(6, 56, seed=2)
     together = loc.predict_mask(maps, truth, convention, threshold)
@@ -357,7 +357,7 @@ def test_binarize_says_what_is_missing() -> None:
         loc.binarize(maps, "adaptive")
 
 
-def test_sweep_equals_one_binarisation_per_threshold() -> None:
+def test_sweep_equals_one_binarization_per_threshold() -> None:
     """All 99 thresholds in one pass, confidences on a threshold included."""
     thresholds = [step / 100 for step in range(1, 100)]
     maps, truth = _maps(5, 7, seed=9), _box_truth(5, 28, seed=9)
@@ -411,11 +411,11 @@ def test_trivial_maps(size: int) -> None:
     for image in maps.values():
         assert image.shape == truth.shape
         assert 0 <= image.min().item() <= image.max().item() <= 1
-    half = loc.predict_mask(maps["centred_disc"], truth, "fixed", 0.5)[0]
+    half = loc.predict_mask(maps["centered_disc"], truth, "fixed", 0.5)[0]
     assert half.float().mean().item() == pytest.approx(0.5, abs=0.01)
     assert bool(half[size // 2, size // 2])
     assert not bool(half[0, 0])
-    assert torch.equal(half, loc.predict_mask(maps["centred_disc"], truth, "median")[0])
+    assert torch.equal(half, loc.predict_mask(maps["centered_disc"], truth, "median")[0])
     ranking = maps["perfect_ranking"]
     assert len(np.unique(ranking[0].numpy())) == size * size
     assert torch.equal(loc.predict_mask(ranking, truth, "fixed", 0.5), truth.bool())

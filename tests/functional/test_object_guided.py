@@ -1,4 +1,4 @@
-"""Object-guided localisation against the published test code, written out in NumPy."""
+"""Object-guided localization against the published test code, written out in NumPy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _stretch(values: Array) -> Array:
 
 
 def _loop_enlarge(grid: Array, height: int, width: int) -> Array:
-    """Bilinear, the corners' centres on one another."""
+    """Bilinear, the corners' centers on one another."""
     out = np.zeros((height, width))
     for y in range(height):
         for x in range(width):

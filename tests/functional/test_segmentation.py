@@ -130,7 +130,7 @@ def test_avs_f_scores_match_a_loop() -> None:
     assert bool(curves[2].isnan().all())
 
 
-def test_scores_of_a_row_do_not_depend_on_its_neighbours() -> None:
+def test_scores_of_a_row_do_not_depend_on_its_neighbors() -> None:
     """A batch equals its rows."""
     maps, truth = _samples(6, 14, seed=8, levels=20)
     truth[4] = 0

@@ -1,4 +1,4 @@
-"""Localising a folder of videos: what is done, kept, left out and refused."""
+"""Localizing a folder of videos: what is done, kept, left out and refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RATE = 16000
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, tiny: LocalizerConfig) -> Path:
-    """An exported, untrained localiser."""
+    """An exported, untrained localizer."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("exported")
     description = ExportedModel(members=[tiny], image_size=32, sample_rate=RATE, duration_s=0.25, threshold=0.3)
@@ -81,7 +81,7 @@ def test_a_broken_video_is_left_out_and_the_rest_is_done(
     with caplog.at_level(logging.WARNING):
         assert next(done) == out / "a.json"
         assert next(done) == out / "c.json"
-        with pytest.raises(DataError, match="clips: 1 of 3 videos could not be localised"):
+        with pytest.raises(DataError, match="clips: 1 of 3 videos could not be localized"):
             next(done)
     (reported,) = caplog.messages
     assert "b.mp4" in reported
@@ -137,6 +137,6 @@ def test_the_command_prints_what_it_made_and_ends_with_2(
     assert main(command) == 2
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [str(out / f"{name}.{kind}") for name in "ac" for kind in ("json", "png", "mp4")]
-    assert "1 of 3 videos could not be localised" in printed.err
+    assert "1 of 3 videos could not be localized" in printed.err
     (folder / "b.mp4").unlink()
     assert main(command) == 0

@@ -70,7 +70,7 @@ def test_more_clips_than_pass_at_once_keep_their_order(predictor: Predictor) -> 
     assert [float(one.map.mean()) for one in found] == pytest.approx([value / 255 for value in range(0, 210, 3)])
 
 
-def test_sounds_are_tiled_or_cut_to_their_centre(predictor: Predictor, model: _Bright) -> None:
+def test_sounds_are_tiled_or_cut_to_their_center(predictor: Predictor, model: _Bright) -> None:
     """The network hears what NumPy's tile and slices give."""
     short, exact, long = np.arange(30.0), np.arange(80.0), np.arange(200.0)
     predictor.predict([_frame(8, 8)] * 3, [short, exact, long])

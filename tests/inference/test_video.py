@@ -1,4 +1,4 @@
-"""Localising a video with a model whose maps the test can foretell."""
+"""Localizing a video with a model whose maps the test can foretell."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ def read_film(path: Path) -> Film:
         )
 
 
-def colour(frame: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(H, W) how far from grey a pixel is: the video is black and white, maps and boxes are not."""
+def color(frame: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """(H, W) how far from gray a pixel is: the video is black and white, maps and boxes are not."""
     spread: NDArray[np.int64] = np.ptp(frame.astype(np.int64), axis=2)
     return spread
 
@@ -232,15 +232,15 @@ def test_the_overlay_has_every_frame_and_the_sound_in_step(
     if copied:
         assert len(film.sound) == pytest.approx(len(before.sound), abs=2400)
     heard = film.frames[7]
-    assert colour(heard)[:, 16:32].max() > 60
-    assert colour(film.frames[17]).max() < 60
+    assert color(heard)[:, 16:32].max() > 60
+    assert color(film.frames[17]).max() < 60
 
 
 def test_the_overlay_fades_from_one_map_to_the_next(tmp_path: Path, predictor: Predictor) -> None:
-    """Between two looks the colour moves from one place to the other; what does not sound is left as it was."""
+    """Between two looks the color moves from one place to the other; what does not sound is left as it was."""
     video = write_video(tmp_path / "v.mkv", [0.9, 0.9], size=(128, 96))
     film = read_film(localize_video(video, predictor, tmp_path, model="m", smoothing_s=0).with_suffix(".mp4"))
-    heat = np.array([[colour(f)[36:60, x + 4 : x + 28].mean() for x in (0, 32, 64)] for f in film.frames])
+    heat = np.array([[color(f)[36:60, x + 4 : x + 28].mean() for x in (0, 32, 64)] for f in film.frames])
     first, second, nowhere = heat.T
     assert first[2] > 40 > first[7] + 20
     assert second[7] > 40 > second[2] + 20

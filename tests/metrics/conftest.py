@@ -1,4 +1,4 @@
-"""Rows that some models would localise."""
+"""Rows that some models would localize."""
 
 from __future__ import annotations
 

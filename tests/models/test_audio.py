@@ -88,7 +88,7 @@ def test_the_default_vggish_is_the_published_one() -> None:
 
 @torch.no_grad()
 def test_vggish_is_the_mean_over_its_examples() -> None:
-    """Embeddings are averaged after the linear layers, codes before they are normalised; order does not matter."""
+    """Embeddings are averaged after the linear layers, codes before they are normalized; order does not matter."""
     torch.manual_seed(0)
     encoder = VGGishEncoder(SMALL, 5).eval()
     examples = torch.randn(4, 1, 96, 64)
@@ -161,7 +161,7 @@ def _convolve(sound: Array, kernels: Array) -> Array:
 
 @torch.no_grad()
 def test_the_waveform_encoder_is_what_the_loop_says() -> None:
-    """Standardised samples, two of SoundNet's layers with ReLU and maximum, the highest over time, linear layer."""
+    """Standardized samples, two of SoundNet's layers with ReLU and maximum, the highest over time, linear layer."""
     torch.manual_seed(0)
     encoder = WaveformEncoder(WaveformEncoderConfig(channels=(2, 3)), 4).eval()
     waveform = _sounds(700, rows=1)
@@ -220,7 +220,7 @@ def _with_audio(tiny: LocalizerConfig, section: dict[str, Any]) -> LocalizerConf
 
 
 @pytest.mark.parametrize("section", ENCODERS)
-def test_a_localiser_listens_through_any_encoder(tiny: LocalizerConfig, section: dict[str, Any]) -> None:
+def test_a_localizer_listens_through_any_encoder(tiny: LocalizerConfig, section: dict[str, Any]) -> None:
     """From the waveform, of any length; the map depends on the sound; every weight of the encoder learns."""
     torch.manual_seed(0)
     model = Localizer(_with_audio(tiny, section))
@@ -268,7 +268,7 @@ def test_an_export_names_no_file_of_vggishs_weights(tiny: LocalizerConfig, tmp_p
 
 @pytest.mark.parametrize("section", FROZEN)
 def test_frozen_trunks_stay_as_they_are(tiny: LocalizerConfig, section: dict[str, Any]) -> None:
-    """No gradient, no new statistics in training mode, not in the optimiser; what follows them is trained."""
+    """No gradient, no new statistics in training mode, not in the optimizer; what follows them is trained."""
     torch.manual_seed(0)
     image = tiny.image.model_copy(update={"frozen": True})
     model = Localizer(_with_audio(tiny, section).model_copy(update={"image": image}))

@@ -91,7 +91,7 @@ def test_the_defaults_are_the_published_module(
 def test_what_the_objective_pools_of_it_is_the_published(
     published: dict[str, Tensor], module: PredictiveCoding
 ) -> None:
-    """Similarity with the projected sound, its attention map and the pooled, unnormalised features."""
+    """Similarity with the projected sound, its attention map and the pooled, unnormalized features."""
     with torch.no_grad():
         aligned = module.eval()(published["visual"], published["audio"])
     audio = F.normalize(published["audio_projected"], dim=1)

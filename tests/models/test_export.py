@@ -35,7 +35,7 @@ def _maps(model: LocalizerEnsemble) -> torch.Tensor:
 
 @pytest.fixture
 def exported(tiny: LocalizerConfig, tmp_path: Path) -> Path:
-    """A folder with one exported localiser."""
+    """A folder with one exported localizer."""
     torch.manual_seed(0)
     save_exported(tmp_path / "model", LocalizerEnsemble([Localizer(tiny)]), _describe([tiny]))
     return tmp_path / "model"

@@ -75,9 +75,9 @@ def _vggish(sound: Array) -> Array:
     for k in range(257):
         at = mel(k * 16000 / 512)
         for band in range(64):
-            low, centre, high = edges[band : band + 3]
+            low, center, high = edges[band : band + 3]
             if low < at < high:
-                weights[k, band] = (at - low) / (centre - low) if at < centre else (high - at) / (high - centre)
+                weights[k, band] = (at - low) / (center - low) if at < center else (high - at) / (high - center)
     frames = []
     for start in range(0, len(sound) - 399, 160):
         spectrum = np.abs(np.fft.rfft(sound[start : start + 400] * window, 512))

@@ -1,4 +1,4 @@
-"""The localiser: confidences that are absolute, sounds heard cached or not, and encoders built as asked."""
+"""The localizer: confidences that are absolute, sounds heard cached or not, and encoders built as asked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MakeView(Protocol):
 
 @pytest.fixture
 def model(tiny: LocalizerConfig) -> Localizer:
-    """The tiny localiser in evaluation mode."""
+    """The tiny localizer in evaluation mode."""
     torch.manual_seed(0)
     return Localizer(tiny).eval()
 
@@ -82,7 +82,7 @@ def test_the_sound_decides(model: Localizer, make_view: MakeView) -> None:
 
 
 def test_log_mel_does_not_depend_on_the_level() -> None:
-    """Standardised per clip: zero mean, unit variance, the same at half and a tenth of the level."""
+    """Standardized per clip: zero mean, unit variance, the same at half and a tenth of the level."""
     waveform = torch.rand(2, 8000, generator=torch.Generator().manual_seed(0)) - 0.5
     front_end = LogMel(LogMelConfig(n_mels=32))
     features = front_end(waveform)
@@ -102,7 +102,7 @@ def test_front_ends_that_hear_differently_have_different_keys() -> None:
 
 
 def test_predict_takes_pictures_as_they_are(model: Localizer) -> None:
-    """uint8 RGB is normalised with ImageNet's statistics; several members' confidences are averaged."""
+    """uint8 RGB is normalized with ImageNet's statistics; several members' confidences are averaged."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     waveforms = torch.from_numpy(rng.uniform(-0.5, 0.5, (2, 4000)).astype(np.float32))

@@ -65,10 +65,10 @@ def saved(make_weights: Callable[[str], Weights], tmp_path_factory: pytest.TempP
         if not path.exists():
             weights = make_weights(network)
             parallel = {f"module.{name}": tensor for name, tensor in weights.items()}
-            optimiser = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-4}]}
+            optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-4}]}
             content: Any = {
-                "fnac": {"model": parallel, "optimizer": optimiser, "epoch": 30, "best_cIoU": np.float64(0.4)},
-                "ezvsl": {"model": weights, "optimizer": optimiser, "epoch": 20, "best_Auc": np.float64(0.4)},
+                "fnac": {"model": parallel, "optimizer": optimizer, "epoch": 30, "best_cIoU": np.float64(0.4)},
+                "ezvsl": {"model": weights, "optimizer": optimizer, "epoch": 20, "best_Auc": np.float64(0.4)},
                 "slavc": {"model": parallel, "epoch": 20},
                 "lvs": {"model_state_dict": parallel},
                 "sspl_sound": parallel,

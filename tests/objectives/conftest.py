@@ -54,7 +54,7 @@ Draw = Callable[..., tuple[Tensor, Tensor]]
 
 @pytest.fixture(scope="session")
 def draw() -> Draw:
-    """``draw(seed, pairs)``: random normalised embeddings of that many pairs on a 2 x 3 grid, in double precision."""
+    """``draw(seed, pairs)``: random normalized embeddings of that many pairs on a 2 x 3 grid, in double precision."""
 
     def make(seed: int, pairs: int = 4) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)

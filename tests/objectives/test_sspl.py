@@ -34,7 +34,7 @@ def _output(features: Tensor, audio: Tensor) -> AVOutput:
 
 
 def _draw(seed: int, pairs: int = 6) -> tuple[Tensor, Tensor]:
-    """Features on a 2 x 3 grid and sounds, neither normalised, in double precision."""
+    """Features on a 2 x 3 grid and sounds, neither normalized, in double precision."""
     generator = torch.Generator().manual_seed(seed)
     features = 3 * torch.randn(pairs, 5, 2, 3, generator=generator, dtype=torch.float64)
     return features, torch.randn(pairs, 5, generator=generator, dtype=torch.float64)
@@ -184,7 +184,7 @@ def test_what_always_says_the_same_is_a_perfect_prediction() -> None:
 
 
 def test_steps_lower_the_loss_and_the_head_has_its_own_rate(tiny: LocalizerConfig) -> None:
-    """In a branch the localiser and the head are trained, the head at ``lr_scale`` times the rate."""
+    """In a branch the localizer and the head are trained, the head at ``lr_scale`` times the rate."""
     torch.manual_seed(0)
     objective = SSPL(SMALL.model_copy(update={"dim": tiny.dim, "lr_scale": 4.0}))
     branch = Branch(Localizer(tiny), objective)
@@ -195,13 +195,13 @@ def test_steps_lower_the_loss_and_the_head_has_its_own_rate(tiny: LocalizerConfi
     features = torch.randn(8, tiny.dim, 4, 4, generator=generator).requires_grad_()
     audio = torch.randn(8, tiny.dim, generator=generator)
     other = _output(torch.randn(8, tiny.dim, 4, 4, generator=generator), audio)
-    optimiser = torch.optim.Adam([features, *objective.parameters()], lr=1e-2)
+    optimizer = torch.optim.Adam([features, *objective.parameters()], lr=1e-2)
     losses = []
     for step in range(10):
         loss = objective([_output(features, audio), other], step).total
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] - 0.2
 

@@ -213,7 +213,7 @@ _PARAMS: dict[str, Any] = {
         "name": "default",
         "epochs": 10,
         "batch_size": 8,
-        "labelled_batch_size": 4,
+        "labeled_batch_size": 4,
         "checkpoint_every": 3,
         "precision": "32-true",
     },
@@ -525,7 +525,7 @@ class TestRepro:
 
 
 def _add_row(media: Path, name: str, k: int) -> None:
-    """Write a frame of grey 10 k and a tone of 200 + 50 k Hz."""
+    """Write a frame of gray 10 k and a tone of 200 + 50 k Hz."""
     for folder in ("frames", "audio"):
         (media / folder).mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((32, 32, 3), 10 * k, np.uint8)).save(media / "frames" / f"{name}.png")
@@ -578,7 +578,7 @@ def test_a_changed_clip_reruns_what_depends_on_it_and_the_old_version_comes_back
         copy("dvc", "checkout", "source", "prepare")
         assert files() == expected
 
-    _add_row(media, "s99", 21)  # unlabelled, as nobody annotated it
+    _add_row(media, "s99", 21)  # unlabeled, as nobody annotated it
     assert _ran(copy("dvc", "repro", "prepare")) == {"prepare"}
     assert len(shards() - second_shards) == 1
     paths = [path for path in (copy.folder / ".dvc" / "cache" / "files" / "md5").rglob("*") if path.is_file()]

@@ -1,4 +1,4 @@
-"""The main job by the command line, in one process: from nothing to a registered model that localises in a video."""
+"""The main job by the command line, in one process: from nothing to a registered model that localizes in a video."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TINY = [
     *(f"++model.{part}.backbone=resnet10t" for part in ("image", "audio")),
     *(f"++model.{part}.backbone_args={_SMALL}" for part in ("image", "audio")),
     *("model.dim=8", "++model.image.stages=[1]"),
-    *("trainer.epochs=1", "trainer.batch_size=8", "trainer.labelled_batch_size=4", "trainer.precision=32-true"),
+    *("trainer.epochs=1", "trainer.batch_size=8", "trainer.labeled_batch_size=4", "trainer.precision=32-true"),
     *("evaluate.gallery=2", "tracking.system_metrics=false"),
 ]
 
@@ -92,7 +92,7 @@ def test_from_nothing_to_boxes_in_a_video(
 def test_a_folder_in_the_layout_of_vggss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Pictures and sounds on disk, a test list, unlabelled clips, JPEG shards: from the folder to scores, n of N told.
+    """Pictures and sounds on disk, a test list, unlabeled clips, JPEG shards: from the folder to scores, n of N told.
 
     With so few clips that none is left for validation, it is one sentence.
     """

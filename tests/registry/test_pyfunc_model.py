@@ -45,7 +45,7 @@ _URI = "models:/avsl-synthetic-ratio-0.03@champion"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported pair of tiny localisers."""
+    """An exported pair of tiny localizers."""
     torch.manual_seed(0)
     part = {"backbone": "test_resnet"}
     members = [LocalizerConfig.read({"dim": 8, "image": part, "audio": part}, "model") for _ in range(2)]

@@ -37,7 +37,7 @@ def _evaluate(base: Path, framework: str, ratio: float, ciou: float, objective: 
         "label_ratio": ratio,
         "seed": 0,
         "train_seconds": 61.5,
-        "labelled": round(400 * ratio),
+        "labeled": round(400 * ratio),
         "metric": "CIoU@0.5",
         "threshold": 0.4,
         "validation": {"n": 30, "n_silent": 0} | _scores(ciou),
@@ -53,7 +53,7 @@ def _evaluate(base: Path, framework: str, ratio: float, ciou: float, objective: 
         "ogl": None,
         "baselines": {
             "whole_image": _scores(0.01) | {"ciou_oracle": 0.0},
-            "centred_disc": {"ciou": 0.0625, "auc": 0.1, "ciou_median": 0.15, "auc_median": 0.2},
+            "centered_disc": {"ciou": 0.0625, "auc": 0.1, "ciou_median": 0.15, "auc_median": 0.2},
             "perfect_ranking": {"ciou_median": 0.5625, "auc_median": 0.6},
         },
     }

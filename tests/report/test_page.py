@@ -123,7 +123,7 @@ def test_frameworks_stand_over_objectives(
         table = of.tables[f"Test CIoU at {ratio} labels, per cent"]
         return [[cell.partition(" (")[0] for cell in row] for row in table]
 
-    aside = [["whole image", "1.0"], ["centred disc", "6.2"], ["the best with all labels", "75.0"]]
+    aside = [["whole image", "1.0"], ["centered disc", "6.2"], ["the best with all labels", "75.0"]]
     assert scores(page, "3 %") == [["framework", "ezvsl"], ["dmt", "12.5"], *aside]
     assert scores(page, "10 %")[1:3] == [["dmt", "50.0"], ["supervised", "25.0"]]
 

@@ -28,7 +28,7 @@ def test_the_comparison_has_models_baselines_and_ceiling(made: Path) -> None:
         ("supervised", "10 % (40)"),
         ("supervised", "100 % (400)"),
         ("whole image", "none"),
-        ("centred disc", "none"),
+        ("centered disc", "none"),
         ("perfect ranking", "none"),
     ]
     assert {row["n of N"] for row in rows} == {"40 of 44"}
@@ -79,7 +79,7 @@ def test_subsets_curves_and_summary_hold_every_cell(made: Path, cells: Cells) ->
     """Test parts and sizes of `test` among the subsets, each epoch among the curves, the headline in the summary."""
     subsets = _read(made / "subsets.csv")
     needless = [row["framework"] for row in subsets if not row["label_ratio"]]
-    assert needless == ["whole image", "centred disc", "perfect ranking"]
+    assert needless == ["whole image", "centered disc", "perfect ranking"]
     assert len(subsets) == 4 * len(cells) + len(needless)
     assert {row["part"] for row in subsets} == {"test", "test/small", "test/large", "test_offscreen"}
     assert {"by_size", "by_class"}.isdisjoint(subsets[0])

@@ -68,7 +68,7 @@ class _Project:
             "validation": {"n": 2, "ciou": validation, "auc": 0.4},
             "test": {"n": 2, "n_silent": 0, "n_listed": 5, "ciou": test, "auc": 0.3, "ciou_shuffled": 0.11} | scores,
             "test_offscreen": {"n": 0, "n_silent": 3, "false_positive_rate": 0.25},
-            "baselines": {"whole_image": trivial, "centred_disc": trivial, "perfect_ranking": scores},
+            "baselines": {"whole_image": trivial, "centered_disc": trivial, "perfect_ranking": scores},
         }
         metric = {"metric": changes.get("metric", METRIC)}
         (evaluation / "metrics.json").write_text(json.dumps(metric | figures))

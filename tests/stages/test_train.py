@@ -113,7 +113,7 @@ def test_one_command_runs_all_steps_and_keeps_what_is_there(layout: _Where, capl
     for key, value in trained["validation"].items():
         assert figures["validation"][key] == pytest.approx(value, abs=1e-6)
     drawn = Split.load(here.split)
-    assert figures["labelled"] == len(drawn.labelled) == 6
+    assert figures["labeled"] == len(drawn.labeled) == 6
     assert figures["test"]["n"] == len(drawn.tests["test"])
     assert figures["test_offscreen"]["n_silent"] == 3
     assert {"member_0", "member_1", "baselines"} <= set(figures)

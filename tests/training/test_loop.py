@@ -296,7 +296,7 @@ def test_kept_state_belongs_to_its_checkpoint(
 def test_without_labels_it_does_not_matter_which_rows_have_them(
     layout: _Where, undisturbed: Callable[..., tuple[bytes, str]]
 ) -> None:
-    """Self-supervised learning draws all rows alike: half of them labelled in place of a quarter change no weight."""
+    """Self-supervised learning draws all rows alike: half of them labeled in place of a quarter change no weight."""
     asked = ["framework=self_supervised", "split.label_ratio=0.5"]
     assert undisturbed(*asked)[0] == undisturbed("framework=self_supervised")[0]
 
@@ -312,15 +312,15 @@ def test_a_second_training_on_the_same_state_is_refused(layout: _Where) -> None:
 
 @contextlib.contextmanager
 def _spoilt_at(*steps: int) -> Iterator[None]:
-    """The sounds of the labelled rows of some steps are NaN."""
+    """The sounds of the labeled rows of some steps are NaN."""
     rows = StepLoader.rows
 
     def broken(self: StepLoader, number: int) -> TrainingRows:
         drawn = rows(self, number)
         if number not in steps:
             return drawn
-        spoilt = {key: f * float("nan") for key, f in drawn.labelled.features.items()}
-        return replace(drawn, labelled=replace(drawn.labelled, features=spoilt))
+        spoilt = {key: f * float("nan") for key, f in drawn.labeled.features.items()}
+        return replace(drawn, labeled=replace(drawn.labeled, features=spoilt))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StepLoader, "rows", broken)
@@ -346,9 +346,9 @@ def test_a_step_that_is_not_finite_ends_the_training(
         train()
     here = layout()
     spoilt = next(drawn for drawn in asked if drawn.step == step)
-    assert spoilt.unlabelled is not None
+    assert spoilt.unlabeled is not None
     known = PreparedData.open(here.prepared).sample_ids
-    ids = ", ".join(known[k] for k in [*spoilt.labelled.index.tolist(), *spoilt.unlabelled.index.tolist()])
+    ids = ", ".join(known[k] for k in [*spoilt.labeled.index.tolist(), *spoilt.unlabeled.index.tolist()])
     checkpoint = here.state / "last.ckpt"
     good = f"{checkpoint}, after {kept} steps" if kept else "none yet"
     what = f"the loss or its gradient is not finite, or beyond trainer.loss_limit, in step {step}"
@@ -369,7 +369,7 @@ def test_a_step_that_is_not_finite_ends_the_training(
 def test_a_skipped_step_changes_nothing_and_is_counted(
     asked: list[str], layout: _Where, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights, statistics, teachers, peers' labels and the optimiser's moments are what they were.
+    """Weights, statistics, teachers, peers' labels and the optimizer's moments are what they were.
 
     The step's loss is in no mean.
     """
@@ -443,13 +443,13 @@ _ELSEWHERE = np.array([[0, 0, 0.25, 1]], np.float32)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_the_truth_of_unlabelled_rows_decides_nothing(
+def test_the_truth_of_unlabeled_rows_decides_nothing(
     framework: str, layout: _Where, undisturbed: Callable[..., tuple[bytes, str]], draw_boxes: _DrawBoxes
 ) -> None:
-    """Other boxes on every unlabelled row give the same weights; pseudo-labels' quality, which they tell, changes."""
+    """Other boxes on every unlabeled row give the same weights; pseudo-labels' quality, which they tell, changes."""
     asked = [f"framework={framework}"]
     here = layout(*asked)
-    draw_boxes(PreparedData.open(here.prepared), Split.load(here.split).unlabelled, _ELSEWHERE)
+    draw_boxes(PreparedData.open(here.prepared), Split.load(here.split).unlabeled, _ELSEWHERE)
     train(asked)
     weights, curves = undisturbed(*asked)
     found, written = _outcome(here)
@@ -463,12 +463,12 @@ def test_the_truth_of_unlabelled_rows_decides_nothing(
 
 
 @pytest.mark.slow
-def test_the_truth_of_labelled_rows_decides(
+def test_the_truth_of_labeled_rows_decides(
     layout: _Where, undisturbed: Callable[..., tuple[bytes, str]], draw_boxes: _DrawBoxes
 ) -> None:
-    """The same change on one labelled row gives other weights."""
+    """The same change on one labeled row gives other weights."""
     here = layout()
-    draw_boxes(PreparedData.open(here.prepared), Split.load(here.split).labelled[:1], _ELSEWHERE)
+    draw_boxes(PreparedData.open(here.prepared), Split.load(here.split).labeled[:1], _ELSEWHERE)
     train()
     assert _outcome(here)[0] != undisturbed("framework=dmt")[0]
 
@@ -480,12 +480,12 @@ def test_every_epoch_tells_what_the_issue_asks_for(layout: _Where) -> None:
     lines: list[dict[str, Any]] = list(csv.DictReader((layout().train / "curves.csv").read_text().splitlines()))
     assert [float(line["epoch"]) for line in lines] == [1, 2]
     last = {key: float(value) for key, value in lines[-1].items()}
-    terms = {f"{term}_{student}" for term in ("supervised", "contrastive", "unlabelled") for student in "ab"}
+    terms = {f"{term}_{student}" for term in ("supervised", "contrastive", "unlabeled") for student in "ab"}
     rates = ("acceptance", "agreement", "precision", "recall", "iou")
     assert {f"train/{term}" for term in terms} | {f"pseudo/{rate}" for rate in rates} <= set(last)
     assert all(0 <= last[f"pseudo/{rate}"] <= 1 for rate in rates)
     assert last["pseudo/acceptance"] > 0
-    assert last["train/unlabelled_a"] > 0
+    assert last["train/unlabeled_a"] > 0
     recorded = _points(read_run(layout())["run_id"])
     assert set(last) - {"epoch"} <= set(recorded)
 

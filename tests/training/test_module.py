@@ -46,7 +46,7 @@ def test_a_step_reads_no_value(framework: str, layout: Callable[..., Layout]) ->
     """
     config = compose([f"framework={framework}"])
     data, drawn = load_data(layout())
-    reader = make_reader(config, [config.model.student(0)], data, rows_of(data, drawn.labelled + drawn.unlabelled))
+    reader = make_reader(config, [config.model.student(0)], data, rows_of(data, drawn.labeled + drawn.unlabeled))
     module = SemiModule(config, total_steps=6)
     loader = make_loader(config, reader, drawn, module.framework)
     for step in (0, 5):

@@ -52,8 +52,8 @@ def _outcome(here: Layout) -> tuple[bytes, str]:
 
 
 def _drawn(rows: TrainingRows) -> list[list[int]]:
-    assert rows.unlabelled is not None
-    return [rows.labelled.index.tolist(), rows.unlabelled.index.tolist()]
+    assert rows.unlabeled is not None
+    return [rows.labeled.index.tolist(), rows.unlabeled.index.tolist()]
 
 
 @pytest.mark.slow
@@ -71,8 +71,8 @@ def test_two_processes_are_one_training_that_goes_on_after_a_kill(
     monkeypatch.chdir(undisturbed)
     here = Layout.of(compose(asked))
     told = undisturbed / "second.jsonl"
-    do = f"import json; open({str(told)!r}, 'a').write(json.dumps([step, drawn.labelled.index.tolist(), "
-    do += "drawn.unlabelled.index.tolist()]) + '\\n')"
+    do = f"import json; open({str(told)!r}, 'a').write(json.dumps([step, drawn.labeled.index.tolist(), "
+    do += "drawn.unlabeled.index.tolist()]) + '\\n')"
     monkeypatch.setattr(processes, "_OTHER", _SECOND.format(do=do))
     rows, first = StepLoader.rows, {}
 
@@ -90,7 +90,7 @@ def test_two_processes_are_one_training_that_goes_on_after_a_kill(
         assert [len(part) for part in first[step]] == [len(part) for part in second[step]] == [2, 2]
         assert not set(first[step][1]) & set(second[step][1])
     drawn_in_an_epoch = [row for step in range(3) for row in first[step][0] + second[step][0]]
-    assert set(map(drawn_in_an_epoch.count, drawn_in_an_epoch)) == {2}  # six labelled rows fill twelve places
+    assert set(map(drawn_in_an_epoch.count, drawn_in_an_epoch)) == {2}  # six labeled rows fill twelve places
     assert list(_runs().values()) == ["FINISHED"]
     assert not here.state.exists()
     expected = _outcome(here)

@@ -41,7 +41,7 @@ trainer:
   name: default
   epochs: 4
   batch_size: 8
-  labelled_batch_size: 4
+  labeled_batch_size: 4
   checkpoint_every: 3
   learning_rate: 0.003
   precision: 32-true

@@ -1,4 +1,4 @@
-"""Pictures show what they are given: colours grow with confidence, boxes lie where they should, files are whole."""
+"""Pictures show what they are given: colors grow with confidence, boxes lie where they should, files are whole."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from avsl.files import whole_file
 from avsl.viz import curves
 from avsl.viz import overlay as pictures
 
-GREY = np.full((60, 80, 3), 120, dtype=np.uint8)
+GRAY = np.full((60, 80, 3), 120, dtype=np.uint8)
 BOX = np.array([[0.25, 0.25, 0.75, 0.75]])
 
 
 def _row(**changes: object) -> pictures.GalleryRow:
-    values: dict[str, object] = {"frame": GREY, "truth": BOX, "maps": {"a": np.zeros((4, 4))}}
+    values: dict[str, object] = {"frame": GRAY, "truth": BOX, "maps": {"a": np.zeros((4, 4))}}
     return pictures.GalleryRow(**{**values, **changes})  # type: ignore[arg-type] # keywords by name
 
 
-def test_a_silent_map_leaves_the_frame_and_a_sure_one_colours_its_place_alone() -> None:
-    """Transparent at 0, coloured at 1."""
-    np.testing.assert_array_equal(pictures.overlay(GREY, np.zeros((4, 4))), GREY)
+def test_a_silent_map_leaves_the_frame_and_a_sure_one_colors_its_place_alone() -> None:
+    """Transparent at 0, colored at 1."""
+    np.testing.assert_array_equal(pictures.overlay(GRAY, np.zeros((4, 4))), GRAY)
     confidence = np.zeros((6, 8))
     confidence[:, 4:] = 1
-    painted = pictures.overlay(GREY, confidence).astype(int)
-    np.testing.assert_array_equal(painted[:, :30], GREY[:, :30])
+    painted = pictures.overlay(GRAY, confidence).astype(int)
+    np.testing.assert_array_equal(painted[:, :30], GRAY[:, :30])
     change = np.abs(painted - 120).sum(axis=2)
     assert change[:, 50:].min() > 150
 
 
-def test_colours_are_absolute() -> None:
+def test_colors_are_absolute() -> None:
     """A flat map looks different at each level: nothing is stretched per image."""
     changes = [
-        np.abs(pictures.overlay(GREY, np.full((4, 4), level)).astype(int) - 120).sum() for level in (0.1, 0.5, 1.0)
+        np.abs(pictures.overlay(GRAY, np.full((4, 4), level)).astype(int) - 120).sum() for level in (0.1, 0.5, 1.0)
     ]
     assert changes[0] < changes[1] < changes[2]
 
 
 def test_boxes_are_outlined_at_their_place_only() -> None:
-    """The outline lies inside the box; predictions and truth differ in colour."""
-    drawn = pictures.overlay(GREY, np.zeros((4, 4)), boxes=BOX)
-    assert tuple(drawn[30, 20]) == pictures.BOX_COLOUR
-    assert tuple(drawn[15, 40]) == pictures.BOX_COLOUR
-    assert tuple(drawn[44, 59]) == pictures.BOX_COLOUR
-    ys, xs = np.nonzero((drawn != GREY).any(axis=2))
+    """The outline lies inside the box; predictions and truth differ in color."""
+    drawn = pictures.overlay(GRAY, np.zeros((4, 4)), boxes=BOX)
+    assert tuple(drawn[30, 20]) == pictures.BOX_COLOR
+    assert tuple(drawn[15, 40]) == pictures.BOX_COLOR
+    assert tuple(drawn[44, 59]) == pictures.BOX_COLOR
+    ys, xs = np.nonzero((drawn != GRAY).any(axis=2))
     assert (ys.min(), ys.max(), xs.min(), xs.max()) == (15, 44, 20, 59)
-    both = pictures.overlay(GREY, np.zeros((4, 4)), boxes=BOX / 2, truth=BOX)
-    assert tuple(both[44, 59]) == pictures.TRUTH_COLOUR
+    both = pictures.overlay(GRAY, np.zeros((4, 4)), boxes=BOX / 2, truth=BOX)
+    assert tuple(both[44, 59]) == pictures.TRUTH_COLOR
 
 
 @pytest.mark.parametrize("confidence", [np.full((4, 4), 1.2), np.full((4, 4), np.nan), np.zeros(4)])
@@ -58,7 +58,7 @@ def test_overlay_refuses_what_is_not_a_confidence(
 ) -> None:
     """Values above 1, NaN, and a vector."""
     with pytest.raises(ValueError, match="confidence map must be"):
-        pictures.overlay(GREY, confidence)
+        pictures.overlay(GRAY, confidence)
 
 
 @pytest.mark.parametrize("size", [(48, 64), (1080, 1920)])
@@ -106,22 +106,22 @@ def test_gallery_refuses_rows_that_do_not_align() -> None:
 
 def test_contact_sheet_lays_pictures_out_in_rows() -> None:
     """Each picture is found in its cell."""
-    colours = [np.full((40, 60, 3), 40 * k, dtype=np.uint8) for k in range(5)]
-    sheet = np.asarray(pictures.contact_sheet(colours, [f"picture {k} " * 9 for k in range(5)], columns=2, width=60))
+    colors = [np.full((40, 60, 3), 40 * k, dtype=np.uint8) for k in range(5)]
+    sheet = np.asarray(pictures.contact_sheet(colors, [f"picture {k} " * 9 for k in range(5)], columns=2, width=60))
     row_height = (sheet.shape[0] - 6) // 3
     for k in range(5):
         y, x = 6 + (k // 2) * row_height + 20, 6 + (k % 2) * 66 + 30
         assert tuple(sheet[y, x]) == (40 * k,) * 3
     with pytest.raises(ValueError, match="a caption for each"):
-        pictures.contact_sheet(colours, ["one"], columns=2)
+        pictures.contact_sheet(colors, ["one"], columns=2)
 
 
 def test_png_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     """A failed write leaves the old file and no other."""
     path = tmp_path / "new" / "picture.png"
-    pictures.save_png(GREY, path)
+    pictures.save_png(GRAY, path)
     with Image.open(path) as image:
-        np.testing.assert_array_equal(np.asarray(image), GREY)
+        np.testing.assert_array_equal(np.asarray(image), GRAY)
 
     def fail() -> None:
         with whole_file(path) as part:
@@ -153,7 +153,7 @@ def test_curves_hold_the_points_they_were_given(tmp_path: Path) -> None:
         curves.plot_curves({})
 
 
-def test_panels_of_the_same_curves_share_a_legend_and_colours() -> None:
+def test_panels_of_the_same_curves_share_a_legend_and_colors() -> None:
     """A curve that a panel lacks changes neither."""
     one = [(1.0, 2.0), (2.0, 3.0)]
     figure = curves.plot_curves({"3 %": {"dmt": one, "xpl": one}, "100 %": {"dmt": [], "xpl": one}})
@@ -167,12 +167,12 @@ def test_panels_of_the_same_curves_share_a_legend_and_colours() -> None:
 def test_comparison_bars_are_means_over_seeds() -> None:
     """A method may lack a ratio, but not the seeds of one it has."""
     scores = {"supervised": {0.03: [10.0, 14.0], 0.1: [30.0]}, "dmt": {0.03: [20.0, 20.0, 26.0]}}
-    figure = curves.plot_comparison(scores, "CIoU@0.5 (%)", {"centred disc": 34.0})
+    figure = curves.plot_comparison(scores, "CIoU@0.5 (%)", {"centered disc": 34.0})
     axes = figure.axes[0]
     bars = [bar.get_bbox() for bar in axes.patches]  # type: ignore[attr-defined] # bars are rectangles
     assert [bar.height for bar in bars] == pytest.approx([12.0, 30.0, 22.0])
-    centres = [(bar.x0 + bar.x1) / 2 for bar in bars]
-    assert centres == pytest.approx([-0.2, 1.0, 0.2])
+    centers = [(bar.x0 + bar.x1) / 2 for bar in bars]
+    assert centers == pytest.approx([-0.2, 1.0, 0.2])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["3 %", "10 %"]
     with pytest.raises(ValueError, match="at least one score"):
         curves.plot_comparison({"dmt": {0.1: []}}, "CIoU")
@@ -182,7 +182,7 @@ def test_label_curves_rise_with_the_ratio_on_a_logarithmic_axis() -> None:
     """Points are means over seeds, bars their spread or the interval given; a method may lack a ratio."""
     scores = {"supervised": {1.0: [80.0], 0.03: [10.0, 14.0]}, "dmt": {0.03: [20.0]}}
     intervals = {"supervised": {1.0: (75.0, 82.0)}}
-    figure = curves.plot_label_curve(scores, "CIoU@0.5 (%)", {"centred disc": 34.0}, intervals)
+    figure = curves.plot_label_curve(scores, "CIoU@0.5 (%)", {"centered disc": 34.0}, intervals)
     axes = figure.axes[0]
     assert axes.get_xscale() == "log"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["3 %", "100 %"]
@@ -193,6 +193,6 @@ def test_label_curves_rise_with_the_ratio_on_a_logarithmic_axis() -> None:
     bars = [bar.get_segments() for container in axes.containers for bar in container[2]]
     ends = [[segment[:, 1].tolist() for segment in segments] for segments in bars]
     assert ends == [[pytest.approx([12 - 8**0.5, 12 + 8**0.5]), [75.0, 82.0]], [[20.0, 20.0]]]
-    assert set(axes.get_legend_handles_labels()[1]) == {*scores, "centred disc"}
+    assert set(axes.get_legend_handles_labels()[1]) == {*scores, "centered disc"}
     with pytest.raises(ValueError, match="at least one score"):
         curves.plot_label_curve({}, "CIoU")

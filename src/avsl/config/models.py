@@ -35,7 +35,7 @@ class SecondStudent(StrictConfig):
 
 
 class ModelSection(LocalizerConfig):
-    """A localiser.
+    """A localizer.
 
     Attributes:
         name: the Hydra choice it comes from.
@@ -46,7 +46,7 @@ class ModelSection(LocalizerConfig):
     second: SecondStudent = SecondStudent()
 
     def student(self, k: int) -> LocalizerConfig:
-        """The k-th student's localiser."""
+        """The k-th student's localizer."""
         fields = {name: getattr(self, name) for name in LocalizerConfig.model_fields}
         if k:
             fields |= {name: encoder for name, encoder in self.second if encoder is not None}
@@ -60,7 +60,7 @@ class TrainerConfig(StrictConfig):
         name: the Hydra choice it comes from.
         epochs: passes over as many rows as the training part has.
         batch_size: rows of a step, of all devices together.
-        labelled_batch_size: how many of them are labelled, where there are unlabelled ones.
+        labeled_batch_size: how many of them are labeled, where there are unlabeled ones.
         learning_rate: peak of the cosine schedule.
         warmup_share: share of all steps in which the learning rate rises linearly.
         weight_decay: AdamW's, on matrices and kernels.
@@ -81,7 +81,7 @@ class TrainerConfig(StrictConfig):
     name: str = "default"
     epochs: int = Field(16, ge=1)
     batch_size: int = Field(64, ge=2)
-    labelled_batch_size: int = Field(16, ge=1)
+    labeled_batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     warmup_share: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
@@ -96,13 +96,13 @@ class TrainerConfig(StrictConfig):
     non_finite: Literal["stop", "skip"] = "stop"
 
     @model_validator(mode="after")
-    def _labelled_rows_fit(self) -> Self:
-        if self.labelled_batch_size >= self.batch_size:
-            raise ValueError("labelled_batch_size must be smaller than batch_size")
-        if self.batch_size % self.devices or self.labelled_batch_size % self.devices:
+    def _labeled_rows_fit(self) -> Self:
+        if self.labeled_batch_size >= self.batch_size:
+            raise ValueError("labeled_batch_size must be smaller than batch_size")
+        if self.batch_size % self.devices or self.labeled_batch_size % self.devices:
             raise ConfigError(
-                f"keys 'trainer.batch_size' = {self.batch_size} and 'trainer.labelled_batch_size' = "
-                f"{self.labelled_batch_size} must be divisible by 'trainer.devices' = {self.devices}"
+                f"keys 'trainer.batch_size' = {self.batch_size} and 'trainer.labeled_batch_size' = "
+                f"{self.labeled_batch_size} must be divisible by 'trainer.devices' = {self.devices}"
             )
         return self
 
@@ -157,12 +157,12 @@ class Config(StrictConfig):
         seed: of the networks' weights, the data order and the augmentation.
         root: folder of everything that is made.
         data: the data set and its settings.
-        split: labelled share and its seed.
-        model: the localiser.
+        split: labeled share and its seed.
+        model: the localizer.
         objective: the self-supervised objective and its settings.
         framework: the semi-supervised framework and its settings.
         augment: augmentation.
-        trainer: optimisation.
+        trainer: optimization.
         evaluate: evaluation.
         tracking: MLflow.
     """

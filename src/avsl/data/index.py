@@ -41,7 +41,7 @@ class Entry:
         boxes: (k, 4) x0, y0, x1, y1 as fractions of the frame, as annotated; k = 0 where nothing in view sounds; None
             where nobody drew boxes.
         mask: a picture or array that is not zero on the pixels that sound.
-        time_s: which frame of a video, and where in the recording the sound is centred; None is `moment`.
+        time_s: which frame of a video, and where in the recording the sound is centered; None is `moment`.
         moment: the same as a share of the video's length.
         meta: small JSON values.
         broken: why it cannot be used, where the lists already tell.
@@ -169,12 +169,12 @@ LeakRule = Literal["stop", "drop"]
 
 
 class ListedConfig(CutConfig):
-    """A data set with published lists of silent and of unlabelled rows.
+    """A data set with published lists of silent and of unlabeled rows.
 
     Attributes:
         silent_list: extended set: CSV of video, audio and ``non-sounding``, the rows of ``test_offscreen``; empty:
             none. A row whose frame or sound is learned from is left out.
-        train_list: file with the ids of the unlabelled rows; empty: whatever else is in the folder and not held out.
+        train_list: file with the ids of the unlabeled rows; empty: whatever else is in the folder and not held out.
         leak: ``stop`` where the training list holds rows or sources of the held-out parts, or ``drop`` those rows.
     """
 

@@ -131,7 +131,7 @@ def add_silent(
 
     Args:
         entries: the rows so far, with their parts.
-        path: CSV with the columns video, audio, label; its rows labelled ``non-sounding`` are taken.
+        path: CSV with the columns video, audio, label; its rows labeled ``non-sounding`` are taken.
         media: where frames and sounds lie.
         source: the source of an id.
 
@@ -172,7 +172,7 @@ def add_unannotated(
     data: str,
     source: Callable[[str], str] = source_of,
 ) -> Index:
-    """Add the extended set's silent rows and the unlabelled rows: a published list, or whatever else is in the folder.
+    """Add the extended set's silent rows and the unlabeled rows: a published list, or whatever else is in the folder.
 
     Args:
         entries: the annotated rows, with their parts.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avsl.data.prepared.reader import PreparedData
 from avsl.errors import DataError
-from avsl.functional.image import normalise
+from avsl.functional.image import normalize
 from avsl.functional.localization import consensus_maps
 from avsl.types import FrontEnd
 
@@ -48,8 +48,8 @@ class Rows:
 
     @property
     def frame(self) -> Tensor:
-        """(B, 3, H, W) float, normalised."""
-        return normalise(self.pixels)
+        """(B, 3, H, W) float, normalized."""
+        return normalize(self.pixels)
 
     def to(self, device: torch.device) -> Rows:
         """The same rows on ``device``."""
@@ -67,15 +67,15 @@ class TrainingRows:
     """The rows of one step.
 
     Attributes:
-        labelled: rows with masks; all rows, without masks, where the framework uses no labels.
-        unlabelled: rows without; None at 100 % labels or where the framework uses none.
-        hidden: (B_u, H, W) true masks of the unlabelled rows where the data set knows all of them, for measuring
+        labeled: rows with masks; all rows, without masks, where the framework uses no labels.
+        unlabeled: rows without; None at 100 % labels or where the framework uses none.
+        hidden: (B_u, H, W) true masks of the unlabeled rows where the data set knows all of them, for measuring
             pseudo-labels; no framework sees them.
         step: the step's number.
     """
 
-    labelled: Rows
-    unlabelled: Rows | None
+    labeled: Rows
+    unlabeled: Rows | None
     hidden: Tensor | None
     step: int
 
@@ -185,14 +185,14 @@ class StepLoader:
 
     Args:
         reader: reads rows.
-        labelled: rows whose labels may be used.
-        unlabelled: rows without labels; empty for none.
+        labeled: rows whose labels may be used.
+        unlabeled: rows without labels; empty for none.
         batch_size: rows of a step.
-        labelled_batch_size: how many of them are labelled, where there are unlabelled ones.
+        labeled_batch_size: how many of them are labeled, where there are unlabeled ones.
         steps_per_epoch: steps before validation.
         seed: of the shuffles.
-        masks: whether the labelled rows' masks are read.
-        hidden: whether the unlabelled rows' true masks are read for measuring pseudo-labels, where all are annotated.
+        masks: whether the labeled rows' masks are read.
+        hidden: whether the unlabeled rows' true masks are read for measuring pseudo-labels, where all are annotated.
         rank: which of the processes that train together this is, from 0; each reads its own share of a step's rows.
         processes: how many there are; both sizes are divisible by it.
     """
@@ -200,11 +200,11 @@ class StepLoader:
     def __init__(
         self,
         reader: RowReader,
-        labelled: NDArray[np.int64],
-        unlabelled: NDArray[np.int64],
+        labeled: NDArray[np.int64],
+        unlabeled: NDArray[np.int64],
         *,
         batch_size: int,
-        labelled_batch_size: int,
+        labeled_batch_size: int,
         steps_per_epoch: int,
         seed: int,
         masks: bool,
@@ -214,12 +214,12 @@ class StepLoader:
     ) -> None:
         self._reader = reader
         self._share = rank, processes
-        self._pools = labelled, unlabelled
-        self._sizes = (labelled_batch_size, batch_size - labelled_batch_size) if len(unlabelled) else (batch_size, 0)
+        self._pools = labeled, unlabeled
+        self._sizes = (labeled_batch_size, batch_size - labeled_batch_size) if len(unlabeled) else (batch_size, 0)
         self._steps_per_epoch = steps_per_epoch
         self._seed = seed
         self._masks = masks
-        self._hidden = hidden and bool(reader.data.annotated[unlabelled].all())
+        self._hidden = hidden and bool(reader.data.annotated[unlabeled].all())
         self._next = 0
 
     def __len__(self) -> int:
@@ -232,21 +232,21 @@ class StepLoader:
             yield self.rows(self._next - 1)
 
     def drawn(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The labelled and the other row numbers of step number ``step``, of all processes."""
-        (labelled, unlabelled), (n_labelled, n_unlabelled) = self._pools, self._sizes
-        drawn = endless(labelled, self._seed, step * n_labelled, n_labelled)
-        if not n_unlabelled:
-            return drawn, unlabelled[:0]
-        return drawn, endless(unlabelled, self._seed + 1, step * n_unlabelled, n_unlabelled)
+        """The labeled and the other row numbers of step number ``step``, of all processes."""
+        (labeled, unlabeled), (n_labeled, n_unlabeled) = self._pools, self._sizes
+        drawn = endless(labeled, self._seed, step * n_labeled, n_labeled)
+        if not n_unlabeled:
+            return drawn, unlabeled[:0]
+        return drawn, endless(unlabeled, self._seed + 1, step * n_unlabeled, n_unlabeled)
 
     def rows(self, step: int) -> TrainingRows:
         """The rows of step number ``step``, counted from 0 over all epochs: of what is drawn, this process's share."""
-        labelled, others = (self._own(drawn) for drawn in self.drawn(step))
+        labeled, others = (self._own(drawn) for drawn in self.drawn(step))
         if not len(others):
-            return TrainingRows(self._reader(labelled, masks=self._masks), None, None, step)
+            return TrainingRows(self._reader(labeled, masks=self._masks), None, None, step)
         return TrainingRows(
-            labelled=self._reader(labelled, masks=self._masks),
-            unlabelled=self._reader(others, masks=False),
+            labeled=self._reader(labeled, masks=self._masks),
+            unlabeled=self._reader(others, masks=False),
             hidden=self._reader.truth(others).float() if self._hidden else None,
             step=step,
         )

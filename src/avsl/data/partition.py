@@ -47,7 +47,7 @@ def draw(text: str) -> float:
 
 
 def add_pool(entries: Sequence[Entry], pool: Iterable[Entry], left_out: int = 0) -> Index:
-    """Add what else lies in the folder as unlabelled training rows, without the sources that are held out.
+    """Add what else lies in the folder as unlabeled training rows, without the sources that are held out.
 
     Args:
         entries: the rows so far, with their parts.
@@ -61,7 +61,7 @@ def add_pool(entries: Sequence[Entry], pool: Iterable[Entry], left_out: int = 0)
 def add_training_list(
     entries: Sequence[Entry], pool: Iterable[Entry], rule: LeakRule, path: Path, key: str, left_out: int = 0
 ) -> Index:
-    """Add a published training list as unlabelled training rows.
+    """Add a published training list as unlabeled training rows.
 
     Args:
         entries: the rows so far, with their parts; a listed row that is among the training rows is not added again.

@@ -17,7 +17,7 @@ from avsl.schema import StrictConfig
 
 
 class SplitConfig(StrictConfig):
-    """How much is labelled: ``label_ratio`` of the training rows."""
+    """How much is labeled: ``label_ratio`` of the training rows."""
 
     label_ratio: float = Field(gt=0, le=1)
     seed: int = Field(0, ge=0)
@@ -33,8 +33,8 @@ class Split(StrictConfig):
     label_ratio: float
     seed: int
     data_hash: str
-    labelled: list[str]
-    unlabelled: list[str]
+    labeled: list[str]
+    unlabeled: list[str]
     validation: list[str]
     tests: dict[str, list[str]]
     content_hash: str
@@ -58,23 +58,19 @@ class Split(StrictConfig):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise DataError(f"{path}: not a valid split: {where}: {first['msg'].lower()}") from None
-        if split.content_hash != _hash(
-            split.data_hash, split.labelled, split.unlabelled, split.validation, split.tests
-        ):
+        if split.content_hash != _hash(split.data_hash, split.labeled, split.unlabeled, split.validation, split.tests):
             raise DataError(f"{path}: content_hash does not follow from the sample ids, so the file was changed")
         return split
 
 
 def _hash(
-    data_hash: str, labelled: list[str], unlabelled: list[str], validation: list[str], tests: dict[str, list[str]]
+    data_hash: str, labeled: list[str], unlabeled: list[str], validation: list[str], tests: dict[str, list[str]]
 ) -> str:
-    stated = json.dumps([data_hash, labelled, unlabelled, validation, tests], sort_keys=True)
+    stated = json.dumps([data_hash, labeled, unlabeled, validation, tests], sort_keys=True)
     return hashlib.sha256(stated.encode()).hexdigest()
 
 
-def _labelling_order(
-    data: PreparedData, rows: np.ndarray[tuple[int], np.dtype[np.int64]], seed: int
-) -> list[list[int]]:
+def _labeling_order(data: PreparedData, rows: np.ndarray[tuple[int], np.dtype[np.int64]], seed: int) -> list[list[int]]:
     """Groups of rows (one per source) in the order in which they get labels.
 
     A random order within each class; the classes are then interleaved so that every prefix holds them in
@@ -96,10 +92,10 @@ def _labelling_order(
 
 
 def make_split(data: PreparedData, config: SplitConfig) -> Split:
-    """Choose the labelled rows of ``data`` among its annotated training rows.
+    """Choose the labeled rows of ``data`` among its annotated training rows.
 
     The order is one seeded permutation that does not depend on the ratio, and a ratio takes its prefix, so the
-    3 % lie inside the 10 %. A source is labelled as a whole, at least one is; what of it nobody annotated is
+    3 % lie inside the 10 %. A source is labeled as a whole, at least one is; what of it nobody annotated is
     left out.
 
     Raises:
@@ -115,22 +111,22 @@ def make_split(data: PreparedData, config: SplitConfig) -> Split:
     wanted = max(1, round(config.label_ratio * len(train)))
     if wanted > len(annotated):
         raise DataError(
-            f"{data.root}: label_ratio = {config.label_ratio} asks for {wanted} labelled rows of {len(train)}, "
+            f"{data.root}: label_ratio = {config.label_ratio} asks for {wanted} labeled rows of {len(train)}, "
             f"but only {len(annotated)} are annotated"
         )
     chosen: list[int] = []
-    for group in _labelling_order(data, annotated, config.seed):
+    for group in _labeling_order(data, annotated, config.seed):
         if len(chosen) >= wanted:
             break
         chosen += group
-    labelled_sources = set(data.source_ids[chosen])
+    labeled_sources = set(data.source_ids[chosen])
     ids = data.sample_ids
 
     def names(rows: list[int]) -> list[str]:
         return [ids[row] for row in rows]
 
-    labelled = names(sorted(chosen))
-    unlabelled = names([row for row in train.tolist() if data.source_ids[row] not in labelled_sources])
+    labeled = names(sorted(chosen))
+    unlabeled = names([row for row in train.tolist() if data.source_ids[row] not in labeled_sources])
     validation = names(data.indices("validation").tolist())
     tests = {
         part: names(rows.tolist()) for part in PARTS if part.startswith("test") and len(rows := data.indices(part))
@@ -139,9 +135,9 @@ def make_split(data: PreparedData, config: SplitConfig) -> Split:
         label_ratio=config.label_ratio,
         seed=config.seed,
         data_hash=data.manifest.content_hash,
-        labelled=labelled,
-        unlabelled=unlabelled,
+        labeled=labeled,
+        unlabeled=unlabeled,
         validation=validation,
         tests=tests,
-        content_hash=_hash(data.manifest.content_hash, labelled, unlabelled, validation, tests),
+        content_hash=_hash(data.manifest.content_hash, labeled, unlabeled, validation, tests),
     )

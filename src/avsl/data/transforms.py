@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from avsl.data.loading import Rows
 from avsl.functional.geometry import identity, warp
-from avsl.functional.image import normalise
+from avsl.functional.image import normalize
 from avsl.schema import StrictConfig
 from avsl.types import AVBatch, SemiBatch, Views
 
@@ -27,7 +27,7 @@ class AugmentConfig(StrictConfig):
         weak_scale: a weak view is a square crop whose side is at least this share of the frame's.
         strong_scale: the same for strong views.
         jitter: strong views' brightness, contrast and saturation change by up to this share.
-        noise: standard deviation of the noise added to strong views, in units of the normalised frame.
+        noise: standard deviation of the noise added to strong views, in units of the normalized frame.
         spec_mask: strong views lose a band of up to this share of the spectrogram's frequencies and one of its time
             (SpecAugment); 0 leaves the sound alone.
     """
@@ -66,25 +66,25 @@ def random_geometry(batch: int, side: int, min_scale: float, flip: float, genera
     return geometry
 
 
-def random_colour(batch: int, strength: float, generator: torch.Generator) -> Tensor:
+def random_color(batch: int, strength: float, generator: torch.Generator) -> Tensor:
     """Factors of contrast, brightness and saturation, each uniform in 1 ± ``strength``: (3, B)."""
     return torch.empty(3, batch, device=generator.device).uniform_(1 - strength, 1 + strength, generator=generator)
 
 
-def recolour(frames: Tensor, colour: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    """Change contrast, brightness and saturation of (B, 3, H, W) normalised frames and add Gaussian noise.
+def recolor(frames: Tensor, color: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Change contrast, brightness and saturation of (B, 3, H, W) normalized frames and add Gaussian noise.
 
     Args:
-        frames: (B, 3, H, W) normalised.
-        colour: (3, B) factors.
+        frames: (B, 3, H, W) normalized.
+        color: (3, B) factors.
         noise: standard deviation.
         generator: of the noise.
     """
-    contrast, brightness, saturation = colour[..., None, None, None].unbind()
+    contrast, brightness, saturation = color[..., None, None, None].unbind()
     # (x - m)·c + m + b - 1 and then g + (y - g)·s, folded into one multiplication of x and one of its channel mean g.
     mean = frames.mean((1, 2, 3), keepdim=True) * (1 - contrast) + (brightness - 1)
-    grey = frames.mean(1, keepdim=True)
-    changed = frames * (contrast * saturation) + (grey * (contrast * (1 - saturation)) + mean)
+    gray = frames.mean(1, keepdim=True)
+    changed = frames * (contrast * saturation) + (gray * (contrast * (1 - saturation)) + mean)
     if noise > 0:
         changed += noise * torch.randn(frames.shape, generator=generator, device=generator.device)
     return changed
@@ -126,27 +126,27 @@ def plain_view(rows: Rows) -> AVBatch:
 
 
 def weak_view(rows: Rows, config: AugmentConfig, generator: torch.Generator) -> AVBatch:
-    """Flip and slight crop; the sound is untouched. What labellers see."""
+    """Flip and slight crop; the sound is untouched. What labelers see."""
     count, side = rows.pixels.shape[:2]
     return _look(rows, random_geometry(count, side, config.weak_scale, config.flip, generator))
 
 
 def strong_view(rows: Rows, config: AugmentConfig, generator: torch.Generator) -> AVBatch:
-    """Flip, crop, colour, noise, SpecAugment. What students learn from."""
+    """Flip, crop, color, noise, SpecAugment. What students learn from."""
     count, side = rows.pixels.shape[:2]
     geometry = random_geometry(count, side, config.strong_scale, config.flip, generator)
     features = rows.features
     if config.spec_mask > 0:
         features = {key: mask_spectrogram(f, config.spec_mask, generator) for key, f in features.items()}
-    colour = random_colour(count, config.jitter, generator)
-    view = _look(rows, geometry, lambda frames, part: recolour(frames, colour[:, part], config.noise, generator))
+    color = random_color(count, config.jitter, generator)
+    view = _look(rows, geometry, lambda frames, part: recolor(frames, color[:, part], config.noise, generator))
     return replace(view, features=features)
 
 
 def _look(rows: Rows, geometry: Tensor, change: Callable[[Tensor, slice], Tensor] | None = None) -> AVBatch:
-    """The rows through crops of whole pixels; ``change`` is done to the normalised frames of a slice of them."""
+    """The rows through crops of whole pixels; ``change`` is done to the normalized frames of a slice of them."""
     if rows.pixels.device.type != "cpu":
-        frame = warp(normalise(rows.pixels), geometry)
+        frame = warp(normalize(rows.pixels), geometry)
         frame = frame if change is None else change(frame, slice(None))
         mask = None if rows.mask is None else warp(rows.mask.unsqueeze(1), geometry).squeeze(1)
         return AVBatch(frame, rows.waveform, rows.features, rows.index, geometry, mask)
@@ -157,7 +157,7 @@ def _look(rows: Rows, geometry: Tensor, change: Callable[[Tensor, slice], Tensor
     mask = None if rows.mask is None else torch.empty_like(rows.mask)
     for k, window in enumerate(_windows(geometry, side)):
         part = slice(k, k + 1)
-        seen = normalise(_zoom(rows.pixels[part].permute(0, 3, 1, 2), window).permute(0, 2, 3, 1))
+        seen = normalize(_zoom(rows.pixels[part].permute(0, 3, 1, 2), window).permute(0, 2, 3, 1))
         frame[part] = seen if change is None else change(seen, part)
         if mask is not None and rows.mask is not None:
             mask[part] = _zoom(rows.mask[part].unsqueeze(1), window).squeeze(1)
@@ -181,8 +181,8 @@ def _zoom(images: Tensor, window: tuple[int, int, int, bool]) -> Tensor:
 
 
 def make_views(
-    labelled: Rows,
-    unlabelled: Rows | None,
+    labeled: Rows,
+    unlabeled: Rows | None,
     config: AugmentConfig,
     *,
     n_strong: int,
@@ -192,19 +192,19 @@ def make_views(
     """All views of one step.
 
     Args:
-        labelled: rows with masks.
-        unlabelled: rows without, or None.
+        labeled: rows with masks.
+        unlabeled: rows without, or None.
         config: strengths.
         n_strong: strong views of each row.
-        weak: whether unlabelled rows get a weak view.
+        weak: whether unlabeled rows get a weak view.
         generator: the only source of randomness; equal state, equal views.
     """
     return SemiBatch(
-        labelled=Views(strong=tuple(strong_view(labelled, config, generator) for _ in range(n_strong))),
-        unlabelled=None
-        if unlabelled is None
+        labeled=Views(strong=tuple(strong_view(labeled, config, generator) for _ in range(n_strong))),
+        unlabeled=None
+        if unlabeled is None
         else Views(
-            strong=tuple(strong_view(unlabelled, config, generator) for _ in range(n_strong)),
-            weak=weak_view(unlabelled, config, generator) if weak else None,
+            strong=tuple(strong_view(unlabeled, config, generator) for _ in range(n_strong)),
+            weak=weak_view(unlabeled, config, generator) if weak else None,
         ),
     )

@@ -128,7 +128,7 @@ class Maps:
     def _guided(self, confidence: Tensor, part: slice, size: tuple[int, int]) -> Tensor:
         if self.guidance is None:
             return confidence
-        # What is mixed are logits: those of one localiser are linear in its similarity, the published map.
+        # What is mixed are logits: those of one localizer are linear in its similarity, the published map.
         objects = self.guidance.objects[part]
         return object_guided(confidence.logit(eps=1e-6), objects, self.guidance.alpha, size)
 
@@ -291,24 +291,24 @@ def _measure(
     return found
 
 
-def _summarise(columns: _Columns, *, mixed: bool) -> dict[str, Tensor]:
+def _summarize(columns: _Columns, *, mixed: bool) -> dict[str, Tensor]:
     """The figures of a part, from its rows."""
     sounding, exact = ~columns["ciou"].isnan(), columns["exact"]
     found: dict[str, Tensor] = {}
     if bool(sounding.any()):
         for suffix in ("", "_median", "_oracle"):
-            summary = F.summarise(columns[f"ciou{suffix}"][sounding])
+            summary = F.summarize(columns[f"ciou{suffix}"][sounding])
             found |= {name + suffix: score for name, score in summary.items()}
         if "ciou_consensus" in columns:
             voted = ~columns["ciou_consensus"].isnan()
-            summary = F.summarise(columns["ciou_consensus"][voted])
+            summary = F.summarize(columns["ciou_consensus"][voted])
             found |= {f"{name}_consensus": score for name, score in summary.items()}
         if "ciou_shuffled" in columns:
             found["ciou_shuffled"] = F.success_rate(columns["ciou_shuffled"][sounding])
         if mixed:
             for suffix in ("", "_aligned"):
                 ciou, pixel_ap = (columns[name + suffix][sounding] for name in ("ciou", "pixel_ap"))
-                found |= {name + suffix: score for name, score in S.summarise_sources(ciou, pixel_ap).items()}
+                found |= {name + suffix: score for name, score in S.summarize_sources(ciou, pixel_ap).items()}
             found["piap_as_published"] = columns["piap_as_published"][sounding].mean()
         elif bool((sounding & exact).any()):
             found["pixel_ap"] = columns["pixel_ap"][sounding & exact].mean()
@@ -319,7 +319,7 @@ def _summarise(columns: _Columns, *, mixed: bool) -> dict[str, Tensor]:
     if not bool(sounding.all()):
         found["false_positive_rate"] = columns["fires"][~sounding].double().mean()
     if bool(exact.any()):
-        found |= {"n_exact": exact.sum()} | S.summarise_avs(columns["iou"][exact], columns["f_scores"][exact])
+        found |= {"n_exact": exact.sum()} | S.summarize_avs(columns["iou"][exact], columns["f_scores"][exact])
     return found
 
 
@@ -355,7 +355,7 @@ def score_part(part: str, maps: Maps, threshold: float) -> PartScores:
     n_silent = int(columns["ciou"].isnan().sum())
     listed = data.manifest.expected.get(part, columns.n)
     counts = {"n": columns.n - n_silent, "n_silent": n_silent, "n_listed": listed}
-    figures = counts | {name: score.item() for name, score in _summarise(columns, mixed=mixed).items()}
+    figures = counts | {name: score.item() for name, score in _summarize(columns, mixed=mixed).items()}
     return PartScores(figures, columns["ciou"], columns["area"], columns["size"], columns["peak"])
 
 
@@ -405,7 +405,7 @@ def _rate_by(kinds: Sequence[str], scores: Tensor, order: Iterable[str]) -> dict
 
 
 def baselines(maps: Maps) -> dict[str, dict[str, float]]:
-    """What needs no model, on the truth of some maps: the whole image, a centred disc, a perfect ranking of pixels.
+    """What needs no model, on the truth of some maps: the whole image, a centered disc, a perfect ranking of pixels.
 
     Each under the median convention; the first two at a fixed threshold too, where a perfect ranking means nothing.
     Silent rows are left out.
@@ -421,11 +421,11 @@ def baselines(maps: Maps) -> dict[str, dict[str, float]]:
             }
         columns.put(chunk.rows, measured)
     found: dict[str, dict[str, float]] = {}
-    for name in ("whole_image", "centred_disc", "perfect_ranking"):
+    for name in ("whole_image", "centered_disc", "perfect_ranking"):
         found[name] = {}
         for suffix in ("_median",) if name == "perfect_ranking" else ("_median", ""):
             scores = columns[name + suffix]
-            summary = F.summarise(scores[~scores.isnan()])
+            summary = F.summarize(scores[~scores.isnan()])
             found[name] |= {key + suffix: float(value) for key, value in summary.items()}
     return found
 
@@ -460,7 +460,7 @@ def score_model(
     """Score a model.
 
     Args:
-        members: localisers whose confidences are averaged, in evaluation mode.
+        members: localizers whose confidences are averaged, in evaluation mode.
         reader: of the prepared data.
         parts: row numbers by part; ``validation`` chooses the threshold, the others are test parts.
         batch_size: rows the model sees at a time.

@@ -1,4 +1,4 @@
-"""What a framework trains: a localiser with its objective, and the pieces every framework shares."""
+"""What a framework trains: a localizer with its objective, and the pieces every framework shares."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from avsl.types import (
 
 
 class Branch(nn.Module):
-    """A student: a localiser, the self-supervised objective it is trained with, and what that objective needs."""
+    """A student: a localizer, the self-supervised objective it is trained with, and what that objective needs."""
 
     model: nn.Module
     objective: Objective
@@ -65,16 +65,16 @@ class Branch(nn.Module):
             return self.objective(seen, step)
 
     def after_step(self) -> None:
-        """Momentum update, after the optimiser's step."""
+        """Momentum update, after the optimizer's step."""
         if self.momentum is not None and self.needs.momentum is not None:
             ema_update(self.momentum, self.model, self.needs.momentum, buffers=False)
 
     def inference_model(self) -> nn.Module:
-        """The localiser to validate and export."""
+        """The localizer to validate and export."""
         return self.momentum if self.momentum is not None and self.needs.momentum_inference else self.model
 
     def calibration(self) -> list[nn.Parameter]:
-        """What only labels can teach the localiser, its confidence's scale and offset; empty if it has no such."""
+        """What only labels can teach the localizer, its confidence's scale and offset; empty if it has no such."""
         return self.model.calibration() if isinstance(self.model, Calibrated) else []
 
     def param_groups(self) -> list[Mapping[str, Any]]:
@@ -110,12 +110,12 @@ def is_matrix(parameter: Tensor) -> bool:
     return sum(length > 1 for length in parameter.shape) > 1
 
 
-# Builds the k-th student (k = 0, 1): each call initialises another network from its own seed.
+# Builds the k-th student (k = 0, 1): each call initializes another network from its own seed.
 MakeBranch = Callable[[int], Branch]
 
 
 class Teacher(nn.Module):
-    """A copy of a student's localiser that is averaged into and asked, never trained.
+    """A copy of a student's localizer that is averaged into and asked, never trained.
 
     It stays in evaluation mode whatever its parent is set to, so that its labels do not depend on the batch.
     """
@@ -138,7 +138,7 @@ class Teacher(nn.Module):
 
 @torch.no_grad()
 def ask(student: Branch, view: AVBatch) -> AVOutput:
-    """What a student's localiser makes of a view in evaluation mode, so that no row's label depends on the others.
+    """What a student's localizer makes of a view in evaluation mode, so that no row's label depends on the others.
 
     Afterwards it is in the mode in which it was, and its statistics are what they were.
     """
@@ -152,19 +152,19 @@ def ask(student: Branch, view: AVBatch) -> AVOutput:
 
 
 def forward_together(student: Branch, batch: SemiBatch) -> tuple[tuple[AVOutput, ...], Tensor, Tensor | None]:
-    """One forward pass of labelled and unlabelled strong views together, so that they share batch-norm statistics.
+    """One forward pass of labeled and unlabeled strong views together, so that they share batch-norm statistics.
 
     Returns:
-        the outputs of all rows for each view; the logits of the first view's labelled rows; of its unlabelled rows.
+        the outputs of all rows for each view; the logits of the first view's labeled rows; of its unlabeled rows.
     """
-    if batch.unlabelled is None:
-        outputs: tuple[AVOutput, ...] = student(batch.labelled.strong)
+    if batch.unlabeled is None:
+        outputs: tuple[AVOutput, ...] = student(batch.labeled.strong)
         return outputs, outputs[0].logits, None
-    views = [join(*pair) for pair in zip(batch.labelled.strong, batch.unlabelled.strong, strict=True)]
+    views = [join(*pair) for pair in zip(batch.labeled.strong, batch.unlabeled.strong, strict=True)]
     outputs = student(views)
-    n_labelled = len(batch.labelled.strong[0])
+    n_labeled = len(batch.labeled.strong[0])
     logits = outputs[0].logits
-    return outputs, logits[:n_labelled], logits[n_labelled:]
+    return outputs, logits[:n_labeled], logits[n_labeled:]
 
 
 def supervised_loss(logits: Tensor, view: AVBatch) -> Tensor:
@@ -174,22 +174,22 @@ def supervised_loss(logits: Tensor, view: AVBatch) -> Tensor:
         ValueError: the rows carry no masks.
     """
     if view.mask is None:
-        raise ValueError("labelled rows carry no masks")
+        raise ValueError("labeled rows carry no masks")
     size = (logits.shape[-2], logits.shape[-1])
     return pixel_bce(logits, to_grid(view.mask, size)).mean()
 
 
-def unlabelled_views(batch: SemiBatch) -> tuple[AVBatch, AVBatch] | None:
-    """The weak view, which labellers see, and the first strong view of the unlabelled rows; None at 100 % labels.
+def unlabeled_views(batch: SemiBatch) -> tuple[AVBatch, AVBatch] | None:
+    """The weak view, which labelers see, and the first strong view of the unlabeled rows; None at 100 % labels.
 
     Raises:
         ValueError: the rows carry no weak view.
     """
-    if batch.unlabelled is None:
+    if batch.unlabeled is None:
         return None
-    if batch.unlabelled.weak is None:
-        raise ValueError("unlabelled rows carry no weak view for the labeller")
-    return batch.unlabelled.weak, batch.unlabelled.strong[0]
+    if batch.unlabeled.weak is None:
+        raise ValueError("unlabeled rows carry no weak view for the labeler")
+    return batch.unlabeled.weak, batch.unlabeled.strong[0]
 
 
 def pseudo_label_loss(logits: Tensor, target: Tensor, seen: Tensor, accepted: Tensor) -> Tensor:
@@ -217,50 +217,50 @@ def weighted_sum(terms: Iterable[tuple[float, str, Tensor]]) -> LossTerms:
 
 
 class HardLabelConfig(StrictConfig):
-    """Learning from the hard labels of one labeller.
+    """Learning from the hard labels of one labeler.
 
     Attributes:
-        delta: δ, confidence from which the labeller calls a cell sounding.
-        unlabelled_weight: λ_u of the loss on pseudo-labels.
+        delta: δ, confidence from which the labeler calls a cell sounding.
+        unlabeled_weight: λ_u of the loss on pseudo-labels.
         contrastive_weight: λ_c of the objective on L ∪ U.
-        warmup_steps: steps on the labelled clips (and the objective) before pseudo-labels are used.
+        warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used.
     """
 
     delta: float = Field(0.6, ge=0, le=1)
-    unlabelled_weight: float = Field(1.0, ge=0)
+    unlabeled_weight: float = Field(1.0, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
     warmup_steps: int = Field(200, ge=0)
 
 
 def hard_label_step(
-    student: Branch, labeller: Callable[[AVBatch], AVOutput], batch: SemiBatch, step: int, config: HardLabelConfig
+    student: Branch, labeler: Callable[[AVBatch], AVOutput], batch: SemiBatch, step: int, config: HardLabelConfig
 ) -> StepOutput:
-    """One step of a student with one labeller, itself or another network.
+    """One step of a student with one labeler, itself or another network.
 
-    L = H(G, P) on L + λ_u · H(Y, P) on accepted U + λ_c · L_contrastive on L ∪ U, with Y = 1[P_labeller ≥ δ] on the
+    L = H(G, P) on L + λ_u · H(Y, P) on accepted U + λ_c · L_contrastive on L ∪ U, with Y = 1[P_labeler ≥ δ] on the
     weak view, accepted where it is not empty.
 
     Args:
         student: what learns.
-        labeller: gives its output for the weak view; it gets no gradient.
+        labeler: gives its output for the weak view; it gets no gradient.
         batch: the step's rows.
-        step: counts optimiser steps from 0.
+        step: counts optimizer steps from 0.
         config: δ, weights and warm-up.
     """
-    pseudo, views = None, unlabelled_views(batch)
+    pseudo, views = None, unlabeled_views(batch)
     if step >= config.warmup_steps and views is not None:
         weak, strong = views
         # Before the student's own pass, which moves its batch-norm statistics.
         with torch.no_grad():
-            mask = confident_mask(labeller(weak).confidence, config.delta)
+            mask = confident_mask(labeler(weak).confidence, config.delta)
         pseudo = PseudoLabels(mask, accepted=not_empty(mask))
         target, seen = carry(mask, weak.geometry, strong.geometry)
-    outputs, labelled, unlabelled = forward_together(student, batch)
+    outputs, labeled, unlabeled = forward_together(student, batch)
     terms = [
-        (1.0, "supervised", supervised_loss(labelled, batch.labelled.strong[0])),
+        (1.0, "supervised", supervised_loss(labeled, batch.labeled.strong[0])),
         (config.contrastive_weight, "contrastive", student.contrastive(outputs, step).total),
     ]
-    if pseudo is not None and unlabelled is not None:
-        loss = pseudo_label_loss(unlabelled, target, seen, pseudo.accepted)
-        terms.append((config.unlabelled_weight, "unlabelled", loss))
+    if pseudo is not None and unlabeled is not None:
+        loss = pseudo_label_loss(unlabeled, target, seen, pseudo.accepted)
+        terms.append((config.unlabeled_weight, "unlabeled", loss))
     return StepOutput(weighted_sum(terms), pseudo)

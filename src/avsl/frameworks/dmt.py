@@ -16,7 +16,7 @@ from avsl.frameworks.branch import (
     forward_together,
     pseudo_label_loss,
     supervised_loss,
-    unlabelled_views,
+    unlabeled_views,
     weighted_sum,
 )
 from avsl.functional.ema import ema_update
@@ -35,16 +35,16 @@ class DMTConfig(StrictConfig):
         target: Y, what of the two masks is taught; the method is their ``intersection``, its ablations the ``union``
             and the ``first`` teacher's mask alone.
         ema_decay: β of the teachers.
-        unlabelled_weight: λ_u of the loss on pseudo-labels.
+        unlabeled_weight: λ_u of the loss on pseudo-labels.
         contrastive_weight: λ_c of the objective on L ∪ U.
-        warmup_steps: steps on the labelled clips (and the objective) before pseudo-labels are used.
+        warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used.
     """
 
     delta: float = Field(0.6, ge=0, le=1)
     tau: float = Field(0.5, ge=0, le=1)
     target: Literal["intersection", "union", "first"] = "intersection"
     ema_decay: float = Field(0.99, ge=0, lt=1)
-    unlabelled_weight: float = Field(1.0, ge=0)
+    unlabeled_weight: float = Field(1.0, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
     warmup_steps: int = Field(200, ge=0)
 
@@ -57,13 +57,13 @@ class DMT(nn.Module):
     Σ_k H(G, P_k) on L + λ_u · H(Y, P_k) on accepted U + λ_c · L_contrastive(k) on L ∪ U. Teachers are averages of their
     students (β), copies until the warm-up ends; the exported model is the teacher pair.
 
-    Open in the paper and chosen here: the unlabelled term is a mean over all unlabelled rows, rejected ones counting 0;
+    Open in the paper and chosen here: the unlabeled term is a mean over all unlabeled rows, rejected ones counting 0;
     the objective sees L ∪ U in the warm-up too; cells that the weak view did not show carry no label.
     """
 
     needs_weak_view = True
     uses_labels = True
-    uses_unlabelled = True
+    uses_unlabeled = True
 
     def __init__(self, make_branch: MakeBranch, config: DMTConfig) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class DMT(nn.Module):
 
     @torch.no_grad()
     def label(self, weak: AVBatch) -> PseudoLabels:
-        """Consensus filter and intersection of pseudo-labels on weakly augmented, unlabelled rows."""
+        """Consensus filter and intersection of pseudo-labels on weakly augmented, unlabeled rows."""
         maps = [teacher(weak).confidence for _, teacher in self.pairs]
         if maps[1].shape != maps[0].shape:
             maps[1] = F.interpolate(maps[1].unsqueeze(1), size=maps[0].shape[-2:], mode="bilinear").squeeze(1)
@@ -88,20 +88,20 @@ class DMT(nn.Module):
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
         """The loss of one step, of both students."""
         config = self.config
-        pseudo, views = None, unlabelled_views(batch)
+        pseudo, views = None, unlabeled_views(batch)
         if step >= config.warmup_steps and views is not None:
             weak, strong = views
             pseudo = self.label(weak)
             target, seen = carry(pseudo.mask, weak.geometry, strong.geometry)
         terms = []
         for name, (student, _) in zip("ab", self.pairs, strict=True):
-            outputs, labelled, unlabelled = forward_together(student, batch)
-            terms.append((1.0, f"supervised_{name}", supervised_loss(labelled, batch.labelled.strong[0])))
+            outputs, labeled, unlabeled = forward_together(student, batch)
+            terms.append((1.0, f"supervised_{name}", supervised_loss(labeled, batch.labeled.strong[0])))
             contrastive = student.contrastive(outputs, step).total
             terms.append((config.contrastive_weight, f"contrastive_{name}", contrastive))
-            if pseudo is not None and unlabelled is not None:
-                loss = pseudo_label_loss(unlabelled, target, seen, pseudo.accepted)
-                terms.append((config.unlabelled_weight, f"unlabelled_{name}", loss))
+            if pseudo is not None and unlabeled is not None:
+                loss = pseudo_label_loss(unlabeled, target, seen, pseudo.accepted)
+                terms.append((config.unlabeled_weight, f"unlabeled_{name}", loss))
         return StepOutput(weighted_sum(terms), pseudo)
 
     def after_step(self, step: int) -> None:

@@ -24,7 +24,7 @@ class MeanTeacherConfig(HardLabelConfig):
 
 
 class MeanTeacher(nn.Module):
-    """Mean teacher for localisation (Tarvainen & Valpola, NeurIPS 2017, arXiv 1703.01780).
+    """Mean teacher for localization (Tarvainen & Valpola, NeurIPS 2017, arXiv 1703.01780).
 
     L = H(G, P) on L + λ_u · H(Y, P) on accepted U + λ_c · L_contrastive on L ∪ U, with Y = 1[P_teacher ≥ δ] on the
     weak view, accepted where it is not empty. Deviation: hard labels at a threshold, as in DMT, of which this is the
@@ -35,7 +35,7 @@ class MeanTeacher(nn.Module):
     teacher: Teacher
     needs_weak_view = True
     uses_labels = True
-    uses_unlabelled = True
+    uses_unlabeled = True
 
     def __init__(self, make_branch: MakeBranch, config: MeanTeacherConfig) -> None:
         super().__init__()

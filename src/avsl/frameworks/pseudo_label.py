@@ -1,4 +1,4 @@
-"""Pseudo-labelling: one network that learns from its own hard labels."""
+"""Pseudo-labeling: one network that learns from its own hard labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avsl.types import SemiBatch, StepOutput
 
 
 class PseudoLabelConfig(HardLabelConfig):
-    """Pseudo-labelling; the labeller is the student itself."""
+    """Pseudo-labeling; the labeler is the student itself."""
 
 
 class PseudoLabel(nn.Module):
@@ -27,7 +27,7 @@ class PseudoLabel(nn.Module):
     student: Branch
     needs_weak_view = True
     uses_labels = True
-    uses_unlabelled = True
+    uses_unlabeled = True
 
     def __init__(self, make_branch: MakeBranch, config: PseudoLabelConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The objective alone, on all clips: what is learnt without any label."""
+"""The objective alone, on all clips: what is learned without any label."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class SelfSupervisedConfig(StrictConfig):
 class SelfSupervised(nn.Module):
     """L_contrastive on L ∪ U; no box is ever looked at.
 
-    The confidence's scale and offset stay as they were initialised, as only labels can teach them.
+    The confidence's scale and offset stay as they were initialized, as only labels can teach them.
     """
 
     student: Branch
     needs_weak_view = False
     uses_labels = False
-    uses_unlabelled = True
+    uses_unlabeled = True
 
     def __init__(self, make_branch: MakeBranch, config: SelfSupervisedConfig) -> None:
         super().__init__()

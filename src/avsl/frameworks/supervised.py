@@ -1,4 +1,4 @@
-"""Supervised learning on the labelled clips, with the objective on all clips beside it."""
+"""Supervised learning on the labeled clips, with the objective on all clips beside it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SupervisedConfig(StrictConfig):
     """Supervised learning.
 
     Attributes:
-        contrastive_weight: λ_c of the objective on L ∪ U; 0 learns from the labels only and draws no unlabelled clip.
+        contrastive_weight: λ_c of the objective on L ∪ U; 0 learns from the labels only and draws no unlabeled clip.
     """
 
     contrastive_weight: float = Field(1.0, ge=0)
@@ -35,12 +35,12 @@ class Supervised(nn.Module):
         self.config = config
         self.student = make_branch(0)
         self.n_views = self.student.needs.views
-        self.uses_unlabelled = config.contrastive_weight > 0
+        self.uses_unlabeled = config.contrastive_weight > 0
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
         """The loss of one step."""
-        outputs, labelled, _ = forward_together(self.student, batch)
-        terms = [(1.0, "supervised", supervised_loss(labelled, batch.labelled.strong[0]))]
+        outputs, labeled, _ = forward_together(self.student, batch)
+        terms = [(1.0, "supervised", supervised_loss(labeled, batch.labeled.strong[0]))]
         if self.config.contrastive_weight > 0:
             terms.append((self.config.contrastive_weight, "contrastive", self.student.contrastive(outputs, step).total))
         return StepOutput(weighted_sum(terms))

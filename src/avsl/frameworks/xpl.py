@@ -1,4 +1,4 @@
-"""XPL: cross pseudo-labelling."""
+"""XPL: cross pseudo-labeling."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from avsl.frameworks.branch import (
     forward_together,
     pseudo_label_loss,
     supervised_loss,
-    unlabelled_views,
+    unlabeled_views,
     weighted_sum,
 )
 from avsl.frameworks.label_store import LabelStore
@@ -29,7 +29,7 @@ from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
 
 
 class PacingConfig(StrictConfig):
-    """The share of unlabelled clips that is admitted; 1 from the start is no curriculum.
+    """The share of unlabeled clips that is admitted; 1 from the start is no curriculum.
 
     Attributes:
         start: share when pseudo-labels are first used.
@@ -58,22 +58,22 @@ class XPLConfig(StrictConfig):
         label_momentum: m of the labels' average over visits; 0 has no memory.
         cross: whether each peer learns from the other's labels; from its own if not.
         pacing: curriculum data selection.
-        unlabelled_weight: λ_x of the loss on pseudo-labels.
+        unlabeled_weight: λ_x of the loss on pseudo-labels.
         contrastive_weight: λ_c of the objective on L ∪ U.
-        warmup_steps: steps on the labelled clips (and the objective) before pseudo-labels are used.
+        warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used.
     """
 
     temperature: float = Field(0.5, gt=0, le=1)
     label_momentum: float = Field(0.5, ge=0, lt=1)
     cross: bool = True
     pacing: PacingConfig = PacingConfig()
-    unlabelled_weight: float = Field(1.0, ge=0)
+    unlabeled_weight: float = Field(1.0, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
     warmup_steps: int = Field(200, ge=0)
 
 
 class XPL(nn.Module):
-    """Cross pseudo-labelling (Guo et al., ICASSP 2024, arXiv 2403.03095).
+    """Cross pseudo-labeling (Guo et al., ICASSP 2024, arXiv 2403.03095).
 
     Two peers without teachers. Both label the weak view, Q_k = sharpen(P_k, T); in the frame's geometry each sample's
     labels are averaged over its visits, Ŷ_k ← m Ŷ_k + (1 − m) Q_k; on the strong view each peer learns the other's:
@@ -83,8 +83,8 @@ class XPL(nn.Module):
 
     Open in the paper and chosen here: reliability is the soft IoU of Ŷ_A and Ŷ_B, ranked with every other sample's
     latest; peers label in evaluation mode; a cell belongs to a weak view that shows at least half of it, others keep
-    what they have, and cells that were never shown carry no label; labels lie on the finer peer's grid; the unlabelled
-    term is a mean over all unlabelled rows, rejected ones counting 0.
+    what they have, and cells that were never shown carry no label; labels lie on the finer peer's grid; the unlabeled
+    term is a mean over all unlabeled rows, rejected ones counting 0.
 
     The samples' labels are no part of ``state_dict`` but kept by ``avsl.types.KeepsState``. Processes that train
     together tell each other the labels of their rows, so that each ranks and averages as a single one would.
@@ -92,7 +92,7 @@ class XPL(nn.Module):
 
     needs_weak_view = True
     uses_labels = True
-    uses_unlabelled = True
+    uses_unlabeled = True
 
     def __init__(self, make_branch: MakeBranch, config: XPLConfig) -> None:
         super().__init__()
@@ -126,10 +126,10 @@ class XPL(nn.Module):
         return labels, known, reliability
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
-        """The loss of one step, of both peers; renews the unlabelled rows' labels."""
+        """The loss of one step, of both peers; renews the unlabeled rows' labels."""
         config = self.config
         self.labels.mark()
-        pseudo, views = None, unlabelled_views(batch)
+        pseudo, views = None, unlabeled_views(batch)
         if step >= config.warmup_steps and views is not None:
             weak, strong = views
             labels, known, reliability = self.label(weak)
@@ -144,13 +144,13 @@ class XPL(nn.Module):
             targets = [carry(label, frame, strong.geometry, known) for label in labels]
         terms = []
         for k, (name, student) in enumerate(zip("ab", self.branches, strict=True)):
-            outputs, labelled, unlabelled = forward_together(student, batch)
-            terms.append((1.0, f"supervised_{name}", supervised_loss(labelled, batch.labelled.strong[0])))
+            outputs, labeled, unlabeled = forward_together(student, batch)
+            terms.append((1.0, f"supervised_{name}", supervised_loss(labeled, batch.labeled.strong[0])))
             contrastive = student.contrastive(outputs, step).total
             terms.append((config.contrastive_weight, f"contrastive_{name}", contrastive))
-            if pseudo is not None and unlabelled is not None:
-                loss = pseudo_label_loss(unlabelled, *targets[k], pseudo.accepted)
-                terms.append((config.unlabelled_weight, f"unlabelled_{name}", loss))
+            if pseudo is not None and unlabeled is not None:
+                loss = pseudo_label_loss(unlabeled, *targets[k], pseudo.accepted)
+                terms.append((config.unlabeled_weight, f"unlabeled_{name}", loss))
         return StepOutput(weighted_sum(terms), pseudo)
 
     def after_step(self, step: int) -> None:

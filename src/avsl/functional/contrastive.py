@@ -13,7 +13,7 @@ Pooling = Literal["max", "logsumexp", "topk"]
 
 
 def similarity_maps(visual: Tensor, audio: Tensor) -> Tensor:
-    """S of each pair: cosine of (B, C, h, w) normalised visual and (B, C) audio embeddings, (B, h, w) in [-1, 1]."""
+    """S of each pair: cosine of (B, C, h, w) normalized visual and (B, C) audio embeddings, (B, h, w) in [-1, 1]."""
     return torch.einsum("bchw,bc->bhw", visual, audio)
 
 
@@ -72,11 +72,11 @@ def relation_gap(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     return F.l1_loss((first / temperature).softmax(1), (second / temperature).softmax(1))
 
 
-def joint_scores(correspondence: Tensor, localisation: Tensor, temperature: float) -> Tensor:
+def joint_scores(correspondence: Tensor, localization: Tensor, temperature: float) -> Tensor:
     """The log of Σ_cells p(sound | image, cell) · p(cell | image, sound), (B, A), from two sets of (B, A, h, w) maps.
 
-    The first is a softmax of ``correspondence`` / τ over sounds, the second one of ``localisation`` / τ over cells.
+    The first is a softmax of ``correspondence`` / τ over sounds, the second one of ``localization`` / τ over cells.
     """
     sound = (correspondence.flatten(2) / temperature).log_softmax(1)
-    cell = (localisation.flatten(2) / temperature).log_softmax(2)
+    cell = (localization.flatten(2) / temperature).log_softmax(2)
     return (sound + cell).logsumexp(2)

@@ -15,7 +15,7 @@ def pace(step: int, start: float, end: float, length: int, shape: Shape) -> floa
     """The pacing function: the share of clips admitted at ``step``.
 
     Args:
-        step: optimiser steps since pseudo-labels are used, from 0.
+        step: optimizer steps since pseudo-labels are used, from 0.
         start: share at step 0, in [0, 1].
         end: share from step ``length`` on, in [start, 1].
         length: steps in which the share grows; 0 for ``end`` at once.
@@ -36,7 +36,7 @@ def pace(step: int, start: float, end: float, length: int, shape: Shape) -> floa
 def soft_iou(first: Tensor, second: Tensor, known: Tensor) -> Tensor:
     """Agreement of two soft labels: Σ min / Σ max over the known cells; on binary masks their IoU.
 
-    Unlike 1 − mean |difference|, which every pair of nearly silent maps maximises, it measures agreement on where the
+    Unlike 1 − mean |difference|, which every pair of nearly silent maps maximizes, it measures agreement on where the
     sound is.
 
     Args:

@@ -1,7 +1,7 @@
 """Where a view lies in its frame, and how labels move from one view to another.
 
 A geometry is a (B, 2, 3) affine matrix that maps a view's coordinates to its frame's, both (x, y) in [-1, 1] with pixel
-edges (not centres) at ±1, so one matrix serves images, masks and coarse maps alike (``align_corners=False``).
+edges (not centers) at ±1, so one matrix serves images, masks and coarse maps alike (``align_corners=False``).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def carry(labels: Tensor, source: Tensor, target: Tensor, known: Tensor | None =
 
     Returns:
         the labels on the target view's grid and, (B, h, w) in [0, 1], how far each cell lies inside what is known of
-        the source view: what the labeller did not see must not be taught as silence.
+        the source view: what the labeler did not see must not be taught as silence.
     """
     layers = torch.stack([labels, torch.ones_like(labels)] if known is None else [labels * known, known], dim=1)
     carried, seen = warp(layers, relative(source, target)).unbind(1)

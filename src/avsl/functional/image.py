@@ -12,7 +12,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def normalise(frames: Tensor) -> Tensor:
+def normalize(frames: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 with ImageNet's statistics."""
     # Channels first before the arithmetic: over a last axis of three it runs five times slower.
     planes = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format, copy=True)

@@ -231,7 +231,7 @@ def binarize(
     """Turn maps at the truth's size into masks.
 
     Args:
-        maps: (B, H, W) float32, already min-max normalised where the convention asks for it.
+        maps: (B, H, W) float32, already min-max normalized where the convention asks for it.
         convention: ``median`` and ``median_aligned``: pixels >= the upper median pixel; ``median_strict``: > it;
             ``adaptive``: > the n-th highest pixel, where the truth has n pixels (an oracle: it is told the true area);
             ``fixed_minmax`` and ``fixed``: >= threshold.
@@ -287,7 +287,7 @@ def _value_at(row: NDArray[np.float32], rank: int) -> np.float32:
 
 
 def predict_mask(maps: Tensor, truth: Tensor, convention: Convention, threshold: float | None = None) -> Tensor:
-    """Resize maps to the truth and binarise them as a published evaluation does.
+    """Resize maps to the truth and binarize them as a published evaluation does.
 
     ``median`` (EZ-VSL, FNAC), ``median_strict`` and ``adaptive`` (Senocak et al., arXiv 2407.13676): bicubic,
     min-max. ``median_aligned`` (SLAVC and the multi-source code after it): the same with corners aligned.
@@ -426,7 +426,7 @@ def auc(scores: Tensor) -> Tensor:
     return torch.trapezoid(rates, torch.tensor(thresholds, dtype=rates.dtype, device=rates.device))
 
 
-def summarise(scores: Tensor) -> dict[str, Tensor]:
+def summarize(scores: Tensor) -> dict[str, Tensor]:
     """CIoU@0.5 (``ciou``), CIoU@0.7 (``ciou_70``), ``auc`` and ``mean_ciou`` of (B,) cIoU; each () float64.
 
     Raises:
@@ -489,8 +489,8 @@ def trivial_maps(truth: Tensor) -> dict[str, Tensor]:
         truth: (B, H, W).
 
     Returns:
-        Confidence maps (B, H, W) float32 by name. ``whole_image``: 1 everywhere. ``centred_disc``: the share of
-        pixels that are not nearer to the centre, so the median and a threshold of 0.5 cut a disc of half the area.
+        Confidence maps (B, H, W) float32 by name. ``whole_image``: 1 everywhere. ``centered_disc``: the share of
+        pixels that are not nearer to the center, so the median and a threshold of 0.5 cut a disc of half the area.
         ``perfect_ranking``: every true pixel above every other, and no two equal, so a threshold that must take half
         the image takes the truth first.
     """
@@ -506,6 +506,6 @@ def trivial_maps(truth: Tensor) -> dict[str, Tensor]:
     present = (truth != 0).float()
     return {
         "whole_image": torch.ones_like(present),
-        "centred_disc": disc.expand_as(present),
+        "centered_disc": disc.expand_as(present),
         "perfect_ranking": 0.98 * present + 0.02 * order,
     }

@@ -1,4 +1,4 @@
-"""Object-guided localisation: an audio-visual map mixed with a map of what looks like an object."""
+"""Object-guided localization: an audio-visual map mixed with a map of what looks like an object."""
 
 from __future__ import annotations
 

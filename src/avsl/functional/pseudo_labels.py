@@ -1,4 +1,4 @@
-"""Pseudo-labels: thresholds, sharpening, averages, agreement and consensus of labellers, and the loss on them."""
+"""Pseudo-labels: thresholds, sharpening, averages, agreement and consensus of labelers, and the loss on them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def pixel_average_precision(maps: Tensor, truth: Tensor) -> Tensor:
 def piap_as_published(pred: Tensor, truth: Tensor) -> Tensor:
     """The figure called PIAP in the code of AVGN (Mo & Tian, CVPR 2023), with its arguments the wrong way round.
 
-    That code asks for the average precision of the *truth* as a ranking of the *binarised prediction's* pixels. To
+    That code asks for the average precision of the *truth* as a ranking of the *binarized prediction's* pixels. To
     compare with printed figures alone; what the name says is `pixel_average_precision`.
 
     Args:
@@ -95,7 +95,7 @@ def avs_f_scores(confidence: Tensor, truth: Tensor) -> Tensor:
     return score.nan_to_num(0.0).masked_fill(area == 0, torch.nan)
 
 
-def summarise_sources(scores: Tensor, pixel_ap: Tensor) -> dict[str, Tensor]:
+def summarize_sources(scores: Tensor, pixel_ap: Tensor) -> dict[str, Tensor]:
     """The multi-source code's figures: ``p10``, ``p30``, ``p50`` and ``pixel_ap``, each () float64.
 
     Args:
@@ -109,7 +109,7 @@ def summarise_sources(scores: Tensor, pixel_ap: Tensor) -> dict[str, Tensor]:
     return rates | {"pixel_ap": pixel_ap.mean()}
 
 
-def summarise_avs(iou: Tensor, f_scores: Tensor) -> dict[str, Tensor]:
+def summarize_avs(iou: Tensor, f_scores: Tensor) -> dict[str, Tensor]:
     """AVSBench's figures: ``miou`` and, where a truth is not empty, ``fscore``, each () float32.
 
     The F-score is the highest mean over all rows, not the mean of the rows' or batches' highest.

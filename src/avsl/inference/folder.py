@@ -1,4 +1,4 @@
-"""Localise in every video of a folder."""
+"""Localize in every video of a folder."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def localize_folder(
             failed += 1
             log.warning("left out: %s", error)
     if failed:
-        raise DataError(f"{folder}: {failed} of {len(videos)} videos could not be localised")
+        raise DataError(f"{folder}: {failed} of {len(videos)} videos could not be localized")
 
 
 def _is_done(target: Path, video: Path, settings: Mapping[str, object]) -> bool:

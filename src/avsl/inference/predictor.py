@@ -79,15 +79,15 @@ class Predictor:
     def predict(
         self, frames: Sequence[NDArray[np.uint8]], waveforms: Sequence[NDArray[np.floating[Any]]]
     ) -> list[Localization]:
-        """Localise each sound in its frame.
+        """Localize each sound in its frame.
 
         Args:
             frames: RGB, (H, W, 3) each, of any sizes.
             waveforms: mono at the model's sample rate in [-1, 1], (T,) each; shorter than the model's duration
-                is tiled, longer is cut to its centre.
+                is tiled, longer is cut to its center.
 
         Returns:
-            One localisation for each frame.
+            One localization for each frame.
 
         Raises:
             InputError: the numbers of frames and waveforms differ, a frame is not (H, W, 3) uint8, or a waveform

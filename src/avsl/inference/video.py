@@ -1,4 +1,4 @@
-"""Localise the sources in a video: boxes at regular times as JSON, a contact sheet, and a video with the maps on it."""
+"""Localize the sources in a video: boxes at regular times as JSON, a contact sheet, and a video with the maps on it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class _Looker:
         self._before: _Look | None = None
 
     def look(self, time: float, frame: NDArray[np.uint8]) -> _Look:
-        """Localise the sound around ``time`` in the frame on screen then."""
+        """Localize the sound around ``time`` in the frame on screen then."""
         self._times.append(time)
         window = next(self._windows)
         side = self._predictor.image_size

@@ -1,4 +1,4 @@
-"""Localisation scores gathered over batches and processes; the arithmetic is in `avsl.functional.localization`."""
+"""Localization scores gathered over batches and processes; the arithmetic is in `avsl.functional.localization`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class LocalizationScore(PerSampleScore):
 
     def compute(self) -> dict[str, Tensor]:
         """Scores in [0, 1] by name: ``ciou`` (CIoU@0.5), ``ciou_70`` (CIoU@0.7), ``auc``, ``mean_ciou``."""
-        return F.summarise(dim_zero_cat(self.ciou))
+        return F.summarize(dim_zero_cat(self.ciou))
 
 
 class InteractiveScore(PerSampleScore):

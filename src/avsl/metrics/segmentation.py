@@ -50,7 +50,7 @@ class MultiSourceScore(PerSampleScore):
         ``p10``, ``p30`` and ``p50``: the share of samples with cIoU above 0.1, 0.3, 0.5; ``pixel_ap``: the mean
         pixel-wise average precision; ``piap_as_published``: what the published code prints under that name.
         """
-        found = S.summarise_sources(dim_zero_cat(self.ciou), dim_zero_cat(self.pixel_ap))
+        found = S.summarize_sources(dim_zero_cat(self.ciou), dim_zero_cat(self.pixel_ap))
         return found | {"piap_as_published": dim_zero_cat(self.piap_as_published).mean()}
 
 
@@ -91,4 +91,4 @@ class SegmentationScore(Metric):
         Raises:
             ValueError: there is no frame.
         """
-        return S.summarise_avs(dim_zero_cat(self.iou), dim_zero_cat(self.f_scores))
+        return S.summarize_avs(dim_zero_cat(self.iou), dim_zero_cat(self.f_scores))

@@ -1,4 +1,4 @@
-"""Networks: encoders, the localiser, and its exported form."""
+"""Networks: encoders, the localizer, and its exported form."""
 
 from avsl.models.audio import make_front_end
 from avsl.models.export import ExportedModel, load_exported, read_description, save_exported

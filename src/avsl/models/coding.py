@@ -14,7 +14,7 @@ class PredictiveCodingConfig(StrictConfig):
     """The predictive coding module; the defaults are the published ones.
 
     Attributes:
-        cycles: recursive cycles after the initialisation.
+        cycles: recursive cycles after the initialization.
         width: channels of the inner representations.
     """
 
@@ -56,7 +56,7 @@ class PredictiveCoding(nn.Module):
         widths = (width, width, dim)
         self.down = nn.ParameterList(nn.Parameter(torch.full((1, n, 1, 1), 0.5)) for n in widths)
         self.up = nn.ParameterList(nn.Parameter(torch.ones(1, n, 1, 1)) for n in widths)
-        # Norms of their own for the initialisation (cycle 0) and for each cycle, one cycle's after the other's.
+        # Norms of their own for the initialization (cycle 0) and for each cycle, one cycle's after the other's.
         self.norm_down = nn.ModuleList(nn.BatchNorm2d(n) for _ in range(cycles + 1) for n in widths[:2])
         self.norm_up = nn.ModuleList(nn.BatchNorm2d(n) for _ in range(cycles + 1) for n in widths)
 

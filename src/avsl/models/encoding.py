@@ -15,7 +15,7 @@ class AudioEncoding:
     """What an audio encoder makes of a sound.
 
     Attributes:
-        embedding: (B, dim), not normalised.
+        embedding: (B, dim), not normalized.
         code: (B, K), what the embedding was projected from.
     """
 

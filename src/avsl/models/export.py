@@ -20,7 +20,7 @@ class ExportedModel(StrictConfig):
     """What ``model.json`` says.
 
     Attributes:
-        members: one configuration for each averaged localiser.
+        members: one configuration for each averaged localizer.
         image_size: side of the square frames it was trained on, px.
         sample_rate: Hz.
         duration_s: length of the sound it hears, s.
@@ -57,7 +57,7 @@ def save_exported(folder: Path, model: LocalizerEnsemble, description: ExportedM
 
 
 def _from_scratch(config: LocalizerConfig) -> LocalizerConfig:
-    """The same localiser without its files of weights."""
+    """The same localizer without its files of weights."""
     encoders = {"image": config.image, "audio": config.audio}
     scratch = {name: e.model_copy(update={"weights": ""}) for name, e in encoders.items() if hasattr(e, "weights")}
     return config.model_copy(update=scratch)

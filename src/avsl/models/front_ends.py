@@ -29,7 +29,7 @@ class LogMelConfig(StrictConfig):
 
 
 class LogMel(nn.Module):
-    """Waveform (B, T) to a standardised log-mel spectrogram (B, 1, n_mels, frames).
+    """Waveform (B, T) to a standardized log-mel spectrogram (B, 1, n_mels, frames).
 
     Each clip has zero mean and unit variance, so its level does not matter.
     """

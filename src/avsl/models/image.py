@@ -42,7 +42,7 @@ class ImageEncoderConfig(StrictConfig):
 
 
 class ImageEncoder(nn.Module):
-    """Frames (B, 3, H, W) to embeddings (B, dim, h, w), not normalised.
+    """Frames (B, 3, H, W) to embeddings (B, dim, h, w), not normalized.
 
     Several stages are merged as in a feature pyramid (Lin et al., CVPR 2017, arXiv 1612.03144): 1×1 convolutions bring
     them to one width, coarser ones are enlarged and added.
@@ -79,7 +79,7 @@ class ImageEncoder(nn.Module):
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Normalised frames (B, 3, H, W) to (B, dim, h, w)."""
+        """Normalized frames (B, 3, H, W) to (B, dim, h, w)."""
         stages = zip(self.lateral, self.backbone(frames), strict=True)
         maps: list[Tensor] = [lateral(self.dropout(x)) for lateral, x in stages]
         merged = maps.pop()

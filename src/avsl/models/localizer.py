@@ -1,4 +1,4 @@
-"""The audio-visual localiser: two encoders and a confidence map."""
+"""The audio-visual localizer: two encoders and a confidence map."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from avsl.functional.contrastive import similarity_maps
 from avsl.functional.geometry import identity
-from avsl.functional.image import normalise
+from avsl.functional.image import normalize
 from avsl.functional.pseudo_labels import to_finest_grid
 from avsl.models.audio import AudioEncoderConfig, SpectrogramEncoderConfig, make_audio_encoder
 from avsl.models.coding import PredictiveCoding, PredictiveCodingConfig
@@ -22,7 +22,7 @@ from avsl.types import AVBatch, AVOutput, Head
 
 
 class LocalizerConfig(StrictConfig):
-    """A localiser.
+    """A localizer.
 
     Attributes:
         dim: embedding width C.
@@ -90,7 +90,7 @@ class Localizer(nn.Module):
 
 
 class LocalizerEnsemble(nn.Module):
-    """Localisers whose confidences are averaged; one is the ordinary case, DMT exports its two teachers."""
+    """Localizers whose confidences are averaged; one is the ordinary case, DMT exports its two teachers."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class LocalizerEnsemble(nn.Module):
     def predict(self, frames: Tensor, waveforms: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 frames and (B, T) waveforms in [-1, 1] to P, (B, h, w)."""
         batch = AVBatch(
-            frame=normalise(frames),
+            frame=normalize(frames),
             waveform=waveforms,
             features={},
             index=torch.arange(len(frames)),

@@ -1,4 +1,4 @@
-"""The object prior of object-guided localisation: where an ImageNet network sees something, whatever is heard."""
+"""The object prior of object-guided localization: where an ImageNet network sees something, whatever is heard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from avsl.schema import StrictConfig
 
 
 class ObjectPriorConfig(StrictConfig):
-    """Object-guided localisation (OGL); the defaults are the published ones.
+    """Object-guided localization (OGL); the defaults are the published ones.
 
     Attributes:
         weights: a local safetensors file of ImageNet weights of ``backbone``.
@@ -44,7 +44,7 @@ class ObjectPrior(nn.Module):
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Normalised frames to object maps, at least 0."""
+        """Normalized frames to object maps, at least 0."""
         (features,) = self.network(frames)
         activation: Tensor = features.abs().mean(1)
         return activation

@@ -1,4 +1,4 @@
-"""Published checkpoints of EZ-VSL, FNAC, LVS, SLAVC and SSPL as localisers."""
+"""Published checkpoints of EZ-VSL, FNAC, LVS, SLAVC and SSPL as localizers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from avsl.models.image import ImageEncoderConfig
 from avsl.models.localizer import Localizer, LocalizerConfig
 from avsl.schema import ConfigError, pick
 
-# Where training scripts put the state dict when they keep the optimiser and the epoch beside it.
+# Where training scripts put the state dict when they keep the optimizer and the epoch beside it.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
-# A localiser's own, which no published model has: they keep their defaults.
+# A localizer's own, which no published model has: they keep their defaults.
 _OURS = ("log_scale", "offset")
 # EZ-VSL and its followers keep their best test scores in the file, as NumPy wrote them: plain numbers.
 # What a pickle makes them with is listed under its name of today and under that of NumPy 1.
@@ -36,7 +36,7 @@ class _Published:
     """A published network in our terms.
 
     Attributes:
-        config: the localiser that it is.
+        config: the localizer that it is.
         sources: the names in its file, by ours, prefix for prefix; the first that fits counts. Several tensors are
             one of ours together, stacked along the first axis.
         leftovers: prefixes of tensors in the file that the network never uses.
@@ -66,7 +66,7 @@ def load_official(method: str, paths: Sequence[Path], *, momentum: bool = False)
         momentum: take SLAVC's momentum encoders instead of the trained ones (its ``use_mom_eval``).
 
     Returns:
-        The localiser in evaluation mode; ``config`` describes it.
+        The localizer in evaluation mode; ``config`` describes it.
 
     Raises:
         ConfigError: the method is unknown or has no momentum encoders, no file is named, one cannot be read or is
@@ -97,7 +97,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: a file of ``torch.save``: a state dict, or one under ``model``, ``state_dict`` or ``model_state_dict``
-            with other values (optimiser, epoch, scores) beside it.
+            with other values (optimizer, epoch, scores) beside it.
 
     Raises:
         ConfigError: it cannot be read, holds anything but tensors and plain containers, or no state dict.
@@ -124,7 +124,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def _convert(
     published: _Published, ours: Mapping[str, Tensor], found: Mapping[str, Tensor], failure: str
 ) -> dict[str, Tensor]:
-    """The state dict of a localiser like ``ours``, taken from ``found``; any mismatch is one sentence.
+    """The state dict of a localizer like ``ours``, taken from ``found``; any mismatch is one sentence.
 
     Raises:
         ConfigError: the two do not fit; it starts with ``failure``.
@@ -226,7 +226,7 @@ def _sspl(found: Mapping[str, Tensor], momentum: bool) -> _Published:
     sources = [("image.backbone.features_", ("feat_extractor.",)), ("audio.", ("",))]
     sources += [(f"coding.{ours}.", (f"{theirs}.",)) for ours, theirs in _CODING.items()]
     if coding is not None:
-        # Theirs keep the initialisation's norms apart from the cycles'.
+        # Theirs keep the initialization's norms apart from the cycles'.
         for ours, theirs, layers in (("norm_down", "BNPred", 2), ("norm_up", "BNError", 3)):
             for k in range(layers * (coding.cycles + 1)):
                 place = f"{theirs}.{k}." if k < layers else f"{theirs}_step.{k - layers}."

@@ -94,7 +94,7 @@ class VGGishEncoder(nn.Module):
     """VGGish's examples (B, 1, n · 96, 64) to an embedding: a code of each example, two linear layers, their mean.
 
     Source: SSPL (Song et al., CVPR 2022, arXiv 2203.13412) on VGGish (Hershey et al., ICASSP 2017, arXiv 1609.09430).
-    The code handed on is the mean over examples, L2-normalised; the embedding is the mean over examples of the linear
+    The code handed on is the mean over examples, L2-normalized; the embedding is the mean over examples of the linear
     layers' output. Parts are named as in the published checkpoints.
     """
 

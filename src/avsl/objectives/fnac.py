@@ -53,7 +53,7 @@ class FNAC(nn.Module):
     Added to EZ-VSL's loss are three distances between B × B relations, each a row-wise softmax over τ, each a mean
     absolute difference: audio with audio (AAᵀ) from image with audio (S pooled); AAᵀ from foreground with foreground
     (FFᵀ); image with image (V̄V̄ᵀ) from S pooled. V̄ is the mean of V over all cells; F the sum of V over the foreground
-    of the own map divided by the number of all cells. Neither is normalised again, and no gradient is stopped, as in
+    of the own map divided by the number of all cells. Neither is normalized again, and no gradient is stopped, as in
     the published code.
 
     Deviations: other poolings by choice, as in EZ-VSL; the min-max map has no 1e-5 in its denominator.

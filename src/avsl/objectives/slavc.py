@@ -1,4 +1,4 @@
-"""SLAVC: localisation and correspondence in heads of their own, against momentum targets."""
+"""SLAVC: localization and correspondence in heads of their own, against momentum targets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SLAVCConfig(StrictConfig):
 
 
 class SLAVC(nn.Module):
-    """Simultaneous localisation and audio-visual correspondence (Mo & Morgado, NeurIPS 2022, arXiv 2209.09634).
+    """Simultaneous localization and audio-visual correspondence (Mo & Morgado, NeurIPS 2022, arXiv 2209.09634).
 
     The score of image i with sound j is log Σ_x p(j | i, x) · p(x | i, j): the first head says which sound a cell
     corresponds to (softmax over the batch's sounds), the second where a sound lies (softmax over cells). Scored are
@@ -55,11 +55,11 @@ class SLAVC(nn.Module):
         rows = torch.arange(len(online.visual), device=online.visual.device)
         losses = []
         for image, sound in ((online, target), (target, online)):
-            correspond, localise = (
+            correspond, localize = (
                 all_similarity_maps(seen.visual, heard.audio)
                 for seen, heard in zip(image.heads, sound.heads, strict=True)
             )
-            losses.append(F.cross_entropy(joint_scores(correspond, localise, self.config.temperature), rows))
+            losses.append(F.cross_entropy(joint_scores(correspond, localize, self.config.temperature), rows))
         trained_image, trained_sound = losses
         parts = {"image_to_sound": trained_image.detach(), "sound_to_image": trained_sound.detach()}
         return LossTerms(trained_image + trained_sound, parts)

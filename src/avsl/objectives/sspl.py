@@ -17,7 +17,7 @@ class SSPLConfig(StrictConfig):
     """SSPL's settings; the defaults are the published ones.
 
     Attributes:
-        dim: width of the localiser's embeddings, which the head takes in.
+        dim: width of the localizer's embeddings, which the head takes in.
         hidden: width of the projector's layers and of what it and the predictor give.
         bottleneck: width of the predictor's hidden layer.
         lr_scale: the head's learning rate as a multiple of the network's: 2.5 with the predictive coding module (5e-5
@@ -35,7 +35,7 @@ class SSPL(nn.Module):
 
     What sounds in each of two views of a frame is pooled by its attention map; a SimSiam head (Chen & He, CVPR 2021,
     arXiv 2011.10566) predicts each view's projection from the other's. The predictive coding module belongs to the
-    localiser (``model.coding``): its output is the features that arrive here. Of a localiser with several heads the
+    localizer (``model.coding``): its output is the features that arrive here. Of a localizer with several heads the
     first is used.
     """
 
@@ -86,7 +86,7 @@ def attention(similarity: Tensor) -> Tensor:
 
 
 def attention_pool(features: Tensor, similarity: Tensor) -> Tensor:
-    """Sum over the grid of (B, C, h, w) features, unnormalised, by the attention of (B, h, w) similarity: (B, C)."""
+    """Sum over the grid of (B, C, h, w) features, unnormalized, by the attention of (B, h, w) similarity: (B, C)."""
     return (features * attention(similarity).unsqueeze(1)).sum((-2, -1))
 
 

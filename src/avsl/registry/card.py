@@ -20,7 +20,7 @@ from avsl.paths import n_of_n
 
 # Of the AUC, as avsl.functional.localization.auc has them.
 _THRESHOLDS = 0.05 * np.arange(21)
-_BASELINES = {"whole_image": "whole image", "centred_disc": "centred disc"}
+_BASELINES = {"whole_image": "whole image", "centered_disc": "centered disc"}
 
 
 def model_card(name: str, trained: Path, evaluation: Path, split: Split) -> str:
@@ -37,7 +37,7 @@ def model_card(name: str, trained: Path, evaluation: Path, split: Split) -> str:
     figures = json.loads((evaluation / "metrics.json").read_text())
     exported = read_description(trained / "model")
     objective, data = config["objective"]["name"], config["data"]["name"]
-    labelled, clips = len(split.labelled), len(split.labelled) + len(split.unlabelled)
+    labeled, clips = len(split.labeled), len(split.labeled) + len(split.unlabeled)
     sections = [
         f"# {how['framework']} with {objective} on {data}, {100 * split.label_ratio:g} % labels",
         "Says which pixels of a video frame make the sound that is heard with it.",
@@ -47,7 +47,7 @@ def model_card(name: str, trained: Path, evaluation: Path, split: Split) -> str:
                 ("data", f"{data}, content `{split.data_hash[:12]}`, split `{split.content_hash[:12]}`"),
                 (
                     "boxes used",
-                    f"{labelled} of {clips} training clips, and {len(split.validation)} validation clips, which chose "
+                    f"{labeled} of {clips} training clips, and {len(split.validation)} validation clips, which chose "
                     "the threshold and the champion",
                 ),
                 ("method", f"framework {how['framework']}, objective {objective}, seed {how['seed']}"),
@@ -113,7 +113,7 @@ def _limits(figures: Mapping[str, Any], data: str, duration_s: float) -> Iterato
         yield "It has seen drawn shapes and made-up sounds; of photographs and real sounds it knows nothing."
     else:
         yield f"Scores are of {data}; on other material measure again, and choose the threshold again."
-    yield f"Of a sound longer than {duration_s:g} s only the centre is heard; a shorter one is repeated."
+    yield f"Of a sound longer than {duration_s:g} s only the center is heard; a shorter one is repeated."
     for part, values in figures.items():
         if part.startswith("test") and "false_positive_rate" in values:
             rate = _percent(values["false_positive_rate"])

@@ -57,9 +57,9 @@ def model_code() -> ModelCode:
 
 
 def _example() -> pd.DataFrame:
-    """A grey frame and a quarter of a second of 440 Hz, in base64."""
+    """A gray frame and a quarter of a second of 440 Hz, in base64."""
     picture, sound = io.BytesIO(), io.BytesIO()
-    Image.new("RGB", (64, 48), "grey").save(picture, "PNG")
+    Image.new("RGB", (64, 48), "gray").save(picture, "PNG")
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(4000) / 16000)
     soundfile.write(sound, tone, 16000, format="WAV")
     columns = {"frame": picture, "audio": sound}

@@ -58,7 +58,7 @@ class LocalizerModel(PythonModel):
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Localise every row; the module's docstring tells the format.
+        """Localize every row; the module's docstring tells the format.
 
         Raises:
             MlflowException: INVALID_PARAMETER_VALUE where a column is missing, a row or parameter cannot be used or the

@@ -65,7 +65,7 @@ def make_page(base: Path, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any
         _data_card(base, cells, data),
         _runs(cells),
     ]
-    return render(f"Audio-visual source localisation on {data.manifest.name}", [_lead(cells)], sections)
+    return render(f"Audio-visual source localization on {data.manifest.name}", [_lead(cells)], sections)
 
 
 def _lead(cells: Sequence[Cell]) -> str:
@@ -106,7 +106,7 @@ def _percent(value: float | None) -> str:
 
 
 def _models(cells: Iterable[Cell]) -> list[str]:
-    """In an order that gives each its colour in every figure."""
+    """In an order that gives each its color in every figure."""
     return sorted({cell["model"] for cell in cells})
 
 
@@ -120,8 +120,8 @@ def _accuracy(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], lines: M
     seeds = ", ".join(sorted({str(cell["seed"]) for cell in cells}))
     picture = Picture(
         embed_figure(figure),
-        "Test CIoU over the labelled share",
-        "Curves of test CIoU over the labelled share, one for each model: "
+        "Test CIoU over the labeled share",
+        "Curves of test CIoU over the labeled share, one for each model: "
         + "; ".join(
             f"{name} " + ", ".join(f"{of_ratio[ratio][0]:.1f} at {_share(ratio)}" for ratio in sorted(of_ratio))
             for name, of_ratio in scores.items()
@@ -172,7 +172,7 @@ def _axes(cells: Sequence[Cell], lines: Mapping[str, float]) -> Section:
         tables.append(Table(f"Test CIoU at {_share(ratio)} labels, per cent", columns, rows + aside))
     return Section(
         "Frameworks and objectives",
-        ["What learns from the labels, down, over what learns from the unlabelled clips, across; 95 % intervals."],
+        ["What learns from the labels, down, over what learns from the unlabeled clips, across; 95 % intervals."],
         tables=tables,
     )
 
@@ -262,7 +262,7 @@ def _training(base: Path, cells: Sequence[Cell]) -> Section:
             key = f"{kind}/{name}"
             points = [(float(line["epoch"]), 100 * float(line[key])) for line in lines if line.get(key)]
             if points:
-                # Every model in every panel, so that each keeps its colour.
+                # Every model in every panel, so that each keeps its color.
                 panel = panels[kind].setdefault(title, {model: [] for model in models})
                 panel[cell["model"]] = points
     pictures = [
@@ -374,11 +374,11 @@ def _data_card(base: Path, cells: Sequence[Cell], data: PreparedData) -> Section
     ]
     labels = [
         [_share(split.label_ratio)]
-        + [str(len(ids)) for ids in (split.labelled, split.unlabelled, split.validation)]
+        + [str(len(ids)) for ids in (split.labeled, split.unlabeled, split.validation)]
         + [str(split.seed), split.content_hash]
         for split in splits
     ]
-    heads = ("labels", "labelled", "unlabelled", "validation (labels too)", "seed", "split's hash")
+    heads = ("labels", "labeled", "unlabeled", "validation (labels too)", "seed", "split's hash")
     drawn = Table("Labels by ratio", heads, labels, frozenset({"split's hash"}), code=True)
     tables = [parts, drawn]
     paragraphs = [

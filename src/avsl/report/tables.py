@@ -27,7 +27,7 @@ _COLUMNS = (
     ("CIoU oracle", "ciou_oracle"),
     ("CIoU, sounds shuffled", "ciou_shuffled"),
 )
-_TITLES = {"whole_image": "whole image", "centred_disc": "centred disc", "perfect_ranking": "perfect ranking"}
+_TITLES = {"whole_image": "whole image", "centered_disc": "centered disc", "perfect_ranking": "perfect ranking"}
 
 
 def report(overrides: Sequence[str] = ()) -> None:
@@ -62,7 +62,7 @@ def report(overrides: Sequence[str] = ()) -> None:
     _write_csv(layout.report / "curves.csv", curves)
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for point in curves:
-        # Every model in every panel, so that each keeps its colour.
+        # Every model in every panel, so that each keeps its color.
         panel = panels.setdefault(f"label ratio {point['label_ratio']}", {name: [] for name in sorted(scores)})
         panel[point["model"]].append((point["epoch"], 100 * point["val_ciou"]))
     save_figure(plot_curves(panels), layout.report / "curves.png")
@@ -112,7 +112,7 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {
                 "model": cell["framework"],
                 "objective": cell["objective"],
-                "labels": f"{100 * cell['label_ratio']:g} % ({cell['labelled']})",
+                "labels": f"{100 * cell['label_ratio']:g} % ({cell['labeled']})",
                 "OGL": ogl,
                 "n of N": n_of_n(test),
             }

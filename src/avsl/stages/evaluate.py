@@ -39,7 +39,7 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     trained = read_run(layout)
     model, _ = load_exported(layout.train / "model")
     result = evaluate_on(config, data, drawn, list(model.members))
-    keys = ("framework", "objective", "label_ratio", "seed", "train_seconds", "labelled")
+    keys = ("framework", "objective", "label_ratio", "seed", "train_seconds", "labeled")
     figures = {key: trained[key] for key in keys} | result.figures
     layout.evaluation.mkdir(parents=True, exist_ok=True)
     _draw_curves(layout.train / "curves.csv", layout.evaluation / "curves.png")
@@ -60,7 +60,7 @@ def headline(test: Mapping[str, Any]) -> str:
 
 
 def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Sequence[torch.nn.Module]) -> Evaluation:
-    """Score a model, given as the localisers whose confidences it averages, on all parts of a split but training."""
+    """Score a model, given as the localizers whose confidences it averages, on all parts of a split but training."""
     parts = {"validation": drawn.validation, **drawn.tests}
     rows = {part: rows_of(data, ids) for part, ids in parts.items()}
     reader = make_reader(config, LocalizerEnsemble(members).configs, data, np.concatenate(list(rows.values())))

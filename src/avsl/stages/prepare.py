@@ -42,7 +42,7 @@ def fetched(settings: StrictConfig, cache: Path) -> StrictConfig:
 
 
 def split(overrides: Sequence[str] = ()) -> None:
-    """Draw the labelled rows of one label ratio.
+    """Draw the labeled rows of one label ratio.
 
     Raises:
         DataError: nothing is left to train on, to choose a threshold on or to test with, too little is annotated, or
@@ -67,10 +67,10 @@ def split(overrides: Sequence[str] = ()) -> None:
     layout.split.parent.mkdir(parents=True, exist_ok=True)
     drawn.save(layout.split)
     log.info(
-        "label ratio %s: %d labelled, %d unlabelled, %d for validation (labels too)",
+        "label ratio %s: %d labeled, %d unlabeled, %d for validation (labels too)",
         layout.ratio,
-        len(drawn.labelled),
-        len(drawn.unlabelled),
+        len(drawn.labeled),
+        len(drawn.unlabeled),
         len(drawn.validation),
     )
 

@@ -101,7 +101,7 @@ def train_and_export(
             "model_hash": hash_model(layout.train / "model"),
             "validation": validation,
             "train_seconds": round(epochs.seconds, 1),
-            "labelled": len(drawn.labelled),
+            "labeled": len(drawn.labeled),
         },
     )
     shutil.rmtree(layout.state, ignore_errors=True)

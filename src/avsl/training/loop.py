@@ -266,7 +266,7 @@ def _fit(
     validation = rows_of(data, split.validation)
     if len(validation) < count:
         raise TrainingError(f"trainer.devices = {count}: each needs a row of the {len(validation)} for validation")
-    rows = np.concatenate([rows_of(data, split.labelled), rows_of(data, split.unlabelled), validation])
+    rows = np.concatenate([rows_of(data, split.labeled), rows_of(data, split.unlabeled), validation])
     reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
     per_epoch = steps_per_epoch(config, split)
     module = SemiModule(config, per_epoch * config.trainer.epochs)

@@ -1,4 +1,4 @@
-"""The one LightningModule: any framework's steps, the optimiser, and what is measured on the way."""
+"""The one LightningModule: any framework's steps, the optimizer, and what is measured on the way."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class SemiModule(lightning.LightningModule):
         self._sums: dict[str, Tensor] = {}
         self.register_buffer("_spoilt", torch.tensor(-1), persistent=False)
         self._finite = torch.tensor(True)
-        # What the present step may change besides what the optimiser does, and how it was before.
+        # What the present step may change besides what the optimizer does, and how it was before.
         self._undone: tuple[list[tuple[Tensor, Tensor]], dict[str, Tensor]] | None = None
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -76,8 +76,8 @@ class SemiModule(lightning.LightningModule):
         if isinstance(batch, Rows):
             return batch.to(device)
         return TrainingRows(
-            batch.labelled.to(device),
-            None if batch.unlabelled is None else batch.unlabelled.to(device),
+            batch.labeled.to(device),
+            None if batch.unlabeled is None else batch.unlabeled.to(device),
             None if batch.hidden is None else batch.hidden.to(device),
             batch.step,
         )
@@ -92,8 +92,8 @@ class SemiModule(lightning.LightningModule):
         seed = derive_seed(self.config.seed, 2000, rows.step, *([self.global_rank] if self.global_rank else []))
         torch.manual_seed(seed)
         batch = make_views(
-            rows.labelled,
-            rows.unlabelled,
+            rows.labeled,
+            rows.unlabeled,
             self.config.augment,
             n_strong=self.framework.n_views,
             weak=self.framework.needs_weak_view,
@@ -104,8 +104,8 @@ class SemiModule(lightning.LightningModule):
         # Processes that train together skip, or stop, together.
         self._finite = gather(sound.float().unsqueeze(0)).amin(0) > 0
         self._add({"loss": output.loss.total.detach(), **output.loss.parts}, "train/")
-        if output.pseudo is not None and batch.unlabelled is not None and batch.unlabelled.weak is not None:
-            self._measure(output.pseudo, rows.hidden, batch.unlabelled.weak.geometry)
+        if output.pseudo is not None and batch.unlabeled is not None and batch.unlabeled.weak is not None:
+            self._measure(output.pseudo, rows.hidden, batch.unlabeled.weak.geometry)
         return output.loss.total
 
     def configure_gradient_clipping(
@@ -114,17 +114,17 @@ class SemiModule(lightning.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip here: Lightning's own refuses fused optimisers, which matters for float16 alone."""
+        """Clip here: Lightning's own refuses fused optimizers, which matters for float16 alone."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf, foreach=True)
         self._finite = self._finite & norm.isfinite()
         if self._undone is None:
             self._spoilt = torch.where(self._finite | (self._spoilt >= 0), self._spoilt, self._step)
         else:
-            # A fused optimiser looks at this on the device and does nothing where it is 1.
+            # A fused optimizer looks at this on the device and does nothing where it is 1.
             optimizer.found_inf = (~self._finite).float()  # type: ignore[attr-defined]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The optimiser's step and what the framework does after it (EMA), before any checkpoint is written.
+        """The optimizer's step and what the framework does after it (EMA), before any checkpoint is written.
 
         Where steps that are not finite are skipped, nothing has changed after one but their number.
         """
@@ -193,7 +193,7 @@ class SemiModule(lightning.LightningModule):
         means = {key: value / sums[f"n:{key}"] for key, value in sums.items() if sums.get(f"n:{key}")}
         if "px:hit" in sums:
             hit = sums["px:hit"]
-            means["pseudo/precision"] = hit / max(sums["px:labelled"], 1.0)
+            means["pseudo/precision"] = hit / max(sums["px:labeled"], 1.0)
             means["pseudo/recall"] = hit / max(sums["px:true"], 1.0)
             means["pseudo/iou"] = sums["px:iou"] / max(sums["px:accepted"], 1.0)
         if "skipped" in sums:
@@ -250,7 +250,7 @@ class SemiModule(lightning.LightningModule):
         kept = accepted[:, None, None]
         sums = {
             "hit": (pseudo.mask * truth * kept).sum(),
-            "labelled": (pseudo.mask * kept).sum(),
+            "labeled": (pseudo.mask * kept).sum(),
             "true": (truth * kept).sum(),
             "iou": (mask_iou(pseudo.mask, truth) * accepted).sum(),
             "accepted": accepted.sum(),

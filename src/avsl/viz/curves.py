@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by colour-blind readers too; grey for its black, which hides error bars.
+# Okabe and Ito's palette, told apart by color-blind readers too; gray for its black, which hides error bars.
 _PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 _STYLES: Final = ("-", "--", ":", "-.")
 _HATCHES: Final = ("", "//", "..", "xx")
@@ -28,7 +28,7 @@ def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
 
     Args:
         panels: by the panel's title, the curves by name, each a list of (epoch, value) in rising order. A curve
-            without a point is not drawn, but the others have the colours that they would have beside it.
+            without a point is not drawn, but the others have the colors that they would have beside it.
         xlabel: what runs along the bottom.
 
     Raises:
@@ -91,7 +91,7 @@ def plot_comparison(
         places, seeds = [], []
         for position, ratio in enumerate(ratios):
             if ratio in of_method:
-                # The bars of one ratio stand centred, whichever methods lack it.
+                # The bars of one ratio stand centered, whichever methods lack it.
                 present = [name for name, others in scores.items() if ratio in others]
                 places.append(position + (present.index(method) - (len(present) - 1) / 2) * width)
                 seeds.append(of_method[ratio])
@@ -110,7 +110,7 @@ def plot_comparison(
                 axes.plot([place] * len(values), values, "o", color="black", markersize=2.5, alpha=0.6)
     _draw_lines(axes, lines or {})
     axes.set_xticks(range(len(ratios)), [f"{100 * ratio:g} %" for ratio in ratios])
-    axes.set_xlabel("labelled share of the training data")
+    axes.set_xlabel("labeled share of the training data")
     axes.set_ylabel(ylabel)
     axes.set_ylim(bottom=0)
     _dress(axes)
@@ -164,7 +164,7 @@ def plot_label_curve(
     axes.set_xscale("log")
     axes.set_xticks(ratios, [f"{100 * ratio:g} %" for ratio in ratios])
     axes.minorticks_off()
-    axes.set_xlabel("labelled share of the training data")
+    axes.set_xlabel("labeled share of the training data")
     axes.set_ylabel(ylabel)
     axes.set_ylim(bottom=0)
     _dress(axes)
@@ -175,7 +175,7 @@ def plot_label_curve(
 def _draw_lines(axes: Axes, lines: Mapping[str, float]) -> None:
     for index, (name, value) in enumerate(lines.items()):
         style = _STYLES[1 + index % (len(_STYLES) - 1)]
-        axes.axhline(value, linestyle=style, color="grey", linewidth=1, label=name)
+        axes.axhline(value, linestyle=style, color="gray", linewidth=1, label=name)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

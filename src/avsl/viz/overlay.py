@@ -17,14 +17,14 @@ from avsl.files import whole_file
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating[Any]]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-TRUTH_COLOUR: Final[Colour] = (255, 255, 255)
-BOX_COLOUR: Final[Colour] = (0, 229, 255)
-_SHADOW: Final[Colour] = (0, 0, 0)
-_PAPER: Final[Colour] = (250, 250, 250)
-_INK: Final[Colour] = (25, 25, 25)
-_FAINT: Final[Colour] = (130, 130, 130)
+TRUTH_COLOR: Final[Color] = (255, 255, 255)
+BOX_COLOR: Final[Color] = (0, 229, 255)
+_SHADOW: Final[Color] = (0, 0, 0)
+_PAPER: Final[Color] = (250, 250, 250)
+_INK: Final[Color] = (25, 25, 25)
+_FAINT: Final[Color] = (130, 130, 130)
 _OPACITY: Final = 0.75
 _GAP: Final = 6
 _FONT_SIZE: Final = 13
@@ -54,7 +54,7 @@ class GalleryRow:
 def overlay(frame: Pixels, confidence: Floats, boxes: Floats | None = None, truth: Floats | None = None) -> Pixels:
     """Lay a confidence map over a frame.
 
-    The colours are absolute, never stretched per image: dark violet from 0 through orange to yellow at 1, the less
+    The colors are absolute, never stretched per image: dark violet from 0 through orange to yellow at 1, the less
     confident the more transparent, so a map that sees nothing leaves the frame as it was.
 
     Args:
@@ -78,12 +78,12 @@ def overlay(frame: Pixels, confidence: Floats, boxes: Floats | None = None, trut
     # All of it in bytes: every frame of a video passes here.
     heat = Image.fromarray((level * 255).round().astype(np.uint8))
     share = heat.point([round(_OPACITY * value) for value in range(256)])
-    heat.putpalette(_colour_table("inferno").tobytes())
+    heat.putpalette(_color_table("inferno").tobytes())
     image = Image.composite(heat.convert("RGB"), Image.fromarray(frame), share)
     if truth is not None:
-        _outline(image, truth, TRUTH_COLOUR)
+        _outline(image, truth, TRUTH_COLOR)
     if boxes is not None:
-        _outline(image, boxes, BOX_COLOUR)
+        _outline(image, boxes, BOX_COLOR)
     return np.asarray(image)
 
 
@@ -200,7 +200,7 @@ def _check_frame(frame: Pixels) -> None:
 
 
 @lru_cache(maxsize=4)
-def _colour_table(name: str) -> Pixels:
+def _color_table(name: str) -> Pixels:
     import matplotlib  # slow to import and not needed by every user of this module
 
     table: Pixels = (np.asarray(matplotlib.colormaps[name](np.arange(256)))[:, :3] * 255).round().astype(np.uint8)
@@ -221,7 +221,7 @@ def _fitted(text: str, width: int, size: int = _FONT_SIZE) -> str:
     return text + "…"
 
 
-def _outline(image: Image.Image, boxes: Floats, colour: Colour) -> None:
+def _outline(image: Image.Image, boxes: Floats, color: Color) -> None:
     """Outline boxes inside their edges, with a dark line within so that they show on any ground."""
     draw = ImageDraw.Draw(image)
     line = max(1, round(min(image.size) / 120))
@@ -229,7 +229,7 @@ def _outline(image: Image.Image, boxes: Floats, colour: Colour) -> None:
         x0, x1 = np.clip(np.round(box[[0, 2]] * image.width), 0, image.width)
         y0, y1 = np.clip(np.round(box[[1, 3]] * image.height), 0, image.height)
         x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)
-        draw.rectangle((x0, y0, x1, y1), outline=colour, width=line)
+        draw.rectangle((x0, y0, x1, y1), outline=color, width=line)
         if min(x1 - x0, y1 - y0) > 4 * line:
             draw.rectangle((x0 + line, y0 + line, x1 - line, y1 - line), outline=_SHADOW, width=1)
 
@@ -242,7 +242,7 @@ def _truth_picture(frame: Pixels, truth: Floats) -> Pixels:
         x0, y0, x1, y1 = np.round(box.clip(0, 1) * [width, height, width, height]).astype(int)
         inside[y0:y1, x0:x1] = True
     image = Image.fromarray(np.where(inside, frame, frame // 3))
-    _outline(image, truth, TRUTH_COLOUR)
+    _outline(image, truth, TRUTH_COLOR)
     return np.asarray(image)
 
 
@@ -252,7 +252,7 @@ def _sound_picture(row: GalleryRow, width: int, height: int) -> Pixels:
     if row.log_mel is not None:
         low, high = float(row.log_mel.min()), float(row.log_mel.max())
         level = (row.log_mel[::-1] - low) / max(high - low, 1e-12)
-        picture = Image.fromarray(_colour_table("magma")[(level * 255).round().astype(np.uint8)])
+        picture = Image.fromarray(_color_table("magma")[(level * 255).round().astype(np.uint8)])
         canvas[: height - strip] = np.asarray(picture.resize((width, height - strip), Image.Resampling.BILINEAR))
     if row.waveform is not None:
         # Each column shows the lowest and the highest sample of its stretch of time.

@@ -1,4 +1,4 @@
-"""Flickr-SoundNet: three annotators' boxes, the labelled pool, the leaks."""
+"""Flickr-SoundNet: three annotators' boxes, the labeled pool, the leaks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_xml(path: Path, annotators: list[Boxes]) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, add_row: Callable[[Path, str, int], None]) -> Path:
-    """A test row, three labelled and two unlabelled ones, and the lists."""
+    """A test row, three labeled and two unlabeled ones, and the lists."""
     root = tmp_path / "flickr"
     for k, name in enumerate(("100", "201", "202", "203", "301", "302")):
         add_row(root, name, k)
@@ -71,7 +71,7 @@ def test_consensus_is_where_two_annotators_agree() -> None:
 
 
 def test_rows_have_consensus_boxes_and_keep_every_annotators(folder: Path, prepare: Prepare) -> None:
-    """Tests are the listed ids; the labelled pool gives train and validation; the rest is unlabelled."""
+    """Tests are the listed ids; the labeled pool gives train and validation; the rest is unlabeled."""
     data = prepare("flickr", folder, validation_share=0.4)
     assert data.sample_ids == ["100", "201", "202", "203", "301", "302"]
     assert data.parts[0] == "test"
@@ -119,7 +119,7 @@ def test_the_extended_set_and_the_folder_as_pool(folder: Path, prepare: Prepare)
 
 
 def test_an_id_on_both_sides_is_refused(folder: Path, prepare: Prepare) -> None:
-    """In the labelled pool and in the unlabelled list."""
+    """In the labeled pool and in the unlabeled list."""
     (folder / "flickr_144k.txt").write_text("100\n301\n")
     with pytest.raises(DataError, match=r"flickr_144k\.txt: 1 of its 2 .*data\.flickr\.leak=drop"):
         prepare("flickr", folder)
@@ -139,7 +139,7 @@ def test_published_training_lists_leak(
 
 
 def test_published_lists(published_root: Path, read_index: Callable[..., Index]) -> None:
-    """249 test ids and 4,750 labelled ones, 13 of which the smaller training list names again."""
+    """249 test ids and 4,750 labeled ones, 13 of which the smaller training list names again."""
     settings = {"train_list": "flickr_10k.txt", "leak": "drop", "validation_share": 0.0}
     index = read_index("flickr", published_root, **settings)
     assert Counter(entry.part for entry in index.entries) == {"test": 249, "train": 4750 + 10000 - 1 - 13}

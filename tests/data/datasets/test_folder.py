@@ -14,7 +14,7 @@ from avsl.errors import DataError
 Prepare = Callable[..., PreparedData]
 
 
-def test_videos_without_boxes_are_unlabelled_rows(
+def test_videos_without_boxes_are_unlabeled_rows(
     tmp_path: Path,
     prepare: Prepare,
     add_clip: Callable[[Path, int, float], None],

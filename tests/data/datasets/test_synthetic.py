@@ -206,14 +206,14 @@ def _explained(values: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     return float(((means - values.mean(axis=0)) ** 2).sum() / ((values - values.mean(axis=0)) ** 2).sum())
 
 
-def test_colour_position_and_size_do_not_tell_the_class() -> None:
+def test_color_position_and_size_do_not_tell_the_class() -> None:
     """Permutation tests find the class in none of the three, but in the shape."""
     scenes = [make_scene(SMALL, "train", i)[0] for i in range(360)]
     labels = np.array([HEARD_CLASSES.index(scene.label) for scene in scenes])
     masks = [scene.mask for scene in scenes if scene.mask is not None]
     boxes = np.array([scene.boxes[0] for scene in scenes if scene.boxes is not None], dtype=np.float64)
     features = {
-        "colour": np.array([scene.frame[mask].mean(axis=0) for scene, mask in zip(scenes, masks, strict=True)]),
+        "color": np.array([scene.frame[mask].mean(axis=0) for scene, mask in zip(scenes, masks, strict=True)]),
         "position": np.array([np.argwhere(mask).mean(axis=0) for mask in masks]),
         "size": np.array([[np.log(mask.mean())] for mask in masks]),
         # The control: shapes differ, so the box's proportions do tell the class, and this test can see it.

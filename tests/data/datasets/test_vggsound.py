@@ -1,4 +1,4 @@
-"""VGGSound: the official list of clips as the unlabelled pool of VGG-SS's boxes."""
+"""VGGSound: the official list of clips as the unlabeled pool of VGG-SS's boxes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, add_clip: Callable[[Path, int, float], None]) -> Path
     return root
 
 
-def test_training_clips_are_unlabelled_rows_with_their_class(folder: Path, prepare: Prepare) -> None:
+def test_training_clips_are_unlabeled_rows_with_their_class(folder: Path, prepare: Prepare) -> None:
     """Boxed clips are cut; the train clips of the list join them; the other test clips do not."""
     data = prepare("vggsound", folder, test_share=1.0)
     assert data.sample_ids == [f"{VIDEOS[v]}_000030" for v in "abc"]

@@ -39,7 +39,7 @@ def folder(tmp_path: Path, add_row: Callable[[Path, str, int], None]) -> Path:
     return root
 
 
-def test_the_videos_of_listed_clips_are_for_testing_and_the_rest_is_unlabelled(folder: Path, prepare: Prepare) -> None:
+def test_the_videos_of_listed_clips_are_for_testing_and_the_rest_is_unlabeled(folder: Path, prepare: Prepare) -> None:
     """A test clip takes its video's other clips along; a held-out video gives no training row."""
     rows = json.loads((folder / "vggss.json").read_text())
     (folder / "vggss.json").write_text(json.dumps(rows[:1] + rows[2:]))

@@ -35,8 +35,8 @@ def pitch(samples: NDArray[np.float32], rate: int = 16000) -> float:
     return float(spectrum.argmax() * rate / len(samples))
 
 
-def grey(second: int) -> int:
-    """The grey value that the test video shows in a second."""
+def gray(second: int) -> int:
+    """The gray value that the test video shows in a second."""
     return 20 + 20 * second
 
 
@@ -50,7 +50,7 @@ def write_video(
         track = None if sound is None else container.add_stream("aac", rate=rate)
         for second in range(seconds):
             pixels = np.zeros((64, 96, 3), np.uint8)
-            pixels[:, :48] = grey(second)
+            pixels[:, :48] = gray(second)
             for tenth in range(10):
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 frame.pts = second * 10 + tenth
@@ -135,9 +135,9 @@ def test_frames_are_those_on_screen(video: Path) -> None:
     for time in (0.0, 2.45, 4.95, 5.95):
         frame = read_frame(video, time)
         assert frame.shape == (64, 96, 3)
-        assert frame[:, 8:40].mean() == pytest.approx(grey(int(time)), abs=4)
+        assert frame[:, 8:40].mean() == pytest.approx(gray(int(time)), abs=4)
         assert frame[:, 56:].mean() < 4
-    assert read_frame(video, None)[:, 8:40].mean() == pytest.approx(grey(3), abs=4)
+    assert read_frame(video, None)[:, 8:40].mean() == pytest.approx(gray(3), abs=4)
     with pytest.raises(DataError, match=r"clip\.mp4: has no frame at 9\.00 s"):
         read_frame(video, 9.0)
 
@@ -174,12 +174,12 @@ def test_shots_are_all_frames_each_until_the_next(video: Path) -> None:
     np.testing.assert_allclose([shot.start_s for shot in shots], np.arange(60) / 10, atol=1e-3)
     np.testing.assert_allclose([shot.end_s for shot in shots], np.arange(1, 61) / 10, atol=1e-3)
     for shot in shots[5::10]:
-        assert shot.pixels()[:, 8:40].mean() == pytest.approx(grey(int(shot.start_s)), abs=4)
+        assert shot.pixels()[:, 8:40].mean() == pytest.approx(gray(int(shot.start_s)), abs=4)
     assert media_duration(video) == pytest.approx(6, abs=0.06)
 
 
 def test_iterated_sound_is_that_of_its_time(video: Path) -> None:
-    """Windows are centred on their times, which are asked for one by one."""
+    """Windows are centered on their times, which are asked for one by one."""
     asked: list[int] = []
 
     def times() -> Iterator[float]:
@@ -259,7 +259,7 @@ def test_sideways_video_is_turned_upright(video: Path, tmp_path: Path) -> None:
     path.write_bytes(content)
     frame = read_frame(path, 2.5)
     assert frame.shape == (96, 64, 3)
-    assert frame[8:40].mean() == pytest.approx(grey(2), abs=4)  # left became top
+    assert frame[8:40].mean() == pytest.approx(gray(2), abs=4)  # left became top
     assert frame[56:].mean() < 4
 
 
@@ -349,7 +349,7 @@ def test_damage_in_the_middle_is_passed_over_and_told(video: Path, tmp_path: Pat
     windows = list(iter_audio(path, [0.5, 5.5], 0.6, 16000, damage))
     assert any("damaged, the first at" in sentence for sentence in damage)
     for shot in (shots[0], shots[-1]):
-        assert shot.pixels()[:, 8:40].mean() == pytest.approx(grey(int(shot.start_s)), abs=8)
+        assert shot.pixels()[:, 8:40].mean() == pytest.approx(gray(int(shot.start_s)), abs=8)
     assert shots[-1].end_s == pytest.approx(6, abs=0.06)
     for second, window in zip((0, 5), windows, strict=True):
         assert window is not None

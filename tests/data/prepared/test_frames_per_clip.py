@@ -21,19 +21,19 @@ from avsl.schema import ConfigError
 
 Prepare = Callable[..., PreparedData]
 RATE = 16000
-GREYS, TONES = (40, 120, 200), (300, 700, 1500)  # in each third of a clip
+GRAYS, TONES = (40, 120, 200), (300, 700, 1500)  # in each third of a clip
 
 
 @pytest.fixture
 def add_thirds(
     write_video: Callable[[Path, Sequence[int], NDArray[np.floating[Any]]], None],
 ) -> Callable[[Path], None]:
-    """Writes a video of six seconds whose grey and tone change after two and four."""
+    """Writes a video of six seconds whose gray and tone change after two and four."""
 
     def add(path: Path) -> None:
         times = np.arange(2 * RATE) / RATE
         samples = np.concatenate([0.5 * np.sin(2 * np.pi * hertz * times) for hertz in TONES])
-        write_video(path, np.repeat(GREYS, 20).tolist(), samples)
+        write_video(path, np.repeat(GRAYS, 20).tolist(), samples)
 
     return add
 
@@ -57,7 +57,7 @@ def test_every_frame_is_a_row_with_its_own_picture_and_sound(
     assert data.sample_ids == [f"{name}@{k}of3" for name in "abcd" for k in (1, 2, 3)]
     assert data.source_ids.tolist() == [name for name in "abcd" for _ in range(3)]
     assert data.group_ids.tolist() == data.sample_ids  # rows of one group share a frame
-    np.testing.assert_allclose(data.frames(np.arange(12)).mean(axis=(1, 2, 3)), GREYS * 4, atol=6)
+    np.testing.assert_allclose(data.frames(np.arange(12)).mean(axis=(1, 2, 3)), GRAYS * 4, atol=6)
     assert [tones(data, row) for row in range(12)] == [{hertz} for hertz in TONES] * 4
     single = prepare("folder", folder, out="single")
     assert single.sample_ids == list("abcd")
@@ -67,19 +67,19 @@ def test_every_frame_is_a_row_with_its_own_picture_and_sound(
 
 
 def test_clips_with_boxes_stay_one_row_and_a_split_keeps_a_clip_together(folder: Path, prepare: Prepare) -> None:
-    """Whether they are tested on or learned from; no clip lies on two sides, nor is a labelled one unlabelled too."""
+    """Whether they are tested on or learned from; no clip lies on two sides, nor is a labeled one unlabeled too."""
     tested = prepare("folder", folder, frames_per_clip=2, annotations="boxes.json", test_share=1.0)
-    unlabelled = ["c@1of2", "c@2of2", "d@1of2", "d@2of2"]
-    assert tested.sample_ids == ["a", "b", *unlabelled]
+    unlabeled = ["c@1of2", "c@2of2", "d@1of2", "d@2of2"]
+    assert tested.sample_ids == ["a", "b", *unlabeled]
     assert tested.parts.tolist() == ["test"] * 2 + ["train"] * 4
     given = {"annotations": "boxes.json", "test_share": 0.0, "validation_share": 0.0}
     learned = prepare("folder", folder, 2, out="learned", frames_per_clip=2, **given)
-    assert learned.sample_ids == ["a", "b", *unlabelled]
+    assert learned.sample_ids == ["a", "b", *unlabeled]
     split = make_split(learned, SplitConfig(label_ratio=1 / 6))
-    assert len(split.labelled) == 1
+    assert len(split.labeled) == 1
     sources = dict(zip(learned.sample_ids, learned.source_ids, strict=True))
-    assert not {sources[name] for name in split.labelled} & {sources[name] for name in split.unlabelled}
-    assert set(unlabelled) <= set(split.unlabelled)
+    assert not {sources[name] for name in split.labeled} & {sources[name] for name in split.unlabeled}
+    assert set(unlabeled) <= set(split.unlabeled)
 
 
 def test_leaks_are_found_by_video_and_missing_clips_count_as_rows(

@@ -48,8 +48,8 @@ def test_rows_carry_frame_sound_and_boxes(folder: Path, tmp_path: Path, prepare:
     everything = np.arange(ROWS)
     np.testing.assert_array_equal(data.frames(everything)[:, 0, 0, 0], 10 * everything)
     np.testing.assert_array_equal(data.boxes(3), np.array([[0.25, 0.5, 0.75, 1.0]], np.float32))
-    centre, _ = soundfile.read(folder / "audio" / "s03.flac", start=4000, frames=8000)
-    np.testing.assert_allclose(data.waveforms(np.array([3]))[0], centre, atol=1e-4)
+    center, _ = soundfile.read(folder / "audio" / "s03.flac", start=4000, frames=8000)
+    np.testing.assert_allclose(data.waveforms(np.array([3]))[0], center, atol=1e-4)
     assert list(data.parts[:2]) == ["test", "test"]
     assert set(data.parts[2:]) <= {"train", "validation"}
     assert read_csv(tmp_path / "out" / "quarantine.csv") == []
@@ -234,7 +234,7 @@ def test_a_mask_gives_its_bounding_box_and_sounds_add_up(
     add_sound: Callable[..., None],
     tones: Callable[[PreparedData, int], set[int]],
 ) -> None:
-    """A mask alone, an empty mask, a mask that is a pickle; two sounds in one row, centred where the row says."""
+    """A mask alone, an empty mask, a mask that is a pickle; two sounds in one row, centered where the row says."""
     add_picture(tmp_path / "f.png", 90)
     for hertz in (300, 700):
         add_sound(tmp_path / f"{hertz}.wav", hertz)

@@ -22,8 +22,8 @@ _FRAMES = ("1", "2", "3", "4", "5")
 class AVSBenchConfig(IndexedConfig):
     """A folder with ``visual_frames/``, ``gt_masks/`` and ``audio_wav/`` of one of the two subsets.
 
-    Frame k (1 to 5) shows second k; its sound is centred there. The train videos of S4 have a mask for their first
-    frame alone, their other frames are unlabelled rows.
+    Frame k (1 to 5) shows second k; its sound is centered there. The train videos of S4 have a mask for their first
+    frame alone, their other frames are unlabeled rows.
 
     Attributes:
         subset: ``s4`` (one source: ``<split>/<class>/<video>/<video>_<k>.png``) or ``ms3`` (several: frames
@@ -86,7 +86,7 @@ def _entry(
     else:
         picture = root / "visual_frames" / video / f"{video}.mp4_{k}.png"
     mask = root / "gt_masks" / place / video / f"{video}_{k}.png"
-    unlabelled = split == "train" and config.subset == "s4" and k != "1"
+    unlabeled = split == "train" and config.subset == "s4" and k != "1"
     return Entry(
         sample_id=f"{video}_{k}",
         # MS3 numbers the pieces of one recording.
@@ -98,6 +98,6 @@ def _entry(
         sounds=(root / "audio_wav" / place / f"{video}.wav",),
         boxes=boxes,
         # The list of boxes does not need the masks.
-        mask=None if unlabelled or (boxes is not None and not mask.is_file()) else mask,
+        mask=None if unlabeled or (boxes is not None and not mask.is_file()) else mask,
         time_s=int(k) - 0.5,
     )

@@ -30,7 +30,7 @@ class FlickrConfig(ListedConfig):
     Attributes:
         annotations: folder of the XML files, from the root.
         test_list: file with the test ids.
-        labelled_list: file with the ids of the labelled pool, which is cut into train and validation.
+        labeled_list: file with the ids of the labeled pool, which is cut into train and validation.
         train_list: published as ``flickr_10k.txt`` and ``flickr_144k.txt``.
         silent_list: published as ``flickr_test_plus_silent.csv``.
         test_share: not used, as the test rows are listed.
@@ -38,29 +38,29 @@ class FlickrConfig(ListedConfig):
 
     annotations: str = "Annotations"
     test_list: str = "flickr_test.csv"
-    labelled_list: str = "flickr_sup_train.txt"
+    labeled_list: str = "flickr_sup_train.txt"
     train_list: str = "flickr_144k.txt"
 
 
 def read_index(config: FlickrConfig) -> Index:
-    """List the test rows, the labelled pool, the silent pairs and the unlabelled rows.
+    """List the test rows, the labeled pool, the silent pairs and the unlabeled rows.
 
     Raises:
-        DataError: a list is missing or wrong, an id is both labelled and tested, or the training list leaks.
+        DataError: a list is missing or wrong, an id is both labeled and tested, or the training list leaks.
     """
     root = Path(config.root)
     media = Media.read(root)
     tests = read_list(root / config.test_list, "test list")
-    labelled = read_list(root / config.labelled_list, "list of labelled rows")
-    both = set(tests) & set(labelled)
+    labeled = read_list(root / config.labeled_list, "list of labeled rows")
+    both = set(tests) & set(labeled)
     if both:
-        raise DataError(f"{root / config.labelled_list}: {len(both)} of its ids are test ids too, as '{min(both)}'")
+        raise DataError(f"{root / config.labeled_list}: {len(both)} of its ids are test ids too, as '{min(both)}'")
     annotations = root / config.annotations
-    rows = [media.entry(name, str) for name in [*tests, *labelled]]
+    rows = [media.entry(name, str) for name in [*tests, *labeled]]
     # A list's names lead to no file but through the names of files that are there.
     rows = [row if row.picture is None else _annotated(row, annotations / f"{row.sample_id}.xml") for row in rows]
     entries = assign_parts(rows, config, set(tests))
-    return add_unannotated(entries, config, media, {*tests, *labelled}, "flickr", str)
+    return add_unannotated(entries, config, media, {*tests, *labeled}, "flickr", str)
 
 
 def _annotated(entry: Entry, path: Path) -> Entry:

@@ -20,7 +20,7 @@ class FolderConfig(CutConfig):
     Attributes:
         annotations: file in the folder with boxes, JSON or CSV (see
             `avsl.data.annotation_files.read_annotations`); empty: none.
-        test_share: of the annotated rows; what is not annotated is unlabelled training material.
+        test_share: of the annotated rows; what is not annotated is unlabeled training material.
     """
 
     annotations: str = ""

@@ -1,6 +1,6 @@
 """The embedded benchmark: procedural audio-visual scenes with exact boxes and masks.
 
-A class is a shape with a texture, and a timbre. Neither colour nor position, size or slight rotation tells
+A class is a shape with a texture, and a timbre. Neither color nor position, size or slight rotation tells
 anything about it, and most shapes and textures belong to two classes. Each scene is drawn from its own random
 generator, seeded by (seed, part, number), so that neither the number of workers nor the shard size changes it.
 """
@@ -125,7 +125,7 @@ class _Surface:
         return np.sin(2 * np.pi * (x / (period * self.stretch)) + self.phase)
 
 
-# A texture is the share of the second colour, before it is clipped to [0, 1].
+# A texture is the share of the second color, before it is clipped to [0, 1].
 _TEXTURES: dict[str, Callable[[_Surface], Array]] = {
     "solid": lambda s: np.zeros_like(s.u),
     "stripes": lambda s: 0.5 + 2 * s.wave(s.v, 0.42),
@@ -269,7 +269,7 @@ def _record(labels: Sequence[str], rng: np.random.Generator, n: int) -> tuple[ND
 
 @dataclass(frozen=True)
 class _Body:
-    """An object where it lies: its window in the frame, its coverage there, its texture's mix of two colours."""
+    """An object where it lies: its window in the frame, its coverage there, its texture's mix of two colors."""
 
     window: tuple[slice, slice]
     coverage: Array
@@ -280,11 +280,11 @@ class _Body:
         return self.coverage >= 0.5
 
 
-def _body(label: str, centre: Array, area: float, rng: np.random.Generator, side: int) -> _Body:
+def _body(label: str, center: Array, area: float, rng: np.random.Generator, side: int) -> _Body:
     shape, texture = label.split("-")
     scale = np.sqrt(area) * side
     reach = 0.9 * scale + 1
-    x, y = centre * side
+    x, y = center * side
     columns = slice(max(0, int(x - reach)), min(side, int(x + reach) + 1))
     rows = slice(max(0, int(y - reach)), min(side, int(y + reach) + 1))
     angle = rng.uniform(-np.pi / 12, np.pi / 12)
@@ -308,8 +308,8 @@ def _areas(rng: np.random.Generator, count: int, small: int | None) -> Array:
             return areas
 
 
-def _centres(rng: np.random.Generator, areas: Array) -> Array | None:
-    """(n, 2) centres far enough apart, drawn all at once so that no object is favoured; None where no draw fits."""
+def _centers(rng: np.random.Generator, areas: Array) -> Array | None:
+    """(n, 2) centers far enough apart, drawn all at once so that no object is favored; None where no draw fits."""
     radius = np.sqrt(areas)
     margin = np.minimum(0.58 * radius, 0.5)[:, None]
     draws = margin + rng.random((32, len(areas), 2)) * (1 - 2 * margin)
@@ -341,11 +341,11 @@ def _arrange(
     """
     while True:
         areas = _areas(rng, len(labels), small)
-        centres = _centres(rng, areas)
-        if centres is None:
+        centers = _centers(rng, areas)
+        if centers is None:
             continue
         bodies = [
-            _body(label, centre, area, rng, side) for label, centre, area in zip(labels, centres, areas, strict=True)
+            _body(label, center, area, rng, side) for label, center, area in zip(labels, centers, areas, strict=True)
         ]
         masks = _visible(bodies, side)
         shares = np.array([mask.mean() for mask in masks])
@@ -356,16 +356,16 @@ def _arrange(
             return bodies, masks
 
 
-def _colour(rng: np.random.Generator, unlike: Sequence[Array], distance: float) -> Array:
-    """An RGB colour at least ``distance`` away from each of ``unlike``."""
+def _color(rng: np.random.Generator, unlike: Sequence[Array], distance: float) -> Array:
+    """An RGB color at least ``distance`` away from each of ``unlike``."""
     while True:
-        for colour in rng.uniform(0, 255, (8, 3)):
-            if all(np.sqrt(((colour - other) ** 2).sum()) >= distance for other in unlike):
-                return np.asarray(colour)
+        for color in rng.uniform(0, 255, (8, 3)):
+            if all(np.sqrt(((color - other) ** 2).sum()) >= distance for other in unlike):
+                return np.asarray(color)
 
 
 def _backdrop(rng: np.random.Generator, side: int) -> tuple[Array, Array]:
-    """(side, side, 3) background with strokes and blotches that belong to no class, and its mean colour."""
+    """(side, side, 3) background with strokes and blotches that belong to no class, and its mean color."""
     base = rng.uniform(40, 215, 3)
     grid = (np.arange(side) + 0.5) / side
     angle = rng.uniform(0, 2 * np.pi)
@@ -397,8 +397,8 @@ def _draw(
     bodies, masks = _arrange(labels, rng, side, small)
     canvas, base = _backdrop(rng, side)
     for body in bodies:
-        first = _colour(rng, [base], 130)
-        second = _colour(rng, [base, first], 110)
+        first = _color(rng, [base], 130)
+        second = _color(rng, [base, first], 110)
         paint = first + body.mix[..., None] * (second - first)
         canvas[body.window] += body.coverage[..., None] * (paint - canvas[body.window])
     canvas += rng.uniform(2, 8) * rng.standard_normal(canvas.shape)

@@ -1,4 +1,4 @@
-"""VGGSound (Chen et al., ICASSP 2020, arXiv 2004.14368) as the unlabelled material for VGG-SS's boxes."""
+"""VGGSound (Chen et al., ICASSP 2020, arXiv 2004.14368) as the unlabeled material for VGG-SS's boxes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class VGGSoundConfig(CutConfig):
 
     Attributes:
         metadata: CSV in the folder without a header: YouTube id, start in seconds, class, ``train`` or ``test``. Its
-            ``train`` clips are unlabelled rows; their class is kept, as it is no box.
-        annotations: VGG-SS's JSON in the folder; empty: no box, so nothing but unlabelled rows.
+            ``train`` clips are unlabeled rows; their class is kept, as it is no box.
+        annotations: VGG-SS's JSON in the folder; empty: no box, so nothing but unlabeled rows.
         test_share: of the annotated videos.
         leak: ``stop`` where the training clips hold rows or videos of the held-out parts, or ``drop`` those rows.
     """

@@ -17,7 +17,7 @@ from avsl.errors import DataError
 class VGGSSConfig(ListedConfig):
     """A folder in VGG-SS's layout: an annotation file and ``frames/`` with ``audio/``, or clips ``<id>.mp4``.
 
-    All published boxes lie in the 5,158 test clips, so labelled, validation and test rows are cut from these.
+    All published boxes lie in the 5,158 test clips, so labeled, validation and test rows are cut from these.
 
     Attributes:
         annotations: JSON file in the folder, a list of ``file``, ``class`` and ``bbox`` (fractions of the frame).
@@ -38,7 +38,7 @@ class VGGSSConfig(ListedConfig):
 
 
 def read_index(config: VGGSSConfig) -> Index:
-    """List the annotated clips, the silent pairs and the unlabelled clips.
+    """List the annotated clips, the silent pairs and the unlabeled clips.
 
     Raises:
         DataError: a file is missing or wrong, or the training list leaks.

@@ -47,7 +47,7 @@ def read_audio(path: Path, start_s: float | None, duration_s: float, sample_rate
 
     Args:
         path: wav, flac, ogg or mp3, or any container with an audio stream.
-        start_s: where the window starts, in seconds; None centres it in the recording.
+        start_s: where the window starts, in seconds; None centers it in the recording.
         duration_s: length of the window in seconds.
         sample_rate: of the result, in Hz.
 
@@ -80,7 +80,7 @@ def iter_audio(
 
     Args:
         path: any container with an audio stream.
-        times: the windows' centres in seconds, ascending.
+        times: the windows' centers in seconds, ascending.
         duration_s: length of a window in seconds.
         sample_rate: of the result, in Hz.
         damage: gets a sentence for whatever of the sound is missing or broken.
