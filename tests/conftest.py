@@ -16,7 +16,6 @@ from typing import Protocol
 from uuid import uuid4
 
 import boto3
-import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -27,7 +26,7 @@ from avsl.models import LocalizerConfig, make_front_end
 from avsl.tracking.store import TrackingConfig, TrackingError, open_store
 from avsl.types import AVBatch
 
-pytest_plugins = ["tests.fixtures.project", "tests.fixtures.store"]
+pytest_plugins = ["tests.fixtures.project", "tests.fixtures.reference", "tests.fixtures.store"]
 
 
 def pytest_configure() -> None:
@@ -83,17 +82,6 @@ def make_view(tiny: LocalizerConfig) -> MakeView:
         )
 
     return make
-
-
-@pytest.fixture(scope="session")
-def published_metrics() -> dict[str, torch.Tensor]:
-    """The arrays of localization_metrics.npz: random maps, boxes, and what the published code makes of them."""
-    shared = Path(__file__).resolve().parents[2] / "shared" / "reference"
-    path = Path(os.environ.get("AVSL_REFERENCE_DIR", shared)) / "localization_metrics.npz"
-    if not path.is_file():
-        pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
-    with np.load(path) as arrays:
-        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,12 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 from PIL import Image
+from tests.fixtures.reference import find_shared
 
 from avsl.data.datasets import DATASETS, ON_DISK
 from avsl.data.index import Index
 from avsl.data.prepared.reader import PreparedData
 
-ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", ROOT.parent / "shared" / "reference"))
-SHARED = Path(os.environ.get("AVSL_SHARED_DIR", REFERENCE.parent))
 SIDE = 32
 RATE = 16000
 
@@ -29,10 +26,7 @@ RATE = 16000
 @pytest.fixture(scope="session")
 def published() -> Path:
     """The folder of published annotations and lists."""
-    path = SHARED / "annotations"
-    if not path.is_dir():
-        pytest.skip("published annotations are absent: set AVSL_REFERENCE_DIR or AVSL_SHARED_DIR")
-    return path
+    return find_shared("annotations")
 
 
 @pytest.fixture
@@ -154,10 +148,7 @@ def read_csv() -> Callable[[Path], list[Mapping[str, Any]]]:
 @pytest.fixture(scope="session")
 def real_clips() -> Path:
     """The folder of real clips with boxes."""
-    path = SHARED / "clips"
-    if not path.is_dir():
-        pytest.skip("real clips are absent: set AVSL_REFERENCE_DIR or AVSL_SHARED_DIR")
-    return path
+    return find_shared("clips")
 
 
 @pytest.fixture

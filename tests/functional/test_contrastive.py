@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from tests.fixtures.reference import LoadReference
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,8 +20,6 @@ from avsl.functional.contrastive import (
     symmetric_info_nce,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", ROOT.parent / "shared" / "reference"))
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
@@ -53,13 +50,9 @@ def _loop_pool(cells: list[float], pooling: Pooling, topk: int, sharpness: float
 
 
 @pytest.fixture(scope="module")
-def published() -> dict[str, Tensor]:
+def published(load_reference: LoadReference) -> dict[str, Tensor]:
     """The arrays of contrastive_losses.npz."""
-    path = REFERENCE / "contrastive_losses.npz"
-    if not path.is_file():
-        pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
-    with np.load(path) as arrays:
-        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+    return load_reference("contrastive_losses.npz")
 
 
 @pytest.mark.reference

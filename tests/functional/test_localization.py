@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -12,11 +10,10 @@ import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.fixtures.reference import find_shared
 
 from avsl.functional import localization as loc
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("AVSL_SHARED_DIR", ROOT.parent / "shared"))
 Array = npt.NDArray[np.float64]
 
 
@@ -101,9 +98,7 @@ def test_published_area_buckets(published_metrics: dict[str, torch.Tensor]) -> N
 @pytest.mark.slow
 def test_trivial_baselines_on_vggss() -> None:
     """The figures of maps that know nothing, over all 5,158 clips."""
-    path = SHARED / "annotations" / "vggss.json"
-    if not path.is_file():
-        pytest.skip("VGG-SS annotations are absent: set AVSL_SHARED_DIR")
+    path = find_shared("annotations/vggss.json")
     cases: list[tuple[str, loc.Convention, float, float | None]] = [
         ("whole_image", "median", 21.9, 31.3),
         ("centered_disc", "median", 34.0, 37.4),

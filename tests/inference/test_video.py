@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.fixtures.reference import find_shared
 from torch import Tensor
 
 from avsl.errors import DataError
@@ -28,7 +28,6 @@ from avsl.schema import ConfigError
 from avsl.tracking.runs import RunTags, start_or_resume_run
 from avsl.tracking.store import TrackingConfig, TrackingError, open_store
 
-SHARED = Path(os.environ.get("AVSL_SHARED_DIR", Path(__file__).parents[3] / "shared"))
 RATE = 16000
 
 
@@ -431,10 +430,9 @@ def test_registered_models_are_found_by_ratio_alias_and_version(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="AVSL_SHARED_DIR holds no clips")
 def test_real_clip(tmp_path: Path, predictor: Predictor) -> None:
     """A real clip gets a confidence for every second."""
-    clip = sorted((SHARED / "clips").glob("*.mp4"))[0]
+    clip = sorted(find_shared("clips").glob("*.mp4"))[0]
     seconds = json.loads(localize_video(clip, predictor, tmp_path, model="m").read_text())["seconds"]
     assert [row["time_s"] for row in seconds] == [k + 0.5 for k in range(10)]
     assert all(row["confidence"] is not None for row in seconds)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from safetensors.torch import save_file
+from tests.fixtures.reference import FillReference, LoadReference
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,8 +40,6 @@ from avsl.objectives import EZVSL, EZVSLConfig
 from avsl.schema import ConfigError
 from avsl.types import AVBatch
 
-ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", ROOT.parent / "shared" / "reference"))
 SMALL = VGGishEncoderConfig(channels=(4, 6, 8, 10), hidden=12)
 Array = NDArray[np.float64]
 
@@ -63,23 +60,13 @@ def _view(samples: int, rows: int = 3) -> AVBatch:
 
 
 @pytest.mark.reference
-def test_the_default_vggish_is_the_published_one() -> None:
+def test_the_default_vggish_is_the_published_one(load_reference: LoadReference, fill_reference: FillReference) -> None:
     """Code and projection of the published examples with the published layout's weights."""
-    path = REFERENCE / "official_checkpoints.npz"
-    if not path.is_file():
-        pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
-    spec = importlib.util.spec_from_file_location("reference_weights", REFERENCE / "weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    weights = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(weights)
-    keys = weights.load_keys(REFERENCE / "official_checkpoint_keys.json")
-    with np.load(path) as arrays:
-        names = ("vggish_log_mel", "sspl_audio_embedding", "sspl_audio_projection")
-        examples, code, projection = (torch.from_numpy(np.asarray(arrays[name])) for name in names)
-        seed = int(arrays["seed"])
+    arrays = load_reference("official_checkpoints.npz")
+    names = ("vggish_log_mel", "sspl_audio_embedding", "sspl_audio_projection")
+    examples, code, projection = (arrays[name] for name in names)
     encoder = VGGishEncoder(VGGishEncoderConfig(), 512)
-    encoder.load_state_dict(weights.fill(keys["sspl_sound"], seed))
+    encoder.load_state_dict(fill_reference("sspl_sound", int(arrays["seed"])))
     with torch.no_grad():
         encoding = encoder.eval()(examples.reshape(1, 1, 288, 64))
     torch.testing.assert_close(encoding.code[0], code, rtol=1e-4, atol=1e-5)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from tests.fixtures.reference import FillReference, LoadReference
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,8 +15,6 @@ from avsl.models.coding import PredictiveCoding, PredictiveCodingConfig
 from avsl.objectives.sspl import attention, attention_pool
 from avsl.schema import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", ROOT.parent / "shared" / "reference"))
 SMALL = PredictiveCodingConfig(cycles=2, width=6)
 
 
@@ -50,25 +45,15 @@ def _our_name(theirs: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def published() -> dict[str, Tensor]:
+def published(load_reference: LoadReference) -> dict[str, Tensor]:
     """The arrays of sspl.npz."""
-    path = REFERENCE / "sspl.npz"
-    if not path.is_file():
-        pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
-    with np.load(path) as arrays:
-        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+    return load_reference("sspl.npz")
 
 
 @pytest.fixture
-def module(published: Mapping[str, Tensor]) -> PredictiveCoding:
+def module(published: Mapping[str, Tensor], fill_reference: FillReference) -> PredictiveCoding:
     """The published size with the weights that the arrays were made with."""
-    spec = importlib.util.spec_from_file_location("reference_weights", REFERENCE / "weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    weights = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(weights)
-    keys = weights.load_keys(REFERENCE / "official_checkpoint_keys.json")
-    state: dict[str, Tensor] = weights.fill(keys["sspl_pcm"], int(published["seed"]))
+    state = fill_reference("sspl_pcm", int(published["seed"]))
     coding = PredictiveCoding(PredictiveCodingConfig(), 512, 128)
     coding.load_state_dict({_our_name(name): tensor for name, tensor in state.items()})
     return coding

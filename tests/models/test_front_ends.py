@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import signal
+from tests.fixtures.reference import LoadReference
 from torch import Tensor
 
 from avsl.models.front_ends import LogMel, LogMelConfig, LogSpectrogram, LogSpectrogramConfig
@@ -18,8 +17,6 @@ from avsl.models.vggish import VGGishExamples
 from avsl.models.waveform import RawWaveform
 from avsl.types import FrontEnd
 
-ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", ROOT.parent / "shared" / "reference"))
 Array = NDArray[np.float64]
 
 
@@ -28,14 +25,9 @@ def _sounds(samples: int, rows: int = 2, seed: int = 0) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def published() -> dict[str, Tensor]:
+def published(load_reference: LoadReference) -> dict[str, Tensor]:
     """The sound in official_checkpoints.npz and what the published code hears in it."""
-    path = REFERENCE / "official_checkpoints.npz"
-    if not path.is_file():
-        pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
-    with np.load(path) as arrays:
-        names = ("waveform", "log_spectrogram", "vggish_log_mel")
-        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in names}
+    return load_reference("official_checkpoints.npz")
 
 
 @pytest.mark.reference

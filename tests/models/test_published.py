@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.fixtures.reference import FillReference, LoadReference
 from torch import Tensor
 
 from avsl.functional.geometry import identity
@@ -22,37 +22,21 @@ from avsl.objectives import EZVSL, FNAC, LVS, SLAVC, EZVSLConfig, FNACConfig, LV
 from avsl.schema import ConfigError
 from avsl.types import AVBatch, AVOutput
 
-REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", Path(__file__).resolve().parents[3] / "shared" / "reference"))
 TAU = 0.03  # by which the published maps are divided, LVS's and SSPL's apart
 Weights = dict[str, Tensor]
 Published = Mapping[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def published() -> Published:
+def published(load_reference: LoadReference) -> Published:
     """The arrays of official_checkpoints.npz."""
-    path = REFERENCE / "official_checkpoints.npz"
-    if not path.is_file():
-        pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
-    with np.load(path) as arrays:
-        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+    return load_reference("official_checkpoints.npz")
 
 
 @pytest.fixture(scope="module")
-def make_weights(published: Published) -> Callable[[str], Weights]:
+def make_weights(published: Published, fill_reference: FillReference) -> Callable[[str], Weights]:
     """Makes the weights with which a network's outputs were computed."""
-    description = importlib.util.spec_from_file_location("reference_weights", REFERENCE / "weights.py")
-    assert description is not None
-    assert description.loader is not None
-    module = importlib.util.module_from_spec(description)
-    description.loader.exec_module(module)
-    keys = module.load_keys(REFERENCE / "official_checkpoint_keys.json")
-
-    def make(network: str) -> Weights:
-        weights: Weights = module.fill(keys[network], int(published["seed"]))
-        return weights
-
-    return make
+    return lambda network: fill_reference(network, int(published["seed"]))
 
 
 @pytest.fixture(scope="module")

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.fixtures.reference import LoadReference
 from torch import Tensor
 from torch.nn import functional as F
 
 from avsl.types import AVOutput, Head
 
-ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", ROOT.parent / "shared" / "reference"))
-
 
 @pytest.fixture(scope="session")
-def published() -> dict[str, Tensor]:
+def published(load_reference: LoadReference) -> dict[str, Tensor]:
     """The arrays of contrastive_losses.npz."""
-    path = REFERENCE / "contrastive_losses.npz"
-    if not path.is_file():
-        pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
-    with np.load(path) as arrays:
-        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+    return load_reference("contrastive_losses.npz")
 
 
 class MakeOutput(Protocol):

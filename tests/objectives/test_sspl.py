@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.fixtures.reference import LoadReference
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,8 +20,6 @@ from avsl.objectives.sspl import attention, attention_pool, simsiam_loss
 from avsl.schema import ConfigError
 from avsl.types import AVOutput, Head
 
-ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", ROOT.parent / "shared" / "reference"))
 Array = NDArray[np.float64]
 NumericGradient = Callable[..., list[Array]]
 SMALL = SSPLConfig(dim=5, hidden=12, bottleneck=4)
@@ -84,13 +81,9 @@ def _loss(objective: SSPL, views: list[tuple[Array, Array]], targets: list[Array
 
 
 @pytest.fixture(scope="module")
-def published() -> dict[str, Tensor]:
+def published(load_reference: LoadReference) -> dict[str, Tensor]:
     """The arrays of sspl.npz."""
-    path = REFERENCE / "sspl.npz"
-    if not path.is_file():
-        pytest.skip("reference values are absent: set AVSL_REFERENCE_DIR")
-    with np.load(path) as arrays:
-        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+    return load_reference("sspl.npz")
 
 
 @pytest.mark.reference

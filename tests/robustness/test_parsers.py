@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.fixtures.reference import find_shared
 
 from avsl.data.annotation_files import read_annotations, read_list, read_pixel_boxes, read_table
 from avsl.data.datasets import ON_DISK
@@ -23,10 +23,6 @@ from avsl.data.splits import Split
 from avsl.errors import DataError
 from avsl.models import read_description
 from avsl.schema import ConfigError
-
-_ROOT = Path(__file__).resolve().parents[2]
-_REFERENCE = Path(os.environ.get("AVSL_REFERENCE_DIR", _ROOT.parent / "shared" / "reference"))
-_ANNOTATIONS = Path(os.environ.get("AVSL_SHARED_DIR", _REFERENCE.parent)) / "annotations"
 
 _CORNERS = "<id>1</id><xmin>20</xmin><ymin>30.5</ymin><xmax>200</xmax><ymax>220</ymax>"
 _XML = f'<?xml version="1.0"?><annotation>{f"<object><bbox>{_CORNERS}</bbox></object>" * 3}</annotation>'.encode()
@@ -134,9 +130,7 @@ def test_what_we_write_or_ask_for(name: str, mutations: list[tuple[float, int, b
 @given(mutations=_mutations)
 def test_what_is_published(name: str, mutations: list[tuple[float, int, bytes]]) -> None:
     """The same of the first rows of the files as their authors publish them."""
-    path = _ANNOTATIONS / name
-    if not path.is_file():
-        pytest.skip("published annotations are absent: set AVSL_REFERENCE_DIR or AVSL_SHARED_DIR")
+    path = find_shared(f"annotations/{name}")
     with path.open("rb") as file:
         start = file.read(1500)
     if path.suffix == ".json":

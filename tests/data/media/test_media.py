@@ -21,8 +21,6 @@ from avsl.data.media.image import read_mask, resize_frame
 from avsl.data.media.video import iter_shots, read_frame
 from avsl.errors import DataError
 
-SHARED = Path(os.environ.get("AVSL_SHARED_DIR", Path(__file__).parents[4] / "shared"))
-
 
 def tone(seconds: float, rate: int, frequency: float = 440.0) -> NDArray[np.float32]:
     """A sine at half the full scale."""
@@ -453,10 +451,9 @@ def test_unusable_samples_are_refused(tmp_path: Path, value: float, message: str
         read_audio(path, None, 1.0)
 
 
-@pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="AVSL_SHARED_DIR holds no clips")
-def test_real_clip() -> None:
+def test_real_clip(real_clips: Path) -> None:
     """A real clip gives a frame with content and a sound of the asked length."""
-    path = sorted((SHARED / "clips").glob("*.mp4"))[0]
+    path = sorted(real_clips.glob("*.mp4"))[0]
     assert read_frame(path, None).std() > 20
     sound = read_audio(path, None, 3.0)
     assert sound.shape == (48000,)
