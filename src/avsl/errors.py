@@ -1,4 +1,4 @@
-"""What is said about data that cannot be used."""
+"""The errors a person can mend: one sentence that names the file, key or value."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from pathlib import Path
 _NO_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-class DataError(ValueError):
-    """Data or media that cannot be used; the message is one sentence naming the file, key or value."""
+class AvslError(ValueError):
+    """A mistake in the input; the message is one sentence naming the file, key or value."""
+
+
+class DataError(AvslError):
+    """Data or media that cannot be used."""
 
 
 def check_name(path: Path) -> None:

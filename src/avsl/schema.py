@@ -7,8 +7,10 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from avsl.errors import AvslError
 
-class ConfigError(ValueError):
+
+class ConfigError(AvslError):
     """A configuration that cannot be used; the message is one sentence naming the key."""
 
 

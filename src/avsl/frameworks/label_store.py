@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from avsl.errors import AvslError
 from avsl.files import whole_file, write_json
 
 Labels = NDArray[np.float16]
@@ -22,7 +23,7 @@ Rows = NDArray[np.int64]
 _HEADER, _LABELS, _RELIABILITY, _JOURNAL = "header.json", "labels.npy", "reliability.npy", "journal.npz"
 
 
-class LabelStoreError(ValueError):
+class LabelStoreError(AvslError):
     """A label store that does not fit the training; the message is one sentence."""
 
 

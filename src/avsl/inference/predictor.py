@@ -13,13 +13,14 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from avsl.data.media.image import resize_frame
+from avsl.errors import AvslError
 from avsl.models import ExportedModel, LocalizerEnsemble, load_exported
 
 # Clips that pass the network together: bounds the memory of a long video.
 _BATCH = 32
 
 
-class InputError(ValueError):
+class InputError(AvslError):
     """A frame or waveform that cannot be used; the message is one sentence naming its position."""
 
 

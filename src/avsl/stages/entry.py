@@ -6,6 +6,8 @@ import logging
 import sys
 from collections.abc import Callable
 
+from avsl.errors import AvslError
+
 _ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}
 
 
@@ -20,10 +22,9 @@ def call(step: Callable[[], None]) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         step()
-    except (ValueError, OSError) as error:
-        ours = type(error).__module__.startswith("avsl.")
-        if isinstance(error, ConnectionError) or (isinstance(error, ValueError) and not ours):
-            raise
+    except ConnectionError:
+        raise
+    except (AvslError, OSError) as error:
         # A file's name may hold any character but "/".
         print(f"avsl: {str(error).translate(_ESCAPES)}", file=sys.stderr)
         return 2

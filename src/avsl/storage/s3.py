@@ -51,6 +51,7 @@ from rich.progress import (
 )
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
+from avsl.errors import AvslError
 from avsl.files import PART, whole_file
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ _Result = TypeVar("_Result")
 _Advance = Callable[[int], None]
 
 
-class StorageError(ValueError):
+class StorageError(AvslError):
     """A transfer that cannot be made; the message is one sentence naming the address."""
 
 

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from filelock import FileLock
 
+from avsl.errors import AvslError
 from avsl.schema import StrictConfig
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _SQLITE = "sqlite:///"
 _PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]*@")
 
 
-class TrackingError(ValueError):
+class TrackingError(AvslError):
     """A store that cannot be reached or a run that cannot be used; the message is one sentence without passwords.
 
     What it says may be kept, in a search's results for one, and the store's address may hold a password.

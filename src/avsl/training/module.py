@@ -16,6 +16,7 @@ from avsl.config.models import Config
 from avsl.data.loading import Rows, TrainingRows
 from avsl.data.transforms import make_views, plain_view
 from avsl.distributed import follow_first, gather
+from avsl.errors import AvslError
 from avsl.functional.geometry import warp
 from avsl.functional.pseudo_labels import mask_iou, to_grid
 from avsl.functional.seeds import derive_seed
@@ -24,7 +25,7 @@ from avsl.models import LocalizerEnsemble
 from avsl.types import Framework, KeepsState, PseudoLabels
 
 
-class TrainingError(ValueError):
+class TrainingError(AvslError):
     """A training that cannot go on; the message is one sentence."""
 
 

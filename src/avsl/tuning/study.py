@@ -19,6 +19,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from avsl.errors import AvslError
 from avsl.files import whole_file
 from avsl.functional.seeds import derive_seed
 from avsl.schema import ConfigError
@@ -37,7 +38,7 @@ _STATES = {
 }
 
 
-class SweepError(ValueError):
+class SweepError(AvslError):
     """A search that cannot be started or gone on with; the message is one sentence."""
 
 
