@@ -67,8 +67,8 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     for words, message in (
         (["localize", "none.mp4", "--checkpoint", str(tmp_path)], "holds no exported model"),
         (["localize", "none.mp4", "--ratio", "7"], "label ratio 7.0 is not in (0, 1]"),
-        (["import-checkpoint", "--from", "fnac", "best.pth"], "no params.yaml"),
-        (["config"], "no params.yaml"),
+        (["import-checkpoint", "--from", "fnac", "best.pth"], "no prepared data set"),
+        (["config", "framework=none"], "unknown framework 'none'"),
     ):
         assert main(words) == 2
         error = capsys.readouterr().err

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import yaml
 
-_ROOT = Path(__file__).parents[2]
 _NETWORK = {"backbone": "resnet10t", "backbone_args": {"channels": [8, 8, 8, 8], "stem_width": 8}}
 _MODEL = {
     "name": "tiny",
@@ -52,9 +50,10 @@ _TUNE = {
 
 
 def make_project(folder: Path) -> None:
-    """Write params.yaml and pipelines/conf; its search is ``tune=small``."""
-    conf = folder / "pipelines" / "conf"
-    shutil.copytree(_ROOT / "pipelines" / "conf", conf)
+    """Write params.yaml and conf; its search is ``tune=small``."""
+    conf = folder / "conf"
+    for group in ("model", "tune"):
+        (conf / group).mkdir(parents=True)
     (conf / "model" / "tiny.yaml").write_text(yaml.safe_dump(_MODEL))
     (conf / "tune" / "small.yaml").write_text(yaml.safe_dump(_TUNE))
     (folder / "params.yaml").write_text(yaml.safe_dump(_PARAMS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +12,10 @@ import yaml
 
 from avsl.config.compose import as_override, compose, compose_group
 from avsl.config.models import Config
-from avsl.config.params import project_root, ratio_key
+from avsl.config.params import CONF, project_root, ratio_key
 from avsl.frameworks import DMTConfig, MeanTeacherConfig, SupervisedConfig
 from avsl.schema import ConfigError
 
-CONF = Path(__file__).parents[2] / "pipelines" / "conf"
 PARAMS: dict[str, Any] = {
     "seed": 3,
     "matrix": {"frameworks": ["dmt"], "ratios": [0.1]},
@@ -40,8 +38,6 @@ def write(tmp_path: Path) -> Write:
     """Makes a project with these params.yaml; merged one level deep into PARAMS."""
 
     def make(changes: dict[str, Any]) -> Path:
-        if not (tmp_path / "pipelines").exists():
-            shutil.copytree(CONF, tmp_path / "pipelines" / "conf")
         params = dict(PARAMS)
         for key, value in changes.items():
             params[key] = params[key] | value if isinstance(params.get(key), dict) else value
@@ -70,7 +66,8 @@ def test_params_override_conf_and_the_command_line_overrides_params(project: Pat
 
 def test_an_experiment_stands_between_params_and_the_command_line(project: Path) -> None:
     """It makes its choices and sets its values over params.yaml; the command line has the last word."""
-    experiment = project / "pipelines" / "conf" / "experiment" / "mine.yaml"
+    experiment = project / "conf" / "experiment" / "mine.yaml"
+    experiment.parent.mkdir(parents=True)
     experiment.write_text(
         "# @package _global_\n"
         "defaults:\n  - override /framework: dmt\n"
@@ -139,7 +136,6 @@ def test_a_written_configuration_reads_back(project: Path) -> None:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """PARAMS composed, without overrides."""
     root = tmp_path_factory.mktemp("plain")
-    shutil.copytree(CONF, root / "pipelines" / "conf")
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     return compose([], root)
 
@@ -253,12 +249,35 @@ def test_params_that_are_no_sections_are_named(project: Path, text: str, message
 
 
 def test_the_project_is_found_from_within(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a folder inside; outside of any project it is an error that says where it looked."""
-    monkeypatch.chdir(project / "pipelines" / "conf")
+    """From a folder inside; outside of any project it is the working directory."""
+    inside = project / "a" / "b"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
     assert project_root() == project
     monkeypatch.chdir("/")
-    with pytest.raises(ConfigError, match=r"no params\.yaml"):
-        project_root()
+    assert project_root() == Path("/")
+
+
+def test_without_params_every_group_has_its_default(tmp_path: Path) -> None:
+    """An installed package works in an empty folder, and takes overrides there."""
+    config = compose(["objective=fnac"], tmp_path)
+    names = (config.data.name, config.model.name, config.objective.name, config.framework.name)
+    assert names == ("synthetic", "tiny", "fnac", "dmt")
+
+
+def test_a_project_adds_and_replaces_names(project: Path) -> None:
+    """Files in conf/ beside params.yaml are found first; the package's others stay."""
+    folder = project / "conf" / "model"
+    folder.mkdir(parents=True)
+    tiny = yaml.safe_load((CONF / "model" / "tiny.yaml").read_text())
+    for name, stage in (("tiny", 1), ("mine", 2)):
+        network = {**tiny, "name": name, "image": {**tiny["image"], "stages": [stage]}}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(network))
+    assert compose([], project).model.image.stages == (1,)
+    assert compose(["model=mine"], project).model.image.stages == (2,)
+    assert compose(["model=resnet18"], project).model.name == "resnet18"
+    with pytest.raises(ConfigError, match=r"mien.*mine.*resnet18"):
+        compose(["model=mien"], project)
 
 
 TUNED = {"dmt": {"r10": {"trainer": {"learning_rate": 0.002}, "framework": {"dmt": {"delta": 0.33}}}}, "xpl": {}}

@@ -319,7 +319,8 @@ def _copied(folder: Path, params: Mapping[str, Any]) -> _Copy:
         shutil.copytree(_PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
         shutil.copyfile(_PROJECT / name, folder / name)
-    (folder / "pipelines" / "conf" / "model" / "tiny.yaml").write_text(yaml.safe_dump(_MODEL))
+    (folder / "conf" / "model").mkdir(parents=True)
+    (folder / "conf" / "model" / "tiny.yaml").write_text(yaml.safe_dump(_MODEL))
     made = _Copy(folder)
     made.set_params(yaml.safe_load((_PROJECT / "params.yaml").read_text()) | params)
     made("git", "init", "--quiet")
@@ -434,7 +435,7 @@ class TestRepro:
 
     def test_one_frameworks_conf_changes_its_stages_alone(self, copy: _Copy) -> None:
         """An edit of DMT's group in conf/ is seen, by DMT's training only."""
-        path = copy.folder / "pipelines" / "conf" / "framework" / "dmt.yaml"
+        path = copy.folder / "src" / "avsl" / "config" / "conf" / "framework" / "dmt.yaml"
         before = path.read_text()
         path.write_text(f"{before}# edited\n")
         changed = _changed(copy)

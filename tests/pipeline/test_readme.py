@@ -33,7 +33,6 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny: LocalizerConfig) -> 
     """A project after `make repro`, as far as the README's Python goes, with a video called clip.mp4."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copyfile(_PROJECT / "params.yaml", folder / "params.yaml")
-    shutil.copytree(_PROJECT / "pipelines" / "conf", folder / "pipelines" / "conf")
     root = folder / "outputs"
     config = TrackingConfig(uri=f"sqlite:///{root}/mlflow/mlflow.db", system_metrics=False)
     store = open_store(config, root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-_CONF = Path(__file__).parents[2] / "pipelines" / "conf"
 _NETWORK = {"backbone": "resnet10t", "backbone_args": {"channels": [8, 8, 8, 8], "stem_width": 8}}
 _MODEL = {
     "name": "tiny",
@@ -71,9 +69,10 @@ def make_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]
 
     def make() -> Path:
         folder = tmp_path_factory.mktemp("project")
-        shutil.copytree(_CONF, folder / "pipelines" / "conf")
-        (folder / "pipelines" / "conf" / "model" / "tiny.yaml").write_text(yaml.safe_dump(_MODEL))
-        (folder / "pipelines" / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(_TUNE))
+        for group in ("model", "tune"):
+            (folder / "conf" / group).mkdir(parents=True)
+        (folder / "conf" / "model" / "tiny.yaml").write_text(yaml.safe_dump(_MODEL))
+        (folder / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(_TUNE))
         (folder / "params.yaml").write_text(_PARAMS)
         return folder
 

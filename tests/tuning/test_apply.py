@@ -19,7 +19,6 @@ _VALUES = {"trainer.learning_rate": 0.00213, "framework.dmt.delta": 0.37, "frame
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The project's own params.yaml and choices."""
-    shutil.copytree(_PROJECT / "pipelines" / "conf", tmp_path / "pipelines" / "conf")
     shutil.copyfile(_PROJECT / "params.yaml", tmp_path / "params.yaml")
     return tmp_path
 

@@ -272,7 +272,7 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
         "scheduler": None,
         "spaces": {"common": spaces},
     }
-    (project / "pipelines" / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(tune))
+    (project / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(tune))
     asked = ["tune=small", "framework=mean_teacher,pseudo_label", f"tune.address={nodes.address}"]
     killed: list[int] = []
 
@@ -364,7 +364,7 @@ def test_a_label_ratio_without_a_winner_does_not_stop_the_others(project: Path, 
         "scheduler": None,
         "spaces": {"common": {"trainer": {"learning_rate": {"kind": "categorical", "values": [0.003, 1e30]}}}},
     }
-    (project / "pipelines" / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(tune))
+    (project / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(tune))
     tuned = {"mean_teacher": {"r25": {"trainer": {"learning_rate": 1e30}}}}
     with (project / "params.yaml").open("a") as file:
         file.write(yaml.safe_dump({"tuned": tuned}))

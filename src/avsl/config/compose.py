@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from avsl.config.models import Config
-from avsl.config.params import GROUPS, applicable_values, project_root, read_params, tuned_values
+from avsl.config.params import GROUPS, applicable_values, conf_folders, project_root, ratio_key, read_params
+from avsl.frameworks import FRAMEWORKS
 from avsl.schema import ConfigError, pick
 
 # Hydra keeps its state in globals.
@@ -28,13 +29,14 @@ _HYDRA = threading.Lock()
 def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Config:
     """The configuration that a stage, a person and a sweep get when they ask for the same thing.
 
-    Hydra composes pipelines/conf; params.yaml chooses the groups and sets values; ``overrides`` come last. Values that
-    params.yaml gives for a choice (``framework.dmt``) apply only where that choice is made; its section ``tuned`` holds
-    what sweeps have found, ``tuned.dmt.r03`` for DMT at a ratio of 0.03, and is laid over its other sections there.
+    Hydra composes the files of `conf_folders`; params.yaml names one of each group and sets values; ``overrides`` come
+    last. Values that params.yaml gives for one name (``framework.dmt``) apply only where that name is selected; its
+    section ``tuned`` holds what sweeps have found, ``tuned.dmt.r03`` for DMT at a ratio of 0.03, and overrides its
+    other sections there.
 
     Args:
         overrides: Hydra overrides (``framework=dmt``, ``split.label_ratio=0.1``).
-        project: the folder with params.yaml and pipelines/conf; found from the working directory by default.
+        project: the folder with params.yaml; found from the working directory by default.
 
     Raises:
         ConfigError: an override or params.yaml names an unknown key or choice, or a value is out of range.
@@ -47,7 +49,7 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
         selected = {group: str(chosen[group]["name"]) for group in GROUPS}
         values = applicable_values(params, selected)
         tree = _hydra(project, params, values, overrides)
-        if tuned := tuned_values(params, selected["framework"], tree.split.label_ratio):
+        if tuned := _tuned_values(params, selected["framework"], tree.split.label_ratio):
             laid_over = OmegaConf.to_container(OmegaConf.merge(values, tuned))
             tree = _hydra(project, params, cast("dict[str, Any]", laid_over), overrides)
         return Config.read(_plain(tree), "")
@@ -59,10 +61,10 @@ def compose_group(group: str, name: str, overrides: Sequence[str], project: Path
     """One Hydra group by itself, for what is no part of a run's configuration.
 
     Args:
-        group: its folder in pipelines/conf, the section that it fills, and the prefix of its keys in ``overrides``.
+        group: its folder in conf/, the section that it fills, and the prefix of its keys in ``overrides``.
         name: the choice.
         overrides: applied over it.
-        project: the folder with params.yaml and pipelines/conf.
+        project: the folder with params.yaml.
 
     Returns:
         The section, plain and not validated.
@@ -70,11 +72,10 @@ def compose_group(group: str, name: str, overrides: Sequence[str], project: Path
     Raises:
         ConfigError: there is no such choice, or an override cannot be read.
     """
-    conf = project / "pipelines" / "conf"
-    pick(name, {path.stem: path for path in (conf / group).glob("*.yaml")}, group)
+    pick(name, _names(group, project), group)
     forced = [text if text.startswith(("+", "~")) else f"++{text}" for text in overrides]
     try:
-        section = _plain(_compose_with(conf, [{group: name}, "_self_"], {}, forced))[group]
+        section = _plain(_compose_with(project, [{group: name}, "_self_"], {}, forced))[group]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(" ".join(str(error).split())) from None
     if not isinstance(section, dict):
@@ -101,6 +102,19 @@ def _plain(tree: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
+def _tuned_values(params: Mapping[str, Any], framework: str, label_ratio: float) -> Mapping[str, Any]:
+    """What a sweep has found for this framework at this ratio, as sections of params.yaml."""
+    tuned = params.get("tuned") or {}
+    for name, ratios in tuned.items():
+        pick(name, FRAMEWORKS, "framework in params.yaml's section 'tuned':")
+        for key in ratios or {}:
+            number = str(key).removeprefix("r").replace("_", ".")
+            if not re.fullmatch(r"\d+(\.\d+)?", number) or ratio_key(float(number) / 100) != key:
+                raise ConfigError(f"unknown key 'tuned.{name}.{key}': allowed are label ratios, as r03 for 0.03")
+    found: Mapping[str, Any] = (tuned.get(framework) or {}).get(ratio_key(float(label_ratio))) or {}
+    return found
+
+
 def _hydra(project: Path, params: Mapping[str, Any], values: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
     """Compose, each over the one before: the groups, config.yaml, ``values``, an experiment, ``overrides``."""
     asked = OverridesParser.create().parse_overrides(list(overrides))
@@ -112,23 +126,29 @@ def _hydra(project: Path, params: Mapping[str, Any], values: Mapping[str, Any], 
         text if text.startswith(("+", "~")) or o.key_or_group in (*GROUPS, "experiment") else f"++{text}"
         for text, o in zip(overrides, asked, strict=True)
     ]
-    conf = project / "pipelines" / "conf"
     choices = [(group, params[group]["name"]) for group in GROUPS]
     choices += [(o.key_or_group, o.value()) for o in asked if o.key_or_group in (*GROUPS, "experiment")]
     for group, name in choices:
-        pick(str(name), {path.stem: path for path in (conf / group).glob("*.yaml")}, group)
+        pick(str(name), _names(group, project), group)
     groups = [{group: params[group]["name"]} for group in GROUPS]
     defaults = [*groups, "config", "params", {"optional experiment": None}, "_self_"]
-    return _compose_with(conf, defaults, values, wanted)
+    return _compose_with(project, defaults, values, wanted)
+
+
+def _names(group: str, project: Path) -> dict[str, Path]:
+    """The names of a group, each with its file."""
+    return {path.stem: path for folder in conf_folders(project) for path in (folder / group).glob("*.yaml")}
 
 
 def _compose_with(
-    conf: Path, defaults: Sequence[Any], values: Mapping[str, Any], overrides: Sequence[str]
+    project: Path, defaults: Sequence[Any], values: Mapping[str, Any], overrides: Sequence[str]
 ) -> DictConfig:
     """Hydra's composition of a defaults list, in which ``params`` stands for ``values``; any thread may ask for one."""
+    first, *others = [folder.resolve() for folder in conf_folders(project)]
+    searched = {"searchpath": [f"file://{folder}" for folder in others]}
     with _HYDRA:
         store = ConfigStore.instance()
         store.store(name="params", node=dict(values), package="_global_")
-        store.store(name="run", node={"defaults": list(defaults)})
-        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        store.store(name="run", node={"defaults": list(defaults), "hydra": searched})
+        with initialize_config_dir(str(first), version_base="1.3"):
             return hydra_compose("run", list(overrides))

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from avsl.frameworks import FRAMEWORKS
-from avsl.schema import ConfigError, pick
+from avsl.schema import ConfigError
 
-# Hydra groups; each is chosen by name and has its folder in pipelines/conf.
-GROUPS = ("data", "model", "objective", "framework", "trainer")
+# Hydra groups, and the name that each has where params.yaml has no such section.
+GROUPS = {
+    "data": "synthetic",
+    "model": "tiny",
+    "objective": "ezvsl",
+    "framework": "dmt",
+    "trainer": "default",
+}
+# The package's own configuration files.
+CONF = Path(__file__).parent / "conf"
 
 
 def project_root() -> Path:
-    """The folder that holds params.yaml and pipelines/conf: here or the nearest one above.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The nearest folder, from the working directory upwards, that holds params.yaml; else the working directory."""
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "params.yaml").is_file() and (folder / "pipelines" / "conf").is_dir():
-            return folder
-    raise ConfigError(f"no params.yaml with pipelines/conf in {here} or above it: run avsl inside the project")
+    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
+
+
+def conf_folders(project: Path) -> list[Path]:
+    """Where configuration files are looked for: ``conf`` beside params.yaml, where there is one, and the package's."""
+    own = project / "conf"
+    return [own, CONF] if own.is_dir() else [CONF]
 
 
 def ratio_key(label_ratio: float) -> str:
@@ -38,34 +43,22 @@ def ratio_key(label_ratio: float) -> str:
     return f"r{whole.zfill(2)}{f'_{rest}' if rest else ''}"
 
 
-def tuned_values(params: Mapping[str, Any], framework: str, label_ratio: float) -> Mapping[str, Any]:
-    """What a sweep has found for this framework at this ratio, as sections of params.yaml."""
-    tuned = params.get("tuned") or {}
-    for name, ratios in tuned.items():
-        pick(name, FRAMEWORKS, "framework in params.yaml's section 'tuned':")
-        for key in ratios or {}:
-            number = str(key).removeprefix("r").replace("_", ".")
-            if not re.fullmatch(r"\d+(\.\d+)?", number) or ratio_key(float(number) / 100) != key:
-                raise ConfigError(f"unknown key 'tuned.{name}.{key}': allowed are label ratios, as r03 for 0.03")
-    found: Mapping[str, Any] = (tuned.get(framework) or {}).get(ratio_key(float(label_ratio))) or {}
-    return found
-
-
 def read_params(project: Path) -> dict[str, Any]:
-    """params.yaml as plain values.
+    """params.yaml as plain values, with a name for each of `GROUPS`; a project without the file has the defaults.
 
     Raises:
-        ConfigError: it is not YAML, or no mapping.
+        ConfigError: it is not YAML, or no mapping, or a group's section has no name.
     """
     path = project / "params.yaml"
     try:
-        params = yaml.safe_load(path.read_text())
+        params = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict):
         raise ConfigError(f"{path} is not a mapping of sections")
-    for group in GROUPS:
-        if not isinstance(params.get(group), dict) or "name" not in params[group]:
+    for group, default in GROUPS.items():
+        section = params.setdefault(group, {"name": default})
+        if not isinstance(section, dict) or "name" not in section:
             raise ConfigError(f"{path}: key '{group}.name' is required")
     return params
 

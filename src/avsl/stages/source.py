@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
+from avsl.config.params import conf_folders
 from avsl.data.sources import HASHES, AbsentError, folder_hashes
 from avsl.errors import DataError
 from avsl.files import write_json
@@ -29,7 +30,7 @@ def source(project: Path) -> None:
     was recorded of this very root stands, with a warning. A generated data set has no folder and an empty record.
 
     Args:
-        project: the folder with params.yaml and pipelines/conf; the record goes where dvc.yaml says, below it.
+        project: the folder with params.yaml; the record goes where dvc.yaml says, below it.
 
     Raises:
         DataError: the root is not set, or the folder holds no files; it is absent and nothing was recorded.
@@ -58,7 +59,8 @@ def _data_root(project: Path) -> tuple[str, str]:
     """
     params = OmegaConf.load(project / "params.yaml")
     name = str(params.data.name)
-    defaults = OmegaConf.load(project / "pipelines" / "conf" / "data" / f"{name}.yaml")
+    files = [folder / "data" / f"{name}.yaml" for folder in conf_folders(project)]
+    defaults = OmegaConf.load(next((path for path in files if path.is_file()), files[-1]))
     if "root" not in _plain(defaults, name):
         return name, ""
     root = _plain(OmegaConf.merge(defaults, params.data), name).get("root")

@@ -119,7 +119,7 @@ class Request:
         label_ratio: the ratio.
         settings: the sweep's own, as overrides; they move where a search starts.
         overrides: what the person asked for beside ``tune``, the framework and the ratio; it is not searched.
-        project: the folder with params.yaml and pipelines/conf.
+        project: the folder with params.yaml.
     """
 
     tune: TuneConfig
