@@ -1,0 +1,58 @@
+"""How well a confidence map matches the annotated boxes: resizing, masks, cIoU, baselines.
+
+Every step repeats the arithmetic of the published evaluation code, because a threshold at the map's own median turns
+a difference in the last bit into another pixel. Masks and maps are (B, H, W); a truth is 0 or 1, or in between for
+consensus maps.
+"""
+
+from avsl.functional.localization.baselines import trivial_maps
+from avsl.functional.localization.ciou import (
+    AREA_BUCKETS,
+    area_bucket,
+    auc,
+    ciou,
+    ciou_by_threshold,
+    fires,
+    interactive_iou,
+    success_rate,
+    summarize,
+    sums_above,
+)
+from avsl.functional.localization.masks import (
+    CONVENTIONS,
+    Convention,
+    binarize,
+    box_masks,
+    consensus_maps,
+    count,
+    predict_mask,
+    predict_masks,
+    resize_as,
+)
+from avsl.functional.localization.resize import ResizeMode, minmax, resize_maps
+
+__all__ = [
+    "AREA_BUCKETS",
+    "CONVENTIONS",
+    "Convention",
+    "ResizeMode",
+    "area_bucket",
+    "auc",
+    "binarize",
+    "box_masks",
+    "ciou",
+    "ciou_by_threshold",
+    "consensus_maps",
+    "count",
+    "fires",
+    "interactive_iou",
+    "minmax",
+    "predict_mask",
+    "predict_masks",
+    "resize_as",
+    "resize_maps",
+    "success_rate",
+    "summarize",
+    "sums_above",
+    "trivial_maps",
+]

@@ -1,0 +1,158 @@
+"""cIoU of masks and its summaries: success rates, AUC, the worst of a group, size classes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from avsl.functional.localization.masks import binarize, count, resize_as
+from avsl.functional.localization.resize import resize_maps
+
+AREA_BUCKETS: Final = ("small", "medium", "large", "huge")
+"""Names of `area_bucket`'s values."""
+
+_AREA_SIDES: Final = (32, 96, 144)
+_AREA_FRAME: Final = 224
+
+
+def ciou(pred: Tensor, truth: Tensor) -> Tensor:
+    """Consensus intersection over union: Σ pred·truth / (Σ truth + Σ pred·[truth = 0]).
+
+    With one annotation it is the plain IoU (Senocak et al., CVPR 2018, arXiv 1803.03849).
+
+    Args:
+        pred: (B, H, W) bool.
+        truth: (B, H, W), bool, or floating in [0, 1].
+
+    Returns:
+        (B,) float64; NaN where the truth is empty, as the published protocols leave such rows out.
+    """
+    if truth.dtype == torch.bool:
+        area, hit = count(truth).double(), count(truth & pred).double()
+        outside = count(pred).double() - hit
+    else:
+        # Sums of 0, 0.5 and 1 are exact in float32 up to 2^23 pixels.
+        area = truth.sum((-2, -1)).double()
+        hit = (truth * pred).sum((-2, -1)).double()
+        outside = count(pred & (truth == 0)).double()
+    return (hit / (area + outside)).masked_fill(area == 0, torch.nan)
+
+
+def ciou_by_threshold(maps: Tensor, truth: Tensor, thresholds: Tensor) -> Tensor:
+    """What `ciou` gives under ``fixed`` at each of T thresholds, in one pass over the pixels.
+
+    Args:
+        maps: (B, h, w) confidence in [0, 1].
+        truth: (B, H, W) in [0, 1].
+        thresholds: (T,) rising, on the device of the maps.
+
+    Returns:
+        (B, T) float64; NaN where the truth is empty.
+    """
+    resized = resize_as(maps, (truth.shape[-2], truth.shape[-1]), "fixed")
+    hit, outside = (sums_above(resized, weight, thresholds) for weight in (truth, truth == 0))
+    area = hit[:, :1]
+    overlap: Tensor = hit[:, 1:] / (area + outside[:, 1:])
+    return overlap.masked_fill(area == 0, torch.nan)
+
+
+def sums_above(values: Tensor, weight: Tensor, thresholds: Tensor) -> Tensor:
+    """The weight of the pixels that reach each of T thresholds, in one pass over the pixels.
+
+    Args:
+        values: (B, H, W), on which the thresholds are.
+        weight: (B, H, W); whole numbers and halves add up exactly.
+        thresholds: (T,) rising, on the device of the values.
+
+    Returns:
+        (B, 1 + T) float64: the weight of all pixels, then of those with values >= each threshold.
+    """
+    rows, levels = len(values), len(thresholds) + 1
+    # A pixel at level k reaches the k lowest thresholds.
+    level = torch.bucketize(values, thresholds.to(values.dtype), right=True)
+    slot = (level + torch.arange(rows, device=level.device)[:, None, None] * levels).flatten()
+    sums = torch.zeros(rows * levels, dtype=torch.float64, device=slot.device)
+    sums.index_add_(0, slot, weight.flatten().double())
+    return sums.view(rows, levels).flip(1).cumsum(1).flip(1)
+
+
+def success_rate(scores: Tensor, at: float = 0.5, *, strict: bool = False) -> Tensor:
+    """CIoU@``at``: the share of samples whose cIoU is at least ``at`` (AP50 in EZ-VSL's code); () float64.
+
+    With ``strict`` the share above ``at``: the precision of SLAVC's and of the multi-source code.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    if scores.numel() == 0:
+        raise ValueError("a success rate needs at least one sample")
+    return (scores > at if strict else scores >= at).double().mean()
+
+
+def auc(scores: Tensor) -> Tensor:
+    """Area under the success rate over the 21 thresholds 0, 0.05, …, 1 by the trapezoid rule; () float64.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    thresholds = [0.05 * step for step in range(21)]
+    rates = torch.stack([success_rate(scores, at) for at in thresholds])
+    return torch.trapezoid(rates, torch.tensor(thresholds, dtype=rates.dtype, device=rates.device))
+
+
+def summarize(scores: Tensor) -> dict[str, Tensor]:
+    """CIoU@0.5 (``ciou``), CIoU@0.7 (``ciou_70``), ``auc`` and ``mean_ciou`` of (B,) cIoU; each () float64.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    return {
+        "ciou": success_rate(scores),
+        "ciou_70": success_rate(scores, 0.7),
+        "auc": auc(scores),
+        "mean_ciou": scores.mean(),
+    }
+
+
+def interactive_iou(scores: Tensor, group: Tensor) -> Tensor:
+    """The worst cIoU of each group of rows that share a frame and differ in sound.
+
+    A model that ignores the sound cannot have all of a group right (Senocak et al., arXiv 2407.13676): the success
+    rate of these is IIoU, their AUC is IAUC.
+
+    Args:
+        scores: (B,) cIoU.
+        group: (B,) integer, equal within a group.
+
+    Returns:
+        (G,) in the order of the rising group ids.
+    """
+    ids, row = torch.unique(group, return_inverse=True)
+    return scores.new_full((len(ids),), torch.inf).scatter_reduce(0, row, scores, "amin")
+
+
+def area_bucket(truth: Tensor) -> Tensor:
+    """The size class of each truth by its share of the frame, as SLAVC draws it: 32², 96², 144² of 224² pixels.
+
+    Shape: (B, H, W) -> (B,) int64, an index into `AREA_BUCKETS`; the lower bounds belong to the class above.
+    """
+    area = count(truth) * _AREA_FRAME**2
+    pixels = truth.shape[-2] * truth.shape[-1]
+    bounds = torch.tensor([side**2 * pixels for side in _AREA_SIDES], device=truth.device)
+    return torch.bucketize(area, bounds, right=True)
+
+
+def fires(maps: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+    """Whether any pixel of the resized confidence reaches the threshold, as ``fixed`` would predict it.
+
+    Args:
+        maps: (B, h, w) confidence in [0, 1].
+        size: (H, W) of the frame.
+        threshold: in [0, 1].
+
+    Returns:
+        (B,) bool.
+    """
+    return count(binarize(resize_maps(maps, size, "opencv_bilinear"), "fixed", threshold)) > 0
