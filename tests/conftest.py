@@ -26,7 +26,12 @@ from avsl.models import LocalizerConfig, make_front_end
 from avsl.tracking.store import TrackingConfig, TrackingError, open_store
 from avsl.types import AVBatch
 
-pytest_plugins = ["tests.fixtures.project", "tests.fixtures.reference", "tests.fixtures.store"]
+pytest_plugins = [
+    "tests.fixtures.project",
+    "tests.fixtures.records",
+    "tests.fixtures.reference",
+    "tests.fixtures.store",
+]
 
 
 def pytest_configure() -> None:

@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ def train_and_evaluate(overrides: Sequence[str], group: str) -> None:
     """
     from avsl.config.compose import compose
     from avsl.paths import Layout
+    from avsl.records import RunRecord
     from avsl.stages.entry import call
     from avsl.stages.evaluate import evaluate
     from avsl.stages.prepare import split
@@ -91,7 +92,7 @@ def train_and_evaluate(overrides: Sequence[str], group: str) -> None:
     layout = Layout.of(compose(overrides))
 
     def steps() -> None:
-        if not (layout.train / "run.json").is_file():
+        if not RunRecord.exists(layout.train):
             split(overrides)
             train(overrides)
         if group not in ON_VALIDATION:
@@ -105,29 +106,29 @@ def figures_of(overrides: Sequence[str], group: str) -> dict[str, Any]:
     """What is kept of a cell: scores in per cent, seconds, and how steady validation was."""
     from avsl.config.compose import compose
     from avsl.paths import Layout
+    from avsl.records import EvaluationRecord, RunRecord
 
     layout = Layout.of(compose(overrides))
     if group in ON_VALIDATION:
-        return {"figures": {"validation": _numbers(json.loads((layout.train / "run.json").read_text())["validation"])}}
-    metrics = json.loads((layout.evaluation / "metrics.json").read_text())
-    parts = {key: metrics[key] for key in metrics if key.startswith(("test", "validation"))}
-    parts |= {key: metrics[key]["test"] for key in metrics if key.startswith("member_")}
-    kept = {part: _numbers(values) for part, values in parts.items()}
+        return {"figures": {"validation": _numbers(RunRecord.load(layout.train).validation.model_dump())}}
+    found = EvaluationRecord.load(layout.evaluation)
+    parts = dict(found.parts) | {f"member_{k}": member.test for k, member in enumerate(found.members)}
+    kept = {part: _numbers({**scores.counts, **scores.scores}) for part, scores in parts.items()}
     with (layout.train / "curves.csv").open(newline="") as file:
         epochs = list(csv.DictReader(file))
     late = [100 * float(line["val/ciou"]) for line in epochs[-max(2, len(epochs) // 4) :]]
     last = {key: float(value) for key, value in epochs[-1].items() if key.startswith("pseudo/") and value}
     return {
         "figures": kept,
-        "baselines": {name: _numbers(values) for name, values in metrics["baselines"].items()},
+        "baselines": {name: _numbers(values) for name, values in found.baselines.items()},
         "late_spread": round(statistics.pstdev(late), 3),
         "pseudo": {key: round(value, 4) for key, value in last.items()},
-        "seconds": metrics["train_seconds"],
-        "labeled": metrics["labeled"],
+        "seconds": found.train_seconds,
+        "labeled": found.labeled,
     }
 
 
-def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     """Shares in per cent, counts as they are; breakdowns are left in the evaluation's own files."""
     kept: dict[str, Any] = {}
     for key, value in values.items():

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from avsl.config.models import Config
-from avsl.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -74,23 +70,3 @@ class Layout:
     def report(self) -> Path:
         """Tables and figures over all ratios and methods."""
         return self.base / "report"
-
-
-def read_run(layout: Layout) -> dict[str, Any]:
-    """How the model of a layout was trained.
-
-    Raises:
-        DataError: it has not been.
-    """
-    path = layout.train / "run.json"
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: train the model first") from None
-    return found
-
-
-def n_of_n(figures: Mapping[str, Any]) -> str:
-    """How many of a part's listed rows its figures rest on, "4,692 of 5,158"; an older evaluation does not say."""
-    found = figures["n"] + figures["n_silent"]
-    return f"{found:,} of {figures['n_listed']:,}" if "n_listed" in figures else f"{found:,} of ?"

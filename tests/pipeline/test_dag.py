@@ -291,10 +291,10 @@ class _Copy:
         self.set_params(params)
 
     def figures(self) -> dict[str, Any]:
-        """DMT's figures, less the time that its training took."""
+        """DMT's figures, less the time that its training took and its run."""
         path = self.base / "evaluate" / str(_RATIO) / "dmt-ezvsl" / "metrics.json"
         figures: dict[str, Any] = json.loads(path.read_text())
-        del figures["train_seconds"]
+        del figures["train_seconds"], figures["run_id"]
         return figures
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ import pytest
 from avsl.data.datasets.synthetic import SyntheticConfig, generate
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split, SplitConfig, make_split
+from avsl.records import EvaluationRecord, RunRecord
 from avsl.report.tables import report
 
 _PROJECT = Path(__file__).parents[2]
@@ -30,17 +30,14 @@ def _scores(ciou: float) -> dict[str, float]:
     return {name: ciou + k / 1000 for k, name in enumerate((*names, *told))}
 
 
-def _evaluate(base: Path, framework: str, ratio: float, ciou: float, objective: str = "ezvsl") -> None:
+def _evaluate(
+    make_run: Callable[..., RunRecord], base: Path, framework: str, ratio: float, ciou: float, objective: str = "ezvsl"
+) -> None:
+    run = make_run(framework, objective, ratio, labeled=round(400 * ratio))
     figures: dict[str, Any] = {
-        "framework": framework,
-        "objective": objective,
-        "label_ratio": ratio,
-        "seed": 0,
-        "train_seconds": 61.5,
-        "labeled": round(400 * ratio),
         "metric": "CIoU@0.5",
         "threshold": 0.4,
-        "validation": {"n": 30, "n_silent": 0} | _scores(ciou),
+        "validation": {"n": 30, "n_silent": 0, "n_listed": 30} | _scores(ciou),
         "test": {
             "n": 40,
             "n_silent": 0,
@@ -50,7 +47,6 @@ def _evaluate(base: Path, framework: str, ratio: float, ciou: float, objective: 
         }
         | _scores(ciou),
         "test_offscreen": {"n": 0, "n_silent": 15, "n_listed": 15, "false_positive_rate": 0.2},
-        "ogl": None,
         "baselines": {
             "whole_image": _scores(0.01) | {"ciou_oracle": 0.0},
             "centered_disc": {"ciou": 0.0625, "auc": 0.1, "ciou_median": 0.15, "auc_median": 0.2},
@@ -58,10 +54,11 @@ def _evaluate(base: Path, framework: str, ratio: float, ciou: float, objective: 
         },
     }
     if framework == "dmt":
-        figures |= {f"member_{k}": {"test": {"ciou": ciou - 0.1 * (k + 1)}} for k in (0, 1)}
+        for k in (0, 1):
+            alone = figures["validation"] | {"ciou": ciou - 0.1 * (k + 1)}
+            figures[f"member_{k}"] = {"threshold": 0.5, "validation": alone, "test": alone}
     folder = base / "evaluate" / str(ratio) / f"{framework}-{objective}"
-    folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps(figures))
+    EvaluationRecord.of(run, figures).save(folder)
     hits = [f"t{k},test,a,0.1,{0.75 if k < 40 * ciou else 0.25},0.9\n" for k in range(40)]
     silent = [f"o{k},test_offscreen,a,0.0,,0.9\n" for k in range(15)]
     (folder / "per_sample.csv").write_text("".join(["sample_id,part,label,area,ciou,max_confidence\n", *hits, *silent]))
@@ -80,10 +77,7 @@ def _evaluate(base: Path, framework: str, ratio: float, ciou: float, objective: 
     lines = [f"epoch,train/loss,val/ciou{pseudo}", f"1.0,2.5,0.0{',,,' * bool(pseudo)}"]
     lines.append(f"2.0,1.5,{ciou}{',0.3,0.7,0.6' * bool(pseudo)}")
     (trained / "curves.csv").write_text("\n".join(lines) + "\n")
-    hashes = ("config_hash", "split_hash", "data_hash", "code_hash", "git_commit", "model_hash", "run_id")
-    how = {name: f"{name} of {framework} at {ratio}" for name in hashes}
-    command = f"avsl train framework={framework} split.label_ratio={ratio}"
-    (trained / "run.json").write_text(json.dumps(how | {"command": command}))
+    run.save(trained)
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +87,7 @@ def cells() -> tuple[tuple[str, float, float], ...]:
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(make_run_record: Callable[..., RunRecord], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared set, its splits and four evaluations; to be copied, not changed."""
     base = tmp_path_factory.mktemp("template") / "synthetic"
     none = {"n_small": 0, "n_duet": 0, "n_unheard": 0, "n_swap": 0}
@@ -104,7 +98,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for ratio in {ratio for _, ratio, _ in _CELLS}:
         make_split(data, SplitConfig(label_ratio=ratio)).save(base / "split" / f"{ratio}.json")
     for cell in _CELLS:
-        _evaluate(base, *cell)
+        _evaluate(make_run_record, base, *cell)
     return base
 
 
@@ -116,9 +110,9 @@ def base(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.fixture
-def add_evaluation(base: Path) -> Callable[[str, float, float, str], None]:
+def add_evaluation(make_run_record: Callable[..., RunRecord], base: Path) -> Callable[[str, float, float, str], None]:
     """Adds an evaluation to that folder: framework, label ratio, test CIoU, objective."""
-    return partial(_evaluate, base)
+    return partial(_evaluate, make_run_record, base)
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,8 @@ def test_an_evaluation_with_an_object_prior_has_rows_of_its_own(made: Path, base
     assert {row["OGL"] for row in before} == {"no"}
     path = base / "evaluate" / "0.1" / "dmt-ezvsl" / "metrics.json"
     figures = json.loads(path.read_text())
-    figures["ogl"] = {"alpha": 0.4, "threshold": 0.7, "test": {"n": 40, "n_silent": 0, "ciou": 0.625}}
+    test = {"n": 40, "n_silent": 0, "n_listed": 40, "ciou": 0.625}
+    figures["ogl"] = {"weights": "w", "alpha": 0.4, "backbone": "b", "threshold": 0.7, "test": test, "validation": test}
     path.write_text(json.dumps(figures))
     report([f"root={base.parent}", "data=synthetic"])
     now = base / "report"

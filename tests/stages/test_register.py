@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnse
 from avsl.models.hashing import hash_model
 from avsl.models.image import ImageEncoderConfig
 from avsl.models.spectrogram import SpectrogramEncoderConfig
+from avsl.records import EvaluationRecord, RunRecord
 from avsl.registry.versions import CHAMPION, PREVIOUS
 from avsl.stages.register import register
 from avsl.tracking.store import TrackingConfig, TrackingError, open_store
@@ -31,7 +33,10 @@ _SMALL: dict[str, Any] = {"channels": (8, 8, 8, 8), "stem_width": 8}
 class _Project:
     """A split of a tiny data set, and candidates of which a test says how good they are."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self, root: Path, make_run: Callable[..., RunRecord], make_evaluation: Callable[..., EvaluationRecord]
+    ) -> None:
+        self._make_run, self._make_evaluation = make_run, make_evaluation
         self.root = root
         self.base = root / "synthetic"
         self.client: MlflowClient = open_store(TrackingConfig(system_metrics=False), root).client
@@ -55,23 +60,20 @@ class _Project:
         )
         description = ExportedModel(members=[config], image_size=32, sample_rate=16000, duration_s=0.25, threshold=0.4)
         save_exported(trained / "model", LocalizerEnsemble([Localizer(config)]), description)
-        how = {"framework": framework, "objective": "lvs", "split_hash": self.split_hash, "run_id": run_id} | changes
-        how["model_hash"] = hash_model(trained / "model")
-        (trained / "run.json").write_text(json.dumps({"seed": 3} | how))
+        hashes = {"run_id": run_id, "split_hash": self.split_hash, "model_hash": hash_model(trained / "model")}
+        run = self._make_run(framework, "lvs", 0.5, **{"metric": METRIC} | hashes | changes)
+        run.save(trained)
         params = {"objective": {"name": "lvs"}, "data": {"name": "synthetic"}}
         (trained / "config.yaml").write_text(yaml.safe_dump(params))
+        part = {"n": 2, "n_silent": 0, "n_listed": 5, "auc": 0.3, "ciou_median": 0.21, "auc_median": 0.31}
+        silent = {"n": 0, "n_silent": 3, "n_listed": 3, "false_positive_rate": 0.25}
         evaluation = self.base / "evaluate" / "0.5" / f"{framework}-lvs"
-        evaluation.mkdir(parents=True, exist_ok=True)
-        scores = {"ciou_median": 0.21, "auc_median": 0.31}
-        trivial = {"ciou": 0.05, "auc": 0.18} | scores
-        figures = {
-            "validation": {"n": 2, "ciou": validation, "auc": 0.4},
-            "test": {"n": 2, "n_silent": 0, "n_listed": 5, "ciou": test, "auc": 0.3, "ciou_shuffled": 0.11} | scores,
-            "test_offscreen": {"n": 0, "n_silent": 3, "false_positive_rate": 0.25},
-            "baselines": {"whole_image": trivial, "centered_disc": trivial, "perfect_ranking": scores},
-        }
-        metric = {"metric": changes.get("metric", METRIC)}
-        (evaluation / "metrics.json").write_text(json.dumps(metric | figures))
+        self._make_evaluation(
+            run,
+            validation=part | {"ciou": validation, "auc": 0.4},
+            test=part | {"ciou": test, "ciou_shuffled": 0.11},
+            test_offscreen=silent,
+        ).save(evaluation)
         rows = ["a,test,x,0.1,0.7000,0.9", "b,test,x,0.1,0.2000,0.9", "c,test_offscreen,x,0.0,,0.9"]
         head = "sample_id,part,label,area,ciou,max_confidence"
         (evaluation / "per_sample.csv").write_text("\n".join([head, *rows]) + "\n")
@@ -97,11 +99,18 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Project:
+def project(
+    empty: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_run_record: Callable[..., RunRecord],
+    make_evaluation_record: Callable[..., EvaluationRecord],
+) -> _Project:
     """No candidate yet; MLflow's store lies in the project's root."""
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return _Project(Path(shutil.copytree(empty, tmp_path / "root")))
+    root = Path(shutil.copytree(empty, tmp_path / "root"))
+    return _Project(root, make_run_record, make_evaluation_record)
 
 
 @pytest.mark.slow
@@ -157,4 +166,25 @@ def test_candidates_of_another_split_or_metric_do_not_compete(project: _Project)
     ours = project.candidate("dmt", validation=0.1, test=0.1)
     decision = project.register()
     assert set(decision["skipped"]) == {other, oracle}
+    assert project.holder(CHAMPION).tags["run_id"] == ours
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_an_earlier_model_does_not_compete(
+    project: _Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A method that was trained again but not evaluated is left out, with its folder named; nothing of it registers."""
+    project.candidate("supervised", validation=0.9, test=0.9)
+    trained = project.base / "train" / "0.5" / "supervised-lvs"
+    for name in ("run_id", "model_hash"):
+        now = RunRecord.load(trained)
+        now.model_copy(update={name: "of a later training"}).save(trained)
+        with pytest.raises(TrackingError, match="gets no champion"):
+            project.register()
+        assert all(word in caplog.text for word in (str(trained), "metrics.json", name, "avsl evaluate"))
+        caplog.clear()
+        now.save(trained)
+    ours = project.candidate("dmt", validation=0.1, test=0.1)
+    RunRecord.load(trained).model_copy(update={"model_hash": "of a later training"}).save(trained)
+    project.register()
     assert project.holder(CHAMPION).tags["run_id"] == ours

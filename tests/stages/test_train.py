@@ -18,7 +18,8 @@ from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
 from avsl.errors import DataError
 from avsl.models import read_description
-from avsl.paths import Layout, read_run
+from avsl.paths import Layout
+from avsl.records import RunRecord
 from avsl.schema import ConfigError
 from avsl.stages.entry import call
 from avsl.stages.evaluate import evaluate
@@ -107,10 +108,10 @@ def test_one_command_runs_all_steps_and_keeps_what_is_there(layout: _Where, capl
     caplog.set_level(logging.INFO)
     run()
     here = layout()
-    trained = read_run(here)
+    trained = RunRecord.load(here.train)
     figures = json.loads((here.evaluation / "metrics.json").read_text())
     assert figures["threshold"] == read_description(here.train / "model").threshold
-    for key, value in trained["validation"].items():
+    for key, value in trained.validation:
         assert figures["validation"][key] == pytest.approx(value, abs=1e-6)
     drawn = Split.load(here.split)
     assert figures["labeled"] == len(drawn.labeled) == 6
@@ -123,16 +124,16 @@ def test_one_command_runs_all_steps_and_keeps_what_is_there(layout: _Where, capl
     caplog.clear()
     run()
     assert "epoch 1/2" not in caplog.text
-    assert read_run(here) == trained
+    assert RunRecord.load(here.train) == trained
     assert json.loads((here.evaluation / "metrics.json").read_text()) == figures
 
     run(["seed=1"])
     assert "epoch 1/2" in caplog.text
-    assert read_run(here)["run_id"] != trained["run_id"]
-    assert read_run(here)["model_hash"] != trained["model_hash"]
+    assert RunRecord.load(here.train).run_id != trained.run_id
+    assert RunRecord.load(here.train).model_hash != trained.model_hash
 
     config = compose()
-    recorded = open_store(config.tracking, config.root).client.get_run(trained["run_id"])
+    recorded = open_store(config.tracking, config.root).client.get_run(trained.run_id)
     for part, key in (("test", "ciou"), ("test_offscreen", "false_positive_rate"), ("test_swap", "iiou")):
         assert recorded.data.metrics[f"{part}/{key}"] == figures[part][key]
     for size, found in figures["test"]["by_size"].items():

@@ -27,7 +27,8 @@ from avsl.data.loading import StepLoader, TrainingRows
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
 from avsl.frameworks import FRAMEWORKS, XPL
-from avsl.paths import Layout, read_run
+from avsl.paths import Layout
+from avsl.records import RunRecord
 from avsl.stages.prepare import split
 from avsl.stages.train import train
 from avsl.tracking.store import open_store
@@ -121,7 +122,7 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
     assert caplog.text.count("continuing from") == 2
     assert _outcome(here) == undisturbed(*asked)
     assert not here.state.exists()
-    run_id = read_run(here)["run_id"]
+    run_id = RunRecord.load(here.train).run_id
     assert run_id == saved["stamp"]["run_id"]
     assert _runs() == {run_id: "FINISHED"}
     points = _points(run_id)
@@ -170,7 +171,7 @@ def test_another_delta_starts_again(
     assert "was made with another configuration, split or code: training starts again" in caplog.text
     assert _outcome(layout()) == undisturbed(other)
     assert undisturbed(other) != undisturbed("framework=dmt")
-    assert read_run(layout())["run_id"] != old
+    assert RunRecord.load(layout().train).run_id != old
 
 
 @pytest.mark.slow
@@ -486,7 +487,7 @@ def test_every_epoch_tells_what_the_issue_asks_for(layout: _Where) -> None:
     assert all(0 <= last[f"pseudo/{rate}"] <= 1 for rate in rates)
     assert last["pseudo/acceptance"] > 0
     assert last["train/unlabeled_a"] > 0
-    recorded = _points(read_run(layout())["run_id"])
+    recorded = _points(RunRecord.load(layout().train).run_id)
     assert set(last) - {"epoch"} <= set(recorded)
 
 

@@ -16,7 +16,8 @@ import torch
 
 from avsl.config.compose import compose
 from avsl.data.loading import StepLoader, TrainingRows
-from avsl.paths import Layout, read_run
+from avsl.paths import Layout
+from avsl.records import RunRecord
 from avsl.schema import ConfigError
 from avsl.stages.train import train
 from avsl.tracking.store import open_store
@@ -123,7 +124,7 @@ def test_two_processes_are_one_training_that_goes_on_after_a_kill(
     (run_id,) = _runs()
     train(asked)
     assert _outcome(here) == expected
-    assert _runs() == {run_id: "FINISHED"} == {read_run(here)["run_id"]: "FINISHED"}
+    assert _runs() == {run_id: "FINISHED"} == {RunRecord.load(here.train).run_id: "FINISHED"}
 
 
 @pytest.mark.slow

@@ -24,7 +24,8 @@ from ray.cluster_utils import Cluster
 
 from avsl.config.compose import compose
 from avsl.data.splits import Split
-from avsl.paths import Layout, read_run
+from avsl.paths import Layout
+from avsl.records import RunRecord
 from avsl.registry.rules import model_name
 from avsl.registry.versions import CHAMPION
 from avsl.stages.prepare import split
@@ -189,14 +190,14 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
         train(asked)
     finally:
         torch.set_num_threads(threads)
-    trained = read_run(Layout.of(compose(asked)))
-    assert trained["validation"]["ciou"] == best["score"]
+    trained = RunRecord.load(Layout.of(compose(asked)).train)
+    assert trained.validation.ciou == best["score"]
     winner = Layout.of(compose([*asked, f"root={trials / str(best['number'])}"]))
-    assert trained["model_hash"] == read_run(winner)["model_hash"]
+    assert trained.model_hash == RunRecord.load(winner.train).model_hash
     words = shlex.split(result["reproduce"])
     assert words[:2] == ["avsl", "run"]
     drawn = Split.load(Layout.of(compose(asked)).split)
-    assert identity(compose(words[2:]), drawn) == read_run(winner)["identity"]
+    assert identity(compose(words[2:]), drawn) == RunRecord.load(winner.train).identity
     assert compose([*asked, "split.label_ratio=0.25"]).trainer.learning_rate == 0.003, "another ratio is not tuned"
 
 

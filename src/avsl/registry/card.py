@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from avsl.data.splits import Split
 from avsl.functional.bootstrap import bootstrap_interval
 from avsl.models.export import read_description
-from avsl.paths import n_of_n
+from avsl.records import EvaluationRecord, load_evaluated
 
 # Of the AUC, as avsl.functional.localization.auc has them.
 _THRESHOLDS = 0.05 * np.arange(21)
@@ -31,15 +29,18 @@ def model_card(name: str, trained: Path, evaluation: Path, split: Split) -> str:
         trained: what its training left.
         evaluation: what its evaluation left.
         split: that it was trained on.
+
+    Raises:
+        StaleError: the evaluation is of another model.
+        DataError: a record is missing or cannot be read.
     """
-    how = json.loads((trained / "run.json").read_text())
+    how, scores = load_evaluated(trained, evaluation)
     config = yaml.safe_load((trained / "config.yaml").read_text())
-    figures = json.loads((evaluation / "metrics.json").read_text())
     exported = read_description(trained / "model")
-    objective, data = config["objective"]["name"], config["data"]["name"]
+    objective, data = how.objective, config["data"]["name"]
     labeled, clips = len(split.labeled), len(split.labeled) + len(split.unlabeled)
     sections = [
-        f"# {how['framework']} with {objective} on {data}, {100 * split.label_ratio:g} % labels",
+        f"# {how.framework} with {objective} on {data}, {100 * split.label_ratio:g} % labels",
         "Says which pixels of a video frame make the sound that is heard with it.",
         _table(
             ("made from", ""),
@@ -50,19 +51,19 @@ def model_card(name: str, trained: Path, evaluation: Path, split: Split) -> str:
                     f"{labeled} of {clips} training clips, and {len(split.validation)} validation clips, which chose "
                     "the threshold and the champion",
                 ),
-                ("method", f"framework {how['framework']}, objective {objective}, seed {how['seed']}"),
-                ("MLflow run", f"`{how['run_id']}`"),
+                ("method", f"framework {how.framework}, objective {objective}, seed {how.seed}"),
+                ("MLflow run", f"`{how.run_id}`"),
                 ("threshold", f"{exported.threshold:.4g}, the same for every clip"),
                 ("hears", f"{exported.duration_s:g} s at {exported.sample_rate} Hz"),
                 ("sees", f"{exported.image_size} x {exported.image_size} px, resized from any size"),
             ],
         ),
         "## Scores",
-        _table(("", "CIoU@0.5 (%)", "AUC (%)", "clips"), _scores(figures, evaluation / "per_sample.csv")),
+        _table(("", "CIoU@0.5 (%)", "AUC (%)", "clips"), _scores(scores, evaluation / "per_sample.csv")),
         "At the fixed threshold unless it says otherwise; [95 % interval over test clips, bootstrap], of this one "
         "training. What shuffled sounds keep, the model sees without listening.",
         "## Limits",
-        "\n".join(f"- {limit}" for limit in _limits(figures, data, exported.duration_s)),
+        "\n".join(f"- {limit}" for limit in _limits(scores, data, exported.duration_s)),
         "## Calling it",
         _CALLING.format(name=name),
     ]
@@ -83,42 +84,42 @@ avsl localize VIDEO_OR_FOLDER --model "models:/{name}@champion"
 ```"""
 
 
-def _scores(figures: Mapping[str, Any], per_sample: Path) -> Iterator[tuple[str, str, str, str]]:
-    validation = figures["validation"]
-    yield "validation", _percent(validation["ciou"]), _percent(validation["auc"]), str(validation["n"])
-    for part, values in figures.items():
-        if part.startswith("test") and values["n"]:
-            scores = _per_clip(per_sample, part)
+def _scores(found: EvaluationRecord, per_sample: Path) -> Iterator[tuple[str, str, str, str]]:
+    def pair(scores: Mapping[str, float], suffix: str = "") -> tuple[str, str]:
+        return _percent(scores[f"ciou{suffix}"]), _percent(scores[f"auc{suffix}"])
+
+    yield "validation", *pair(found.validation.scores), str(found.validation.n)
+    for part, test in found.tests.items():
+        if test.n:
+            ciou = _per_clip(per_sample, part)
             # The AUC is a mean too: of what each clip adds to its curve.
-            areas = np.trapezoid((scores[:, None] >= _THRESHOLDS).astype(float), _THRESHOLDS, axis=1)
+            areas = np.trapezoid((ciou[:, None] >= _THRESHOLDS).astype(float), _THRESHOLDS, axis=1)
             what = part.replace("test_", "test, ")
-            hits = _percent(values["ciou"], bootstrap_interval(torch.from_numpy(scores >= 0.5)))
-            area = _percent(values["auc"], bootstrap_interval(torch.from_numpy(areas)))
-            yield what, hits, area, n_of_n(values)
-            if "ciou_shuffled" in values:
-                yield f"{what}, sounds shuffled", _percent(values["ciou_shuffled"]), "", str(values["n"])
-    test = figures["test"]
-    if test["n"]:
-        yield "test, median threshold", _percent(test["ciou_median"]), _percent(test["auc_median"]), str(test["n"])
-    for name, values in figures["baselines"].items():
+            hits = _percent(test.scores["ciou"], bootstrap_interval(torch.from_numpy(ciou >= 0.5)))
+            yield what, hits, _percent(test.scores["auc"], bootstrap_interval(torch.from_numpy(areas))), test.coverage
+            if "ciou_shuffled" in test.scores:
+                yield f"{what}, sounds shuffled", _percent(test.scores["ciou_shuffled"]), "", str(test.n)
+    count = str(found.test.n)
+    if found.test.n:
+        yield "test, median threshold", *pair(found.test.scores, "_median"), count
+    for name, scores in found.baselines.items():
         if name in _BASELINES:
-            yield f"{_BASELINES[name]}, no model", _percent(values["ciou"]), _percent(values["auc"]), str(test["n"])
+            yield f"{_BASELINES[name]}, no model", *pair(scores), count
         else:
-            ranking = _percent(values["ciou_median"]), _percent(values["auc_median"])
-            yield "perfect ranking, median threshold", *ranking, str(test["n"])
+            yield "perfect ranking, median threshold", *pair(scores, "_median"), count
 
 
-def _limits(figures: Mapping[str, Any], data: str, duration_s: float) -> Iterator[str]:
+def _limits(found: EvaluationRecord, data: str, duration_s: float) -> Iterator[str]:
     if data == "synthetic":
         yield "It has seen drawn shapes and made-up sounds; of photographs and real sounds it knows nothing."
     else:
         yield f"Scores are of {data}; on other material measure again, and choose the threshold again."
     yield f"Of a sound longer than {duration_s:g} s only the center is heard; a shorter one is repeated."
-    for part, values in figures.items():
-        if part.startswith("test") and "false_positive_rate" in values:
-            rate = _percent(values["false_positive_rate"])
-            count = values["n_silent"]
-            yield f"{part.replace('test_', '')}: no source in view, yet {rate} % of {count} clips get a region."
+    for part, test in found.tests.items():
+        if "false_positive_rate" in test.scores:
+            rate = _percent(test.scores["false_positive_rate"])
+            what = part.replace("test_", "")
+            yield f"{what}: no source in view, yet {rate} % of {test.n_silent} clips get a region."
     yield "Maps are as coarse as the network's grid; a box's edges are not sharper than its cells."
 
 

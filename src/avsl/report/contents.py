@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,7 @@ from avsl.data.prepared.preparation import LEAKS, QUARANTINE
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
 from avsl.errors import DataError
+from avsl.records import EvaluationRecord, RunRecord
 from avsl.report.page import Picture, Section, Table, embed_figure, embed_image, render
 from avsl.viz.curves import plot_curves, plot_label_curve
 from avsl.viz.overlay import GalleryRow, gallery
@@ -22,9 +24,33 @@ from avsl.viz.overlay import GalleryRow, gallery
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Cell = Mapping[str, Any]
-"""One evaluation: its ``metrics.json``, with ``run`` (how it was trained), ``interval`` (of test CIoU, in %) and
-``model``, its name in tables and figures: the framework, with the objective where there are several."""
+
+@dataclass(frozen=True)
+class Cell:
+    """An evaluated model: a framework over an objective at a label ratio.
+
+    Attributes:
+        scores: its evaluation.
+        run: its training.
+        interval: 95 % interval of test CIoU, in per cent.
+        model: its name in tables and figures: the framework, with the objective where there are several.
+    """
+
+    scores: EvaluationRecord
+    run: RunRecord
+    interval: tuple[float, float]
+    model: str
+
+    @property
+    def label_ratio(self) -> float:
+        """In (0, 1]."""
+        return self.scores.label_ratio
+
+    @property
+    def test_ciou(self) -> float:
+        """CIoU@0.5 on the part ``test``, in [0, 1]."""
+        return self.scores.test.scores["ciou"]
+
 
 _EACH: Final = 3
 _PARTS: Final = {
@@ -72,12 +98,12 @@ def _lead(cells: Sequence[Cell]) -> str:
     """The best model of each ratio, as the registry chooses it."""
     best: dict[float, Cell] = {}
     for cell in cells:
-        held = best.setdefault(cell["label_ratio"], cell)
-        if cell["validation"]["ciou"] > held["validation"]["ciou"]:
-            best[cell["label_ratio"]] = cell
+        held = best.setdefault(cell.label_ratio, cell)
+        if cell.scores.validation.scores["ciou"] > held.scores.validation.scores["ciou"]:
+            best[cell.label_ratio] = cell
     said = [
-        f"{cell['model']} at {_labels(cell)}, test CIoU {_percent(cell['test']['ciou'])} % "
-        f"({cell['interval'][0]:.1f} to {cell['interval'][1]:.1f})"
+        f"{cell.model} at {_labels(cell)}, test CIoU {_percent(cell.test_ciou)} % "
+        f"({cell.interval[0]:.1f} to {cell.interval[1]:.1f})"
         for cell in best.values()
     ]
     return f"{len(cells)} models. Best on validation at each share of labels: {'; '.join(said)}."
@@ -90,11 +116,11 @@ def read_curves(base: Path, cell: Cell) -> list[dict[str, str]]:
 
 
 def _folder(base: Path, stage: str, cell: Cell) -> Path:
-    return base / stage / str(float(cell["label_ratio"])) / f"{cell['framework']}-{cell['objective']}"
+    return base / stage / str(cell.label_ratio) / f"{cell.scores.framework}-{cell.scores.objective}"
 
 
 def _labels(cell: Cell) -> str:
-    return _share(cell["label_ratio"])
+    return _share(cell.label_ratio)
 
 
 def _share(ratio: float) -> str:
@@ -107,17 +133,17 @@ def _percent(value: float | None) -> str:
 
 def _models(cells: Iterable[Cell]) -> list[str]:
     """In an order that gives each its color in every figure."""
-    return sorted({cell["model"] for cell in cells})
+    return sorted({cell.model for cell in cells})
 
 
 def _accuracy(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], lines: Mapping[str, float]) -> Section:
     scores: dict[str, dict[float, list[float]]] = {name: {} for name in _models(cells)}
     intervals: dict[str, dict[float, tuple[float, float]]] = {name: {} for name in scores}
     for cell in cells:
-        scores[cell["model"]][cell["label_ratio"]] = [100 * cell["test"]["ciou"]]
-        intervals[cell["model"]][cell["label_ratio"]] = cell["interval"]
+        scores[cell.model][cell.label_ratio] = [100 * cell.test_ciou]
+        intervals[cell.model][cell.label_ratio] = cell.interval
     figure = plot_label_curve(scores, "test CIoU@0.5, fixed threshold (%)", lines, intervals)
-    seeds = ", ".join(sorted({str(cell["seed"]) for cell in cells}))
+    seeds = ", ".join(sorted({str(cell.scores.seed) for cell in cells}))
     picture = Picture(
         embed_figure(figure),
         "Test CIoU over the labeled share",
@@ -126,7 +152,7 @@ def _accuracy(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], lines: M
             f"{name} " + ", ".join(f"{of_ratio[ratio][0]:.1f} at {_share(ratio)}" for ratio in sorted(of_ratio))
             for name, of_ratio in scores.items()
         ),
-        f"Each point is one training (seed {seeds}). Bars are 95 % intervals over {cells[0]['test']['n']} test rows "
+        f"Each point is one training (seed {seeds}). Bars are 95 % intervals over {cells[0].scores.test.n} test rows "
         "(bootstrap); they say nothing of other seeds or splits. Dashed: what needs no model. Points of one ratio "
         "stand side by side.",
     )
@@ -152,18 +178,18 @@ def _accuracy(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], lines: M
 
 def _ceiling(cells: Sequence[Cell]) -> float:
     """The best test CIoU with all labels; 0 where there is none."""
-    return max((cell["test"]["ciou"] for cell in cells if cell["label_ratio"] == 1), default=0.0)
+    return max((cell.test_ciou for cell in cells if cell.label_ratio == 1), default=0.0)
 
 
 def _axes(cells: Sequence[Cell], lines: Mapping[str, float]) -> Section:
     """Frameworks down, objectives across, a table for each label ratio."""
-    objectives = sorted({cell["objective"] for cell in cells})
+    objectives = sorted({cell.scores.objective for cell in cells})
     aside = [[name, *[f"{value:.1f}"] * len(objectives)] for name, value in lines.items()]
     if ceiling := _ceiling(cells):
         aside.append(["the best with all labels", *[_percent(ceiling)] * len(objectives)])
     tables = []
-    for ratio in sorted({cell["label_ratio"] for cell in cells}):
-        found = {(c["framework"], c["objective"]): c for c in cells if c["label_ratio"] == ratio}
+    for ratio in sorted({cell.label_ratio for cell in cells}):
+        found = {(c.scores.framework, c.scores.objective): c for c in cells if c.label_ratio == ratio}
         rows = [
             [framework, *(_with_interval(found.get((framework, objective))) for objective in objectives)]
             for framework in sorted({framework for framework, _ in found})
@@ -180,26 +206,25 @@ def _axes(cells: Sequence[Cell], lines: Mapping[str, float]) -> Section:
 def _with_interval(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    low, high = cell["interval"]
-    return f"{_percent(cell['test']['ciou'])} ({low:.1f} to {high:.1f})"
+    low, high = cell.interval
+    return f"{_percent(cell.test_ciou)} ({low:.1f} to {high:.1f})"
 
 
 def _controls(cells: Sequence[Cell]) -> Section:
     ceiling = _ceiling(cells)
     rows = []
     for cell in cells:
-        test = cell["test"]
-        alone = [cell[key]["test"]["ciou"] for key in ("member_0", "member_1") if key in cell]
-        shuffled = test.get("ciou_shuffled")
+        alone = [member.test.scores["ciou"] for member in cell.scores.members]
+        shuffled = cell.scores.test.scores.get("ciou_shuffled")
         rows.append(
             [
-                cell["model"],
+                cell.model,
                 _labels(cell),
-                _percent(test["ciou"]),
+                _percent(cell.test_ciou),
                 _percent(shuffled),
-                "" if shuffled is None else f"{100 * (test['ciou'] - shuffled):+.1f}",
+                "" if shuffled is None else f"{100 * (cell.test_ciou - shuffled):+.1f}",
                 _percent(max(alone, default=None)),
-                f"{100 * test['ciou'] / ceiling:.0f} %" if ceiling else "",
+                f"{100 * cell.test_ciou / ceiling:.0f} %" if ceiling else "",
             ]
         )
     columns = ("model", "labels", "CIoU", "sounds shuffled", "owed to the sound", "better member alone", "of ceiling")
@@ -216,7 +241,11 @@ def _controls(cells: Sequence[Cell]) -> Section:
 
 def _break_downs(cells: Sequence[Cell]) -> Section:
     def table(
-        caption: str, kinds: Iterable[str], figures: Callable[[Cell], Mapping[str, Any]], *, folded: bool = False
+        caption: str,
+        kinds: Iterable[str],
+        figures: Callable[[Cell], Mapping[str, Mapping[str, float]]],
+        *,
+        folded: bool = False,
     ) -> Table:
         """Kinds of rows down, models across."""
         rows = []
@@ -228,14 +257,20 @@ def _break_downs(cells: Sequence[Cell]) -> Section:
                     n = next(str(found[count]) for found in of_kind if key in found)
                     named = _PARTS.get(kind, kind) + what
                     rows.append([named, n, *(_percent(found.get(key)) for found in of_kind)])
-        models = [f"{cell['model']} {_labels(cell)}" for cell in cells]
+        models = [f"{cell.model} {_labels(cell)}" for cell in cells]
         return Table(caption, ["rows", "n", *models], rows, folded=folded)
 
-    def within(key: str) -> Callable[[Cell], Mapping[str, Any]]:
-        return lambda cell: cell["test"].get(key, {})
+    def parts(cell: Cell) -> Mapping[str, Mapping[str, float]]:
+        return {part: {**found.counts, **found.scores} for part, found in cell.scores.parts.items()}
 
-    sizes = list(dict.fromkeys(kind for cell in cells for kind in within("by_size")(cell)))
-    classes = sorted({kind for cell in cells for kind in within("by_class")(cell)})
+    def by_size(cell: Cell) -> Mapping[str, Mapping[str, float]]:
+        return {size: found.model_dump() for size, found in (cell.scores.test.by_size or {}).items()}
+
+    def by_class(cell: Cell) -> Mapping[str, Mapping[str, float]]:
+        return {name: found.model_dump() for name, found in (cell.scores.test.by_class or {}).items()}
+
+    sizes = list(dict.fromkeys(kind for cell in cells for kind in by_size(cell)))
+    classes = sorted({kind for cell in cells for kind in by_class(cell)})
     return Section(
         "Where it works and where not",
         [
@@ -244,9 +279,9 @@ def _break_downs(cells: Sequence[Cell]) -> Section:
             "lower the better.",
         ],
         tables=[
-            table("By test part", PARTS, lambda cell: cell),
-            table("By size of the source, test part", sizes, within("by_size")),
-            table(f"By class, test part ({len(classes)} classes)", classes, within("by_class"), folded=True),
+            table("By test part", PARTS, parts),
+            table("By size of the source, test part", sizes, by_size),
+            table(f"By class, test part ({len(classes)} classes)", classes, by_class, folded=True),
         ],
     )
 
@@ -264,7 +299,7 @@ def _training(base: Path, cells: Sequence[Cell]) -> Section:
             if points:
                 # Every model in every panel, so that each keeps its color.
                 panel = panels[kind].setdefault(title, {model: [] for model in models})
-                panel[cell["model"]] = points
+                panel[cell.model] = points
     pictures = [
         Picture(
             embed_figure(plot_curves(panels["val"])),
@@ -289,9 +324,9 @@ def _training(base: Path, cells: Sequence[Cell]) -> Section:
 def _galleries(base: Path, cells: Sequence[Cell], data: PreparedData) -> Section:
     pictures = []
     position = {sample: row for row, sample in enumerate(data.sample_ids)}
-    for ratio in sorted({cell["label_ratio"] for cell in cells}):
-        of_ratio = [cell for cell in cells if cell["label_ratio"] == ratio]
-        maps = {cell["model"]: _read_maps(base, cell) for cell in of_ratio}
+    for ratio in sorted({cell.label_ratio for cell in cells}):
+        of_ratio = [cell for cell in cells if cell.label_ratio == ratio]
+        maps = {cell.model: _read_maps(base, cell) for cell in of_ratio}
         ids, _, _ = next(iter(maps.values()))
         for model, (others, _, _) in maps.items():
             if others != ids:
@@ -369,9 +404,7 @@ def _data_card(base: Path, cells: Sequence[Cell], data: PreparedData) -> Section
             for part, held in ((part, manifest.counts.get(part, 0)) for part in PARTS if part in listed)
         ],
     )
-    splits = [
-        Split.load(base / "split" / f"{float(ratio)}.json") for ratio in sorted({c["label_ratio"] for c in cells})
-    ]
+    splits = [Split.load(base / "split" / f"{float(ratio)}.json") for ratio in sorted({c.label_ratio for c in cells})]
     labels = [
         [_share(split.label_ratio)]
         + [str(len(ids)) for ids in (split.labeled, split.unlabeled, split.validation)]
@@ -414,9 +447,9 @@ def _runs(cells: Sequence[Cell]) -> Section:
     }
     tables = [
         Table(
-            f"{cell['model']}, {_labels(cell)} labels",
+            f"{cell.model}, {_labels(cell)} labels",
             ("what", "value"),
-            [[title, str(cell["run"][key])] for key, title in named.items()],
+            [[title, str(getattr(cell.run, key))] for key, title in named.items()],
             frozenset({"value"}),
             code=True,
             folded=True,

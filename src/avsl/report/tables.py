@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from avsl.config.compose import compose
 from avsl.errors import DataError
 from avsl.files import write_json, write_text
 from avsl.functional.bootstrap import bootstrap_interval
-from avsl.paths import Layout, n_of_n
-from avsl.report.contents import make_page, read_curves
+from avsl.paths import Layout
+from avsl.records import EvaluationRecord, Scores, StaleError, load_evaluated
+from avsl.report.contents import Cell, make_page, read_curves
 from avsl.viz.curves import plot_comparison, plot_curves, save_figure
+
+log = logging.getLogger(__name__)
 
 _COLUMNS = (
     ("CIoU", "ciou"),
@@ -54,8 +57,8 @@ def report(overrides: Sequence[str] = ()) -> None:
     _write_csv(layout.report / "subsets.csv", _subsets(cells))
     scores: dict[str, dict[float, list[float]]] = {}
     for cell in cells:
-        scores.setdefault(cell["model"], {}).setdefault(cell["label_ratio"], []).append(100 * cell["test"]["ciou"])
-    lines = {_TITLES[name]: 100 * b["ciou"] for name, b in cells[0]["baselines"].items() if "ciou" in b}
+        scores.setdefault(cell.model, {}).setdefault(cell.scores.label_ratio, []).append(cell.test_ciou)
+    lines = {_TITLES[name]: 100 * b["ciou"] for name, b in cells[0].scores.baselines.items() if "ciou" in b}
     figure = plot_comparison(scores, "test CIoU@0.5, fixed threshold (%)", lines)
     save_figure(figure, layout.report / "comparison.png")
     curves = _curves(layout.base, cells)
@@ -66,26 +69,32 @@ def report(overrides: Sequence[str] = ()) -> None:
         panel = panels.setdefault(f"label ratio {point['label_ratio']}", {name: [] for name in sorted(scores)})
         panel[point["model"]].append((point["epoch"], 100 * point["val_ciou"]))
     save_figure(plot_curves(panels), layout.report / "curves.png")
-    summary = {f"{c['framework']}-{c['objective']}@{c['label_ratio']}": c["test"]["ciou"] for c in cells}
+    summary = {
+        f"{c.scores.framework}-{c.scores.objective}@{c.scores.label_ratio}": c.scores.test.scores["ciou"] for c in cells
+    }
     write_json(layout.report / "summary.json", summary)
     write_text(layout.report / "report.html", make_page(layout.base, cells, rows, lines))
 
 
-def _read_cells(base: Path) -> list[dict[str, Any]]:
-    """Each evaluation's figures, with what :data:`avsl.report.contents.Cell` adds to them."""
-    cells = []
-    for path in base.glob("evaluate/*/*/metrics.json"):
-        cell = json.loads(path.read_text())
-        if not cell["test"]["n"]:
+def _read_cells(base: Path) -> list[Cell]:
+    """Every evaluation; one of another model than its training left is left out, with a warning."""
+    found = []
+    for evaluation in (path.parent for path in base.glob(f"evaluate/*/*/{EvaluationRecord.FILE}")):
+        try:
+            run, scores = load_evaluated(base / "train" / evaluation.relative_to(base / "evaluate"), evaluation)
+        except StaleError as error:
+            log.warning("left out: %s", error)
+            continue
+        if not scores.test.n:
+            path = evaluation / scores.FILE
             raise DataError(f"{path}: its part 'test' has no row with a source in view, so there is no CIoU to compare")
-        trained = base / "train" / path.parent.relative_to(base / "evaluate") / "run.json"
-        cell["run"] = json.loads(trained.read_text())
-        cell["interval"] = _interval(path.with_name("per_sample.csv"))
-        cells.append(cell)
-    several = len({cell["objective"] for cell in cells}) > 1
-    for cell in cells:
-        cell["model"] = f"{cell['framework']} + {cell['objective']}" if several else cell["framework"]
-    return sorted(cells, key=lambda cell: (cell["label_ratio"], cell["framework"], cell["objective"]))
+        found.append((scores, run, _interval(evaluation / "per_sample.csv")))
+    several = len({scores.objective for scores, _, _ in found}) > 1
+    cells = [
+        Cell(scores, run, interval, f"{scores.framework} + {scores.objective}" if several else scores.framework)
+        for scores, run, interval in found
+    ]
+    return sorted(cells, key=lambda cell: (cell.scores.label_ratio, cell.scores.framework, cell.scores.objective))
 
 
 def _interval(table: Path) -> tuple[float, float]:
@@ -96,73 +105,68 @@ def _interval(table: Path) -> tuple[float, float]:
     return 100 * low, 100 * high
 
 
-def _scored(cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str, Mapping[str, Any]]]:
-    """Each evaluation, whether an object prior (OGL) took part, and the figures of that."""
+def _scored(cells: Sequence[Cell]) -> Iterator[tuple[Cell, str, Scores]]:
+    """Each evaluation, whether an object prior (OGL) took part, and the scores of that."""
     for cell in cells:
-        yield cell, "no", cell
-        if cell.get("ogl"):  # an older evaluation does not say: there was none
-            yield cell, "yes", cell["ogl"]
+        yield cell, "no", cell.scores
+        if cell.scores.ogl is not None:
+            yield cell, "yes", cell.scores.ogl
 
 
-def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     rows = []
-    for cell, ogl, figures in _scored(cells):
-        test = figures["test"]
+    for cell, ogl, scores in _scored(cells):
         rows.append(
             {
-                "model": cell["framework"],
-                "objective": cell["objective"],
-                "labels": f"{100 * cell['label_ratio']:g} % ({cell['labeled']})",
+                "model": cell.scores.framework,
+                "objective": cell.scores.objective,
+                "labels": f"{100 * cell.scores.label_ratio:g} % ({cell.scores.labeled})",
                 "OGL": ogl,
-                "n of N": n_of_n(test),
+                "n of N": scores.test.coverage,
             }
-            | _figures(test, cell["interval"] if figures is cell else None)
-            | {"training (s)": f"{cell['train_seconds']:.0f}"}
+            | _figures(scores.test.scores, cell.interval if ogl == "no" else None)
+            | {"training (s)": f"{cell.scores.train_seconds:.0f}"}
         )
-    for name, figures in cells[0]["baselines"].items():
+    first = cells[0].scores
+    for name, figures in first.baselines.items():
         rows.append(
-            {"model": _TITLES[name], "objective": "none", "labels": "none", "OGL": "no"}
-            | {"n of N": n_of_n(cells[0]["test"])}
+            {"model": _TITLES[name], "objective": "none", "labels": "none", "OGL": "no", "n of N": first.test.coverage}
             | _figures(figures, None)
             | {"training (s)": ""}
         )
     return rows
 
 
-def _figures(found: Mapping[str, Any], interval: tuple[float, float] | None) -> dict[str, str]:
+def _figures(found: Mapping[str, float], interval: tuple[float, float] | None) -> dict[str, str]:
     """The columns of scores, in per cent; empty where there is none."""
     columns = {title: f"{100 * found[key]:.1f}" if key in found else "" for title, key in _COLUMNS}
     said = "" if interval is None else "{:.1f} to {:.1f}".format(*interval)
     return {"CIoU": columns["CIoU"], "CIoU, 95 % interval": said} | columns
 
 
-def _subsets(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    rows = []
-    for cell, ogl, scored in _scored(cells):
-        for part, figures in scored.items():
-            if part.startswith("test"):
-                head = {key: cell[key] for key in ("framework", "objective", "label_ratio")}
-                head |= {"ogl": ogl, "part": part}
-                rows.append(head | {key: value for key, value in figures.items() if not isinstance(value, Mapping)})
-                sizes = figures.get("by_size", {})
-                rows += [head | {"part": f"{part}/{size}"} | found for size, found in sizes.items()]
-    first = cells[0]
-    for part, figures in first.items():
-        if part.startswith("test"):
-            known = first["baselines"] if part == "test" else figures.get("baselines", {})
-            counts = {key: figures[key] for key in ("n", "n_silent", "n_listed") if key in figures}
-            rows += [
-                {"framework": _TITLES[name], "objective": "none", "ogl": "no", "part": part} | counts | found
-                for name, found in known.items()
-            ]
+def _subsets(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for cell, ogl, scores in _scored(cells):
+        for part, test in scores.tests.items():
+            head = {key: getattr(cell.scores, key) for key in ("framework", "objective", "label_ratio")} | {"ogl": ogl}
+            rows.append(head | {"part": part} | {**test.counts, **test.scores})
+            for size, found in (test.by_size or {}).items():
+                rows.append(head | {"part": f"{part}/{size}"} | found.model_dump())
+    first = cells[0].scores
+    for part, test in first.tests.items():
+        known = first.baselines if part == "test" else test.baselines or {}
+        rows += [
+            {"framework": _TITLES[name], "objective": "none", "ogl": "no", "part": part} | {**test.counts, **found}
+            for name, found in known.items()
+        ]
     return rows
 
 
-def _curves(base: Path, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _curves(base: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return [
         {
-            "model": cell["model"],
-            "label_ratio": cell["label_ratio"],
+            "model": cell.model,
+            "label_ratio": cell.scores.label_ratio,
             "epoch": int(float(line["epoch"])),
             "val_ciou": float(line["val/ciou"]),
         }

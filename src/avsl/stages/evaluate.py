@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +16,13 @@ from avsl.config.compose import compose
 from avsl.config.models import Config
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
+from avsl.errors import DataError
 from avsl.evaluation.scoring import Evaluation, score_model
-from avsl.files import whole_file, write_json, write_text
+from avsl.files import whole_file, write_text
 from avsl.models import LocalizerEnsemble, ObjectPrior, load_exported
 from avsl.models.front_ends import LogMel, LogMelConfig
-from avsl.paths import Layout, n_of_n, read_run
+from avsl.paths import Layout
+from avsl.records import EvaluationRecord, Figures, PartScores, RunRecord
 from avsl.stages.prepare import load_data
 from avsl.tracking.runs import TrackedRun
 from avsl.tracking.store import open_store
@@ -32,31 +33,36 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(overrides: Sequence[str] = ()) -> None:
-    """Score the trained model on validation and on every test part, and draw it."""
+    """Score the trained model on validation and on every test part, and draw it.
+
+    Raises:
+        DataError: there is no trained model, or it was trained on another split.
+    """
     config = compose(overrides)
     layout = Layout.of(config)
     data, drawn = load_data(layout)
-    trained = read_run(layout)
+    trained = RunRecord.load(layout.train)
+    if trained.split_hash != drawn.content_hash:
+        raise DataError(f"{layout.train} was trained on another split than {layout.split}: run `avsl train` again")
     model, _ = load_exported(layout.train / "model")
     result = evaluate_on(config, data, drawn, list(model.members))
-    keys = ("framework", "objective", "label_ratio", "seed", "train_seconds", "labeled")
-    figures = {key: trained[key] for key in keys} | result.figures
+    scores = EvaluationRecord.of(trained, result.figures)
     layout.evaluation.mkdir(parents=True, exist_ok=True)
     _draw_curves(layout.train / "curves.csv", layout.evaluation / "curves.png")
-    write_evaluation(config, data, result, figures, layout.evaluation)
+    write_evaluation(config, data, result, scores, layout.evaluation)
     store = replace(open_store(config.tracking, config.root), system_metrics=False)
     # Not as a resumed run: a second evaluation's figures must replace the first one's.
-    run = TrackedRun(store, trained["run_id"], resumed=False)
-    log_evaluation(run, figures, layout.evaluation, config.trainer.epochs)
-    test = figures["test"]
-    log.info("%s at %s: %s (%s)", layout.method, layout.ratio, headline(test), n_of_n(test))
+    run = TrackedRun(store, trained.run_id, resumed=False)
+    log_evaluation(run, scores, layout.evaluation, config.trainer.epochs)
+    log.info("%s at %s: %s (%s)", layout.method, layout.ratio, headline(scores.test), scores.test.coverage)
 
 
-def headline(test: Mapping[str, Any]) -> str:
+def headline(test: PartScores) -> str:
     """The figure of ``test`` that comes first: CIoU@0.5, or the false-positive rate where nothing in view sounds."""
-    if test["n"]:
-        return f"test CIoU@0.5 {100 * test['ciou']:.1f} %"
-    return f"test has no row with a source in view, false-positive rate {100 * test['false_positive_rate']:.1f} %"
+    if test.n:
+        return f"test CIoU@0.5 {100 * test.scores['ciou']:.1f} %"
+    rate = 100 * test.scores["false_positive_rate"]
+    return f"test has no row with a source in view, false-positive rate {rate:.1f} %"
 
 
 def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Sequence[torch.nn.Module]) -> Evaluation:
@@ -68,38 +74,25 @@ def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Seque
     return score_model(members, reader, rows, config.evaluate.batch_size, prior)
 
 
-def write_evaluation(
-    config: Config, data: PreparedData, result: Evaluation, figures: Mapping[str, Any], folder: Path
-) -> None:
-    """Leave ``per_sample.csv``, ``validation.npz``, ``gallery.png`` and, from ``figures``, ``metrics.json``."""
+def write_evaluation(config: Config, data: PreparedData, result: Evaluation, scores: Figures, folder: Path) -> None:
+    """Leave ``per_sample.csv``, ``validation.npz``, ``gallery.png`` and, of ``scores``, ``metrics.json``."""
     write_text(folder / "per_sample.csv", result.table)
     _save_validation(data, result, folder / "validation.npz")
-    _draw_gallery(config, data, result, result.figures["threshold"], folder / "gallery.png")
-    write_json(folder / "metrics.json", figures)
+    _draw_gallery(config, data, result, scores.threshold, folder / "gallery.png")
+    scores.save(folder)
 
 
-def log_evaluation(run: TrackedRun, figures: Mapping[str, Any], folder: Path, epoch: int) -> None:
+def log_evaluation(run: TrackedRun, scores: Figures, folder: Path, epoch: int) -> None:
     """Record the test scores of an evaluation, what it left in ``folder``, and whether it was with an object prior.
 
     Scores with the prior have ``ogl/`` before their names. Scores by class stay in the folder: a class's name may hold
     what the name of a metric must not; so do the baselines. The tag ``n_of_N`` says how many of the listed rows of
     each test part there are.
     """
-    for before, parts in (("", figures), ("ogl/", figures["ogl"] or {})):
-        tests = {before + part: values for part, values in parts.items() if part.startswith("test")}
-        run.log_epoch(dict(_numbers(tests)), epoch)
-    found = [f"{part} {n_of_n(scores)}" for part, scores in figures.items() if part.startswith("test")]
-    run.set_tags({"ogl": str(figures["ogl"] is not None).lower(), "n_of_N": ", ".join(found)})
+    run.log_epoch(dict(scores.by_name()), epoch)
+    found = ", ".join(f"{part} {test.coverage}" for part, test in scores.tests.items())
+    run.set_tags({"ogl": str(scores.ogl is not None).lower(), "n_of_N": found})
     run.log_folder(folder, "evaluation")
-
-
-def _numbers(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Each number of nested figures under its keys joined by ``/``, without those by class and of baselines."""
-    for key, value in figures.items():
-        if not isinstance(value, Mapping):
-            yield key, value
-        elif key not in ("by_class", "baselines"):
-            yield from ((f"{key}/{name}", number) for name, number in _numbers(value))
 
 
 def _draw_curves(history: Path, target: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Sequence
@@ -13,10 +12,12 @@ from avsl.build import describe_model
 from avsl.config.compose import compose
 from avsl.config.params import project_root
 from avsl.evaluation.scoring import choose_presence
+from avsl.files import file_hash
 from avsl.models import LocalizerEnsemble, save_exported
 from avsl.models.hashing import hash_model
 from avsl.models.published import load_official
 from avsl.paths import Layout
+from avsl.records import ImportedRecord
 from avsl.registry.packaging import model_code
 from avsl.registry.versions import register_imported
 from avsl.stages.evaluate import evaluate_on, headline, log_evaluation, write_evaluation
@@ -54,12 +55,12 @@ def import_checkpoint(
     model = LocalizerEnsemble([load_official(method, files, momentum=momentum)]).eval()
     result = evaluate_on(config, data, drawn, list(model.members))
     name = f"{method}-momentum" if momentum else method
-    figures = {"method": name} | result.figures
+    scores = ImportedRecord.read({"method": name} | result.figures, "")
     # As `sha256sum` prints them.
-    digests = "\n".join(f"{_sha256(path)}  {path.name}" for path in files)
+    digests = "\n".join(f"{file_hash(path)}  {path.name}" for path in files)
     folder = layout.imported(name)
     shutil.rmtree(folder, ignore_errors=True)
-    write_evaluation(config, data, result, figures, folder)
+    write_evaluation(config, data, result, scores, folder)
     store = replace(open_store(config.tracking, config.root), system_metrics=False)
     run_tags = RunTags(
         framework="imported",
@@ -81,21 +82,16 @@ def import_checkpoint(
         tags = {"source": "imported", "method": name, "sha256": digests}
         run.set_tags(tags)
         # Before the model lies there too: the version carries it.
-        log_evaluation(run, figures, folder, epoch=0)
+        log_evaluation(run, scores, folder, epoch=0)
         presence = choose_presence(result.validation)
-        save_exported(folder / "model", model, describe_model(model, data, figures["threshold"], presence))
+        save_exported(folder / "model", model, describe_model(model, data, scores.threshold, presence))
         tags |= {
             "data": config.data.name,
             "run_id": run.run_id,
             "model_hash": hash_model(folder / "model"),
             "split_hash": drawn.content_hash,
-            "metric": figures["metric"],
-            "validation_score": repr(figures["validation"]["ciou"]),
+            "metric": scores.metric,
+            "validation_score": repr(scores.validation.scores["ciou"]),
         }
         registered, version = register_imported(store, config.data.name, name, folder / "model", tags, model_code())
-    log.info("%s, version %s (%s): %s", registered, version, name, headline(figures["test"]))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    log.info("%s, version %s (%s): %s", registered, version, name, headline(scores.test))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from avsl.data.splits import Split
 from avsl.evaluation.scoring import METRIC
 from avsl.files import write_json
 from avsl.paths import Layout
+from avsl.records import EvaluationRecord, StaleError, load_evaluated
 from avsl.registry.card import model_card
 from avsl.registry.packaging import model_code
 from avsl.registry.promotion import promote
@@ -37,30 +37,36 @@ def register(overrides: Sequence[str] = ()) -> None:
 
 
 def read_candidates(config: Config) -> list[Candidate]:
-    """The evaluated models of the configuration's data set and label ratio, as their stages left them."""
+    """The evaluated models of the configuration's data set and label ratio, as their stages left them.
+
+    An evaluation of another model than its training left is left out, with a warning.
+    """
     layout = Layout.of(config)
-    drawn = Split.load(layout.split)
+    split = Split.load(layout.split)
     name = model_name(config.data.name, config.split.label_ratio)
     candidates = []
-    for path in sorted(layout.evaluations.glob("*/metrics.json")):
-        figures = json.loads(path.read_text())
-        trained = layout.train.with_name(path.parent.name)
-        how = json.loads((trained / "run.json").read_text())
+    for evaluation in sorted(path.parent for path in layout.evaluations.glob(f"*/{EvaluationRecord.FILE}")):
+        trained = layout.train.with_name(evaluation.name)
+        try:
+            how, scores = load_evaluated(trained, evaluation)
+        except StaleError as error:
+            log.warning("left out: %s", error)
+            continue
         candidates.append(
             Candidate(
-                run_id=how["run_id"],
-                framework=how["framework"],
-                objective=how["objective"],
-                score=figures["validation"]["ciou"],
-                metric=figures["metric"],
-                split_hash=how["split_hash"],
+                run_id=how.run_id,
+                framework=how.framework,
+                objective=how.objective,
+                score=scores.validation.scores["ciou"],
+                metric=scores.metric,
+                split_hash=how.split_hash,
                 data=config.data.name,
                 label_ratio=config.split.label_ratio,
                 model_dir=trained / "model",
-                model_hash=how["model_hash"],
-                test_metrics={key: value for key, value in figures["test"].items() if isinstance(value, float)},
+                model_hash=how.model_hash,
+                test_metrics=scores.test.scores,
                 # One of another split does not compete, and this split does not describe it.
-                card=model_card(name, trained, path.parent, drawn) if how["split_hash"] == drawn.content_hash else "",
+                card=model_card(name, trained, evaluation, split) if how.split_hash == split.content_hash else "",
             )
         )
     return candidates

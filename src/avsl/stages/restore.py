@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from avsl.config.models import Config, lasting
 from avsl.data.splits import Split
 from avsl.errors import DataError
 from avsl.paths import Layout
+from avsl.records import load_evaluated
 from avsl.registry.rules import Candidate
 from avsl.stages.evaluate import log_evaluation
 from avsl.stages.register import decide, read_candidates
@@ -61,31 +61,30 @@ def _record(config: Config, store: Store, candidate: Candidate, unfinished: str 
     layout = Layout.of(config)
     trained = candidate.model_dir.parent
     params = lasting(yaml.safe_load((trained / "config.yaml").read_text()))
-    how = json.loads((trained / "run.json").read_text())
     with (trained / "curves.csv").open(newline="") as file:
         curves = [{key: float(value) for key, value in line.items() if value} for line in csv.DictReader(file)]
     method = trained.name
     evaluation = layout.evaluations / method
-    figures = json.loads((evaluation / "metrics.json").read_text())
+    how, scores = load_evaluated(trained, evaluation)
     tags = RunTags(
         framework=candidate.framework,
         objective=candidate.objective,
         label_ratio=candidate.label_ratio,
-        seed=how["seed"],
+        seed=how.seed,
         data_hash=Split.load(layout.split).data_hash,
         split_hash=candidate.split_hash,
-        git_commit="unknown",
+        git_commit=how.git_commit,
         dvc_stage=f"train@{method}-{layout.ratio}",
     )
-    name = f"{method} {layout.ratio} seed {how['seed']}"
+    name = f"{method} {layout.ratio} seed {how.seed}"
     with start_or_resume_run(store, candidate.data, name, tags, params, unfinished) as run:
         run.set_tags({RESTORED_FROM: candidate.run_id})
         for line in curves:
             epoch = int(line.pop("epoch"))
             run.log_epoch(line, epoch)
-        validation = {f"validation/{key}": how["validation"][key] for key in ("ciou", "auc")}
+        validation = {"validation/ciou": how.validation.ciou, "validation/auc": how.validation.auc}
         run.log_epoch(validation, len(curves))
         run.log_folder(trained)
-        log_evaluation(run, figures, evaluation, params["trainer"]["epochs"])
+        log_evaluation(run, scores, evaluation, how.epochs)
     log.info("run %s of %s is recorded again as %s", candidate.run_id, name, run.run_id)
     return run.run_id

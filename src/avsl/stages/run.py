@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from avsl.config.compose import compose
-from avsl.paths import Layout, read_run
+from avsl.paths import Layout
+from avsl.records import RunRecord
 from avsl.stages.evaluate import evaluate
 from avsl.stages.prepare import load_data, prepare, split
 from avsl.stages.train import train
@@ -19,7 +20,6 @@ def run(overrides: Sequence[str] = ()) -> None:
     prepare(overrides)
     split(overrides)
     _, drawn = load_data(layout)
-    trained = (layout.train / "run.json").is_file() and read_run(layout)["identity"] == identity(config, drawn)
-    if not trained:
+    if not RunRecord.exists(layout.train) or RunRecord.load(layout.train).identity != identity(config, drawn):
         train(overrides)
     evaluate(overrides)

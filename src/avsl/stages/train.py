@@ -16,10 +16,11 @@ from avsl.config.params import project_root
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
 from avsl.evaluation.scoring import METRIC, choose_presence, choose_threshold, compute_maps, score_part
-from avsl.files import write_json, write_text
+from avsl.files import write_text
 from avsl.models import save_exported
 from avsl.models.hashing import hash_model
 from avsl.paths import Layout
+from avsl.records import RunRecord, ValidationScores
 from avsl.stages.prepare import load_data
 from avsl.tracking.runs import Recorder, RunTags, git_commit, start_or_resume_run
 from avsl.tracking.store import open_store
@@ -75,33 +76,32 @@ def train_and_export(
     maps = compute_maps(members, reader, rows, config.evaluate.batch_size)
     threshold = choose_threshold(maps)
     figures = score_part("validation", maps, threshold).figures
-    validation = {name: figures[name] for name in ("ciou", "ciou_70", "auc", "mean_ciou")}
+    validation = ValidationScores(**{name: figures[name] for name in ValidationScores.model_fields})
     description = describe_model(module.ensemble(), data, threshold, choose_presence(maps))
     shutil.rmtree(layout.train, ignore_errors=True)
     save_exported(layout.train / "model", module.ensemble(), description)
     write_text(layout.train / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     write_history(layout.train / "curves.csv", epochs.history)
-    run.log_epoch({"validation/ciou": validation["ciou"], "validation/auc": validation["auc"]}, len(epochs.history))
+    run.log_epoch({"validation/ciou": validation.ciou, "validation/auc": validation.auc}, len(epochs.history))
     run.log_folder(layout.train)
-    write_json(
-        layout.train / "run.json",
-        {
-            "run_id": run.run_id,
-            "framework": config.framework.name,
-            "objective": config.objective.name,
-            "label_ratio": config.split.label_ratio,
-            "seed": config.seed,
-            "metric": METRIC,
-            **origin,
-            "config_hash": config.training_hash(),
-            "split_hash": drawn.content_hash,
-            "data_hash": drawn.data_hash,
-            "code_hash": code_hash(),
-            "identity": identity(config, drawn),
-            "model_hash": hash_model(layout.train / "model"),
-            "validation": validation,
-            "train_seconds": round(epochs.seconds, 1),
-            "labeled": len(drawn.labeled),
-        },
-    )
+    RunRecord(
+        run_id=run.run_id,
+        framework=config.framework.name,
+        objective=config.objective.name,
+        label_ratio=config.split.label_ratio,
+        seed=config.seed,
+        epochs=config.trainer.epochs,
+        metric=METRIC,
+        command=origin["command"],
+        git_commit=origin["git_commit"],
+        config_hash=config.training_hash(),
+        split_hash=drawn.content_hash,
+        data_hash=drawn.data_hash,
+        code_hash=code_hash(),
+        identity=identity(config, drawn),
+        model_hash=hash_model(layout.train / "model"),
+        validation=validation,
+        train_seconds=round(epochs.seconds, 1),
+        labeled=len(drawn.labeled),
+    ).save(layout.train)
     shutil.rmtree(layout.state, ignore_errors=True)

@@ -22,7 +22,8 @@ from avsl.config.compose import as_override, compose
 from avsl.config.models import Config
 from avsl.data.splits import Split
 from avsl.files import write_json
-from avsl.paths import Layout, read_run
+from avsl.paths import Layout
+from avsl.records import RunRecord
 from avsl.stages.evaluate import evaluate
 from avsl.stages.prepare import load_data, prepare, split
 from avsl.stages.register import decide, read_candidates
@@ -230,7 +231,7 @@ class _Search:
             if best.run_id is None:
                 return "not offered: MLflow was out of reach; tune.resume=true offers it when it is back"
             # The training could not know the run that the driver has opened for it.
-            write_json(layout.train / "run.json", read_run(layout) | {"run_id": best.run_id})
+            RunRecord.load(layout.train).model_copy(update={"run_id": best.run_id}).save(layout.train)
             evaluate(
                 [
                     *self.request.searched(best.framework, best.values),

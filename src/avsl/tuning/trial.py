@@ -17,7 +17,8 @@ from ray import tune
 from avsl.config.models import Config
 from avsl.data.prepared.reader import PreparedData
 from avsl.files import write_text
-from avsl.paths import Layout, read_run
+from avsl.paths import Layout
+from avsl.records import RunRecord
 from avsl.stages.prepare import load_data
 from avsl.stages.train import train_and_export
 from avsl.training.loop import find_checkpoint, identity
@@ -61,11 +62,10 @@ def _train(config: Config, prepared: Path, split: Path, origin: Mapping[str, str
         drawn = load_data(layout)[1]
         data = _opened(prepared, drawn.data_hash)
         wanted = identity(config, drawn)
-        if not (layout.train / "run.json").is_file() or read_run(layout)["identity"] != wanted:
+        if not RunRecord.exists(layout.train) or RunRecord.load(layout.train).identity != wanted:
             resume = find_checkpoint(layout.checkpoint, wanted) is not None
             train_and_export(config, data, drawn, _Reports(), origin, resume)
-        score: float = read_run(layout)["validation"]["ciou"]
-        return score
+        return RunRecord.load(layout.train).validation.ciou
 
 
 @lru_cache(maxsize=1)
