@@ -14,6 +14,7 @@ from avsl.config.compose import as_override, compose, compose_group
 from avsl.config.models import Config
 from avsl.config.params import CONF, project_root, ratio_key
 from avsl.frameworks import DMTConfig, MeanTeacherConfig, SupervisedConfig
+from avsl.models.waveform import WaveformEncoderConfig
 from avsl.schema import ConfigError
 
 PARAMS: dict[str, Any] = {
@@ -326,3 +327,16 @@ def test_a_value_written_as_an_override_comes_out_again(project: Path, value: st
     section = compose_group("tune", "demo", [as_override("tune.storage", value)], project)
     assert section["storage"] == value
     assert type(section["storage"]) is type(value)
+
+
+def test_another_backbone_leaves_the_presets_arguments_behind(project: Path) -> None:
+    """They belong to the backbone that they were written for; an encoder's settings to its kind."""
+    preset = compose([], project).model
+    assert preset.image.backbone_args
+    image = compose(["model.image.backbone=resnet18"], project).model.image
+    assert (image.backbone, image.backbone_args, image.stages) == ("resnet18", {}, preset.image.stages)
+    given = ["model.image.backbone=resnet18", "model.image.backbone_args.stem_width=8"]
+    assert compose(given, project).model.image.backbone_args == {"stem_width": 8}
+    assert compose([f"model.image.backbone={preset.image.backbone}"], project).model == preset
+    audio = compose(["model.audio.kind=waveform"], project).model.audio
+    assert audio == WaveformEncoderConfig()

@@ -32,7 +32,8 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
     Hydra composes the files of `conf_folders`; params.yaml names one of each group and sets values; ``overrides`` come
     last. Values that params.yaml gives for one name (``framework.dmt``) apply only where that name is selected; its
     section ``tuned`` holds what sweeps have found, ``tuned.dmt.r03`` for DMT at a ratio of 0.03, and overrides its
-    other sections there.
+    other sections there. An override that replaces a backbone or a kind of audio encoder leaves out the arguments of
+    the one before.
 
     Args:
         overrides: Hydra overrides (``framework=dmt``, ``split.label_ratio=0.1``).
@@ -48,6 +49,7 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
         chosen = _hydra(project, params, {}, overrides)
         selected = {group: str(chosen[group]["name"]) for group in GROUPS}
         values = applicable_values(params, selected)
+        overrides = [*_replaced_arguments(project, params, values, overrides), *overrides]
         tree = _hydra(project, params, values, overrides)
         if tuned := _tuned_values(params, selected["framework"], tree.split.label_ratio):
             laid_over = OmegaConf.to_container(OmegaConf.merge(values, tuned))
@@ -138,6 +140,27 @@ def _hydra(project: Path, params: Mapping[str, Any], values: Mapping[str, Any], 
 def _names(group: str, project: Path) -> dict[str, Path]:
     """The names of a group, each with its file."""
     return {path.stem: path for folder in conf_folders(project) for path in (folder / group).glob("*.yaml")}
+
+
+def _replaced_arguments(
+    project: Path, params: Mapping[str, Any], values: Mapping[str, Any], overrides: Sequence[str]
+) -> list[str]:
+    """Overrides that delete what belongs to a backbone, or to a kind of audio encoder, that ``overrides`` replace."""
+    asked = list(zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True))
+    chosen = {o.key_or_group: o for _, o in asked if re.fullmatch(r"model\..*\b(backbone|kind)", o.key_or_group)}
+    if not chosen:
+        return []
+    groups = [text for text, o in asked if o.key_or_group in (*GROUPS, "experiment")]
+    before = _hydra(project, params, values, groups)
+    replaced: list[str] = []
+    for key in sorted(chosen, reverse=True):  # an encoder's kind comes before its backbone
+        section, _, setting = key.rpartition(".")
+        inner = section if setting == "kind" else f"{section}.backbone_args"
+        default = "spectrogram" if setting == "kind" else None
+        changed = OmegaConf.select(before, key, default=default) != chosen[key].value()
+        if changed and f"~{section}" not in replaced and OmegaConf.select(before, inner) is not None:
+            replaced.append(f"~{inner}")
+    return replaced
 
 
 def _compose_with(

@@ -2,18 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from avsl.schema import ConfigError
 
+if TYPE_CHECKING:
+    from timm.models import FeatureInfo
 
-def make_backbone(section: str, name: str, *, last_stride: int = 2, **settings: Any) -> nn.Module:
-    """The timm network ``name``.
+
+# Settings with which timm's networks of one input size take others.
+_ANY_SIZE: tuple[dict[str, Any], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
+_PROBES = ((64, 51), (96, 128))  # px: sides that no stride divides, and sides that 32 does
+
+
+@dataclass(frozen=True)
+class _InputSize:
+    """The sides of a network's input; other inputs are resized to the nearest ones, which keeps their geometry.
+
+    Attributes:
+        multiple: divides both sides.
+        least: of both sides, px.
+        fixed: both sides, px; 0 for any.
+    """
+
+    multiple: int = 1
+    least: int = 0
+    fixed: int = 0
+
+    def resize(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        """Resize (B, C, H, W), bilinearly; a forward pre-hook."""
+        size = tuple(self._side(side) for side in inputs[0].shape[-2:])
+        if size == inputs[0].shape[-2:]:
+            return inputs
+        return (F.interpolate(inputs[0], size=size, mode="bilinear", align_corners=False),)
+
+    def _side(self, side: int) -> int:
+        return self.fixed or max(self.least, -(-side // self.multiple) * self.multiple)
+
+
+_INPUT_SIZES = (_InputSize(), _InputSize(multiple=32), _InputSize(multiple=32, least=128))
+
+
+def make_backbone(section: str, name: str, *, last_stride: int = 2, **settings: Any) -> tuple[nn.Module, list[int]]:
+    """The timm network ``name``, for inputs of any size and with outputs (B, C, h, w).
+
+    A network that takes inputs of certain sizes alone gets resized ones; one with channels last or tokens gets its
+    outputs permuted. What it needs is found by passing two small inputs.
 
     Args:
         section: of the configuration, for errors.
@@ -21,26 +63,99 @@ def make_backbone(section: str, name: str, *, last_stride: int = 2, **settings: 
         last_stride: 1 leaves out the last stage's stride and dilates nothing (timm's ``output_stride`` does).
         settings: passed to timm.
 
+    Returns:
+        The network, and the measured channels of its output, or of each of its feature maps.
+
     Raises:
-        ConfigError: it is unknown, or its settings do not fit; names ``section`` of the configuration.
+        ConfigError: it is unknown, its settings do not fit, or it gives no maps; names ``section``.
     """
     # Here, as it takes two seconds and most stages read the configuration alone.
     import timm
 
     try:
         network: nn.Module = timm.create_model(name, **settings)
-    except (RuntimeError, LookupError, TypeError, ValueError, AssertionError) as error:
+    except Exception as error:  # timm's networks fail in as many ways as there are
         raise ConfigError(f"{section}: '{name}' cannot be built: {' '.join(str(error).split())}") from error
     if last_stride == 1:
-        last = getattr(network, "layer4", None)
-        if last is None:
-            raise ConfigError(f"{section}.last_stride: '{name}' is no ResNet, so its stride is what it is")
-        for layer in last.modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.stride = (1, 1)
-            elif isinstance(layer, nn.AvgPool2d):
-                raise ConfigError(f"{section}.last_stride: '{name}' strides by pooling, which stays")
-    return network
+        _leave_out_last_stride(section, name, network)
+    channels = settings.get("in_chans", 3)
+    side = settings.get("img_size", getattr(network, "default_cfg", {}).get("input_size", (3, 224, 224))[-1])
+    candidates: list[nn.Module | None] = [network, *(None for _ in _ANY_SIZE[1:])]
+    unknown: set[int] = set()
+    failure: Exception | None = None
+    for size in (*_INPUT_SIZES, _InputSize(fixed=side if isinstance(side, int) else side[-1])):
+        for k, extra in enumerate(_ANY_SIZE):
+            if k in unknown:
+                continue
+            try:
+                candidate = candidates[k] = candidates[k] or timm.create_model(name, **settings | extra)
+            except Exception:
+                unknown.add(k)  # it has no such setting
+                continue
+            try:
+                return candidate, _fit(candidate, size, channels)
+            except Exception as error:
+                failure = failure or error
+    raise ConfigError(f"{section}: '{name}' cannot be used: {' '.join(str(failure).split())}") from failure
+
+
+def _leave_out_last_stride(section: str, name: str, network: nn.Module) -> None:
+    last = getattr(network, "layer4", None)
+    if last is None:
+        raise ConfigError(f"{section}.last_stride: '{name}' is no ResNet, so its stride is what it is")
+    for layer in last.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.stride = (1, 1)
+        elif isinstance(layer, nn.AvgPool2d):
+            raise ConfigError(f"{section}.last_stride: '{name}' strides by pooling, which stays")
+
+
+@torch.no_grad()
+def _fit(network: nn.Module, size: _InputSize, channels: int) -> list[int]:
+    """Let the network resize its inputs and permute its outputs; returns the channels that probes have in each.
+
+    Raises:
+        Exception: a probe does not pass; the network is as before.
+    """
+    training = network.training
+    network.eval()
+    hooks = [network.register_forward_pre_hook(size.resize), network.register_forward_hook(_channels_first)]
+    try:
+        outputs = [network(torch.zeros(2, channels, *sides)) for sides in _PROBES]
+        widths = [[x.shape[1] for x in (maps if isinstance(maps, list) else [maps])] for maps in outputs]
+        if widths[0] != widths[1]:
+            raise ValueError(f"its outputs' widths depend on the input's size: {widths[0]} and {widths[1]}")
+    except Exception:
+        for hook in hooks:
+            hook.remove()
+        raise
+    finally:
+        network.train(training)
+    return widths[0]
+
+
+def _channels_first(network: nn.Module, _: Any, output: Any) -> Any:
+    """Outputs as (B, C, h, w), tokens as (B, C, N, 1), pooled ones as (B, C, 1, 1); a forward hook."""
+    if isinstance(output, list | tuple) and all(isinstance(maps, Tensor) for maps in output):
+        widths = cast("FeatureInfo", network.feature_info).channels()
+        return [_permuted(maps, {width}, 0) for maps, width in zip(output, widths, strict=True)]
+    if not isinstance(output, Tensor):
+        raise TypeError(f"it gives {type(output).__name__}, not a map")
+    widths = {getattr(network, name, None) for name in ("num_features", "head_hidden_size", "embed_dim")}
+    return _permuted(output, widths, int(getattr(network, "num_prefix_tokens", 0)))
+
+
+def _permuted(maps: Tensor, widths: Collection[Any], prefix_tokens: int) -> Tensor:
+    match maps.ndim:
+        case 2:
+            return maps[:, :, None, None]
+        case 3:
+            return maps[:, prefix_tokens:].transpose(1, 2).unsqueeze(-1)
+        case 4 if maps.shape[1] not in widths and maps.shape[-1] in widths:
+            return maps.permute(0, 3, 1, 2)
+        case 4:
+            return maps
+    raise ValueError(f"it gives outputs of {maps.ndim} axes, not maps")
 
 
 @contextmanager
@@ -63,7 +178,7 @@ def open_weights(key: str, path: str) -> Iterator[Any]:
         raise ConfigError(f"{key}: {path} is no safetensors file: {error}") from None
 
 
-def make_feature_network(section: str, name: str, weights: str, **settings: Any) -> nn.Module:
+def make_feature_network(section: str, name: str, weights: str, **settings: Any) -> tuple[nn.Module, list[int]]:
     """The timm network ``name`` as a giver of feature maps.
 
     Args:
@@ -72,6 +187,9 @@ def make_feature_network(section: str, name: str, weights: str, **settings: Any)
         weights: a local safetensors file of ImageNet weights; empty starts from scratch.
         settings: for :func:`make_backbone`; ``out_indices`` says which maps.
 
+    Returns:
+        The network, and the channels of its maps.
+
     Raises:
         ConfigError: it cannot be built, or the file cannot be read or lacks one of the network's tensors.
     """
@@ -79,7 +197,7 @@ def make_feature_network(section: str, name: str, weights: str, **settings: Any)
     if weights:
         with open_weights(f"{section}.weights", weights) as file:
             stored = set(file.keys())
-    network = make_backbone(
+    network, widths = make_backbone(
         section,
         name,
         pretrained=bool(weights),
@@ -93,4 +211,4 @@ def make_feature_network(section: str, name: str, weights: str, **settings: Any)
         used = {parameter.removeprefix("model.") for parameter, _ in network.named_parameters()}
         if absent := sorted(parameter for parameter in used if parameter.replace(".", "_") not in known):
             raise ConfigError(f"{section}.weights: {weights} lacks '{absent[0]}' of {name}")
-    return network
+    return network, widths

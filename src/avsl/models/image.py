@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,9 +10,6 @@ from torch.nn import functional as F
 
 from avsl.models.backbone import make_feature_network
 from avsl.schema import ConfigError, StrictConfig
-
-if TYPE_CHECKING:
-    from timm.models import FeatureInfo
 
 
 class ImageEncoderConfig(StrictConfig):
@@ -51,7 +48,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ImageEncoderConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        self.backbone = make_feature_network(
+        self.backbone, widths = make_feature_network(
             "model.image",
             config.backbone,
             config.weights,
@@ -65,7 +62,6 @@ class ImageEncoder(nn.Module):
                 raise ConfigError(f"model.image.before_activation: {config.backbone} does not end in a ReLU")
             setattr(self.backbone, name, nn.Identity())
         self.backbone.requires_grad_(not config.frozen)
-        widths = cast("FeatureInfo", self.backbone.feature_info).channels()
         if not config.project and widths != [dim]:
             raise ConfigError(f"model.image.project: {config.backbone} has {widths} channels, not {dim}")
         self.lateral = nn.ModuleList(nn.Conv2d(width, dim, 1) if config.project else nn.Identity() for width in widths)

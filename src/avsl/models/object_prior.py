@@ -36,7 +36,7 @@ class ObjectPrior(nn.Module):
     def __init__(self, config: ObjectPriorConfig) -> None:
         super().__init__()
         self.config = config
-        network = make_feature_network("evaluate.ogl", config.backbone, config.weights, out_indices=(-1,))
+        network, _ = make_feature_network("evaluate.ogl", config.backbone, config.weights, out_indices=(-1,))
         self.network = network.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> ObjectPrior:

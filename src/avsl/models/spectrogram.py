@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class SpectrogramEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.front_end = make_spectrogram(config)
-        self.backbone = make_backbone(
+        backbone, (self.code_dim,) = make_backbone(
             "model.audio",
             config.backbone,
             last_stride=config.last_stride,
@@ -56,8 +56,8 @@ class SpectrogramEncoder(nn.Module):
             num_classes=0,
             global_pool="",
             **config.backbone_args,
-        ).requires_grad_(not config.frozen)
-        self.code_dim = cast("int", self.backbone.num_features)
+        )
+        self.backbone = backbone.requires_grad_(not config.frozen)
         if not config.project and self.code_dim != dim:
             raise ConfigError(f"model.audio.project: {config.backbone} has {self.code_dim} channels, not {dim}")
         self.dropout = nn.Dropout(config.dropout)
