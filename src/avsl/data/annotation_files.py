@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 
 from avsl.errors import DataError
 
@@ -18,17 +20,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# A VGGSound clip is named after its video and the second it starts at.
-_CLIP_NAME = re.compile(r"(?P<video>.{11})_\d{6}")
-
-
 _Row = TypeVar("_Row", bound=BaseModel)
 
 
-def source_of(sample_id: str) -> str:
-    """The video a VGGSound clip was cut from; any other id is its own source."""
-    match = _CLIP_NAME.fullmatch(sample_id)
-    return match["video"] if match else sample_id
+def normal_name(name: str) -> str:
+    """A name with composed characters (NFC), which file systems and tools spell in two ways."""
+    return unicodedata.normalize("NFC", name)
+
+
+Name = Annotated[str, AfterValidator(normal_name)]
+"""A sample's name in an annotation file."""
+
+
+def _encoding(path: Path) -> str:
+    """Of a text file, by its byte-order mark; UTF-8 where there is none."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def read_table(path: Path, columns: int, what: str) -> Iterator[list[str]]:
@@ -46,9 +53,9 @@ def read_table(path: Path, columns: int, what: str) -> Iterator[list[str]]:
         raise DataError(f"{path}: no such {what}")
     empty = True
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding=_encoding(path)) as file:
             for number, row in enumerate(csv.reader(line.rstrip("\n") for line in file), start=1):
-                cells = [cell.strip() for cell in row]
+                cells = [normal_name(cell.strip()) for cell in row]
                 if not any(cells):
                     continue
                 if len(cells) < columns or not all(cells[:columns]):
@@ -58,7 +65,7 @@ def read_table(path: Path, columns: int, what: str) -> Iterator[list[str]]:
                 yield cells
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise DataError(f"{path}: not a text file: {error}") from error
     except csv.Error as error:
         raise DataError(f"{path}: not a CSV file: {error}") from error
@@ -89,9 +96,11 @@ def read_json_rows(path: Path, model: type[_Row]) -> list[_Row]:
     if not path.is_file():
         raise DataError(f"{path}: no such annotation file")
     try:
-        content = path.read_bytes()
+        content = path.read_text(_encoding(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeError as error:
+        raise DataError(f"{path}: not a text file: {error}") from error
     try:
         rows: list[_Row] = TypeAdapter(list[model]).validate_json(content)  # type: ignore[valid-type]  # a type made at run time
     except ValidationError as error:
@@ -108,50 +117,123 @@ def read_json_rows(path: Path, model: type[_Row]) -> list[_Row]:
     return rows
 
 
+BoxForm = Literal["xyxy", "xywh"]
+BoxUnits = Literal["fractions", "pixels"]
+_HEADERS: dict[BoxForm, list[str]] = {
+    "xyxy": ["file", "class", "x0", "y0", "x1", "y1"],
+    "xywh": ["file", "class", "x", "y", "width", "height"],
+}
+_ROLES = ("classes", "recordings")
+# Tools round; the few boxes of VGG-SS that no frame holds are far below 0, none is above 1.
+_ROUNDING, _NO_FRACTION = 0.02, 1.5
+# Of the boxes of a file, this many may be wrong for another reason than the convention.
+_FEW = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What a file says of a sample.
+
+    Attributes:
+        label: class name.
+        boxes: (k, 4) x0, y0, x1, y1, in the file's units; k = 0 where nothing in view sounds.
+        recording: the recording it was cut from; empty where the file does not say.
+    """
+
+    label: str
+    boxes: NDArray[np.float64]
+    recording: str = ""
+
+
 class _BoxRow(BaseModel):
-    file: str
+    file: Name
     label: str = Field(alias="class")
     bbox: list[tuple[float, float, float, float]]
+    recording: Name = ""
 
 
-def read_annotations(path: Path) -> dict[str, tuple[str, NDArray[np.float64]]]:
-    """Class and boxes as annotated, (k, 4) x0, y0, x1, y1, by sample id, in the file's order.
+def read_annotations(path: Path, form: BoxForm = "xyxy", units: BoxUnits = "fractions") -> dict[str, Annotation]:
+    """Annotations by sample id, in the file's order.
 
     Args:
         path: VGG-SS's JSON, a list of ``file``, ``class`` and ``bbox``; or a CSV with the columns file, class, x0, y0,
-            x1, y1, one box a row and without numbers where nothing in view sounds. Fractions of the frame.
+            x1, y1 (or x, y, width, height), one box a row and without numbers where nothing in view sounds. Either may
+            have a ``recording``.
+        form: of the boxes: two corners, or a corner, width and height.
+        units: fractions of the frame, or pixels of the picture as it lies in the folder.
 
     Raises:
-        DataError: the file is missing, not of that form, or names an id twice (JSON) or with two classes (CSV).
+        DataError: the file is missing, not of that form, names an id twice (JSON) or with two classes or recordings
+            (CSV), or its boxes as a whole follow another convention; names the likely one.
     """
-    annotated: dict[str, tuple[str, NDArray[np.float64]]] = {}
-    if path.suffix.lower() == ".csv":
-        return _read_box_table(path)
-    for row in read_json_rows(path, _BoxRow):
-        if row.file in annotated:
-            raise DataError(f"{path}: '{row.file}' is annotated twice")
-        annotated[row.file] = row.label, as_boxes(row.bbox)
+    read = _read_box_table if path.suffix.lower() == ".csv" else _read_box_list
+    annotated = read(path, form)
+    drawn = [(name, box) for name, known in annotated.items() for box in known.boxes]
+    if drawn:
+        _check_convention(path, [name for name, _ in drawn], as_boxes([box for _, box in drawn]), form, units)
+    if form == "xywh":
+        for known in annotated.values():
+            known.boxes[:, 2:] += known.boxes[:, :2]
     return annotated
 
 
-def _read_box_table(path: Path) -> dict[str, tuple[str, NDArray[np.float64]]]:
+def _check_convention(
+    path: Path, names: Sequence[str], boxes: NDArray[np.float64], form: BoxForm, units: BoxUnits
+) -> None:
+    """Refuse boxes that, over the whole file, are told to be of another form or in other units."""
+
+    def refuse(wrong: Any, what: str, setting: str) -> None:
+        first = int(wrong.argmax())
+        numbers = ", ".join(f"{number:g}" for number in boxes[first])
+        raise DataError(
+            f"{path}: {wrong.sum()} of {len(boxes)} boxes {what}, as [{numbers}] of '{names[first]}': {setting}"
+        )
+
+    beyond = (boxes > _NO_FRACTION).any(axis=1)
+    inverted = (boxes[:, 2:] < boxes[:, :2]).any(axis=1) & (boxes >= -_ROUNDING).all(axis=1)
+    outside = (boxes[:, :2] + boxes[:, 2:] > 1 + _ROUNDING).any(axis=1)
+    if units == "fractions" and beyond.any():
+        refuse(beyond, "are no fractions of the frame", "if they are in pixels, set units=pixels")
+    if units == "pixels" and not (boxes > 1).any():
+        refuse(~beyond, "are at most 1", "if they are fractions of the frame, set units=fractions")
+    if form == "xyxy" and (inverted.mean() > _FEW or (inverted.any() and units == "fractions" and not outside.any())):
+        refuse(inverted, "end before they begin", "if they are x, y, width, height, set boxes=xywh")
+    if form == "xywh" and units == "fractions" and outside.mean() > _FEW:
+        refuse(outside, "leave the frame", "if they are x0, y0, x1, y1, set boxes=xyxy")
+
+
+def _read_box_list(path: Path, _: BoxForm) -> dict[str, Annotation]:
+    annotated: dict[str, Annotation] = {}
+    for row in read_json_rows(path, _BoxRow):
+        if row.file in annotated:
+            raise DataError(f"{path}: '{row.file}' is annotated twice")
+        annotated[row.file] = Annotation(row.label, as_boxes(row.bbox), row.recording)
+    return annotated
+
+
+def _read_box_table(path: Path, form: BoxForm) -> dict[str, Annotation]:
     header, *rows = read_table(path, 2, "annotation file")
-    expected = ["file", "class", "x0", "y0", "x1", "y1"]
-    if header != expected:
-        raise DataError(f"{path}: its first row is {','.join(header)!r}, not {','.join(expected)!r}")
-    labels: dict[str, str] = {}
+    other = next((name for name, columns in _HEADERS.items() if name != form and header[:6] == columns), "")
+    if other:
+        raise DataError(f"{path}: its columns are {','.join(header)}: set boxes={other}")
+    if header[:6] != _HEADERS[form] or header[6:] not in ([], ["recording"]):
+        expected = f"{','.join(_HEADERS[form])}[,recording]"
+        raise DataError(f"{path}: its first row is {','.join(header)!r}, not {expected!r}")
+    known: dict[str, tuple[str, str]] = {}
     boxes: dict[str, list[list[float]]] = {}
-    for number, (name, label, *corners) in enumerate(rows, start=2):
-        if labels.setdefault(name, label) != label:
-            raise DataError(f"{path}: '{name}' has the classes '{labels[name]}' and '{label}'")
+    for number, (name, label, *cells) in enumerate(rows, start=2):
+        numbers, recording = cells[:4], "".join(cells[4:5])
+        for was, now, what in zip(known.setdefault(name, (label, recording)), (label, recording), _ROLES, strict=True):
+            if was != now:
+                raise DataError(f"{path}: '{name}' has the {what} '{was}' and '{now}'")
         drawn = boxes.setdefault(name, [])
-        if any(corners):
+        if any(numbers):
             try:
-                x0, y0, x1, y1 = map(float, corners)
+                a, b, c, d = map(float, numbers)
             except ValueError:
-                raise DataError(f"{path}: row {number} has not four numbers for '{name}': {corners}") from None
-            drawn.append([x0, y0, x1, y1])
-    return {name: (label, as_boxes(boxes[name])) for name, label in labels.items()}
+                raise DataError(f"{path}: row {number} has not four numbers for '{name}': {numbers}") from None
+            drawn.append([a, b, c, d])
+    return {name: Annotation(label, as_boxes(boxes[name]), recording) for name, (label, recording) in known.items()}
 
 
 def as_boxes(boxes: Sequence[Sequence[float]]) -> NDArray[np.float64]:

@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
-
-
 MIDDLE = 0.5
-
-
 """Of a video, as a share of its length."""
 
 
@@ -46,6 +42,7 @@ class Entry:
         meta: small JSON values.
         broken: why it cannot be used, where the lists already tell.
         sound_source: the recording its sound comes from, where that is another than the frame's.
+        in_pixels: the boxes are in pixels of the picture, not in fractions.
     """
 
     sample_id: str
@@ -62,6 +59,7 @@ class Entry:
     meta: Mapping[str, Any] = field(default_factory=dict)
     broken: str = ""
     sound_source: str = ""
+    in_pixels: bool = False
 
     @property
     def sources(self) -> set[str]:
@@ -94,11 +92,11 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class Anew(Iterable[Entry]):
-    """Rows that are made anew whenever they are gone through: a list of them takes a kilobyte a row.
+class LazyEntries(Iterable[Entry]):
+    """Rows that each iteration makes again: a list of them takes a kilobyte a row.
 
     Attributes:
-        rows: begins to make them.
+        rows: returns an iterator over them.
     """
 
     rows: Callable[[], Iterable[Entry]]
@@ -117,11 +115,13 @@ class Index:
         leaks: rows of a training list that were dropped because they are held out.
         left_out: rows that belong to no side: unannotated media of held-out sources, and test rows whose frame is
             learned from.
+        notes: sentences on how the folder was read.
     """
 
     entries: Iterable[Entry]
     leaks: Sequence[Leak] = ()
     left_out: int = 0
+    notes: Sequence[str] = ()
 
 
 class IndexedConfig(StrictConfig):

@@ -2,109 +2,142 @@
 
 from __future__ import annotations
 
-import heapq
 import os
-from bisect import bisect_left
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pyarrow as pa
-
-from avsl.data.annotation_files import as_boxes, read_list, read_table, source_of
-from avsl.data.index import VIDEO_SUFFIXES, Anew, Entry, Index, ListedConfig
+from avsl.data.annotation_files import Annotation, as_boxes, normal_name, read_list, read_table
+from avsl.data.index import VIDEO_SUFFIXES, Entry, Index, LazyEntries, ListedConfig
 from avsl.data.media.audio import SOUND_SUFFIXES
 from avsl.data.media.checks import PICTURE_SUFFIXES
 from avsl.data.partition import add_pool, add_training_list
+from avsl.data.recordings import source_of
 from avsl.errors import DataError, check_name
 
-if TYPE_CHECKING:
-    pass
-
-# Between a file's name and its suffix: no name holds it, and it sorts before whatever else a name goes on with.
-_END = "\0"
+# What a folder of sounds may hold: the second row is decoded as the sound track of a video is.
+_SOUNDS = (*SOUND_SUFFIXES, ".m4a", ".aac", ".opus", ".oga", ".wma", ".aif", ".aiff", ".mka", *VIDEO_SUFFIXES)
 
 
-class Files(Mapping[str, Path]):
-    """The files of one folder by their name without its suffix, in order of these names.
+def files_by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """The paths of a folder's files with one of ``suffixes``, by their name without it, composed (NFC) and in order.
 
-    Held as one block of text, some 25 bytes a file, where a dictionary of paths takes half a kilobyte.
-
-    Args:
-        folder: where they lie.
-        names: text array, ascending: each name, ``_END`` and its suffix.
-    """
-
-    def __init__(self, folder: Path, names: pa.Array) -> None:
-        self._folder = folder
-        self._names = names
-
-    def __getitem__(self, name: str) -> Path:
-        place = bisect_left(self._names, name, key=_stem)
-        if place == len(self._names) or _stem(self._names[place]) != name:
-            raise KeyError(name)
-        return self._folder / str(self._names[place].as_py()).replace(_END, "")
-
-    def __iter__(self) -> Iterator[str]:
-        return map(_stem, self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def _stem(name: pa.StringScalar) -> str:
-    return str(name.as_py().partition(_END)[0])
-
-
-def files_by_id(folder: Path, suffixes: Sequence[str]) -> Files:
-    """The files of a folder with one of ``suffixes``, by their name without it.
+    Names that begin with a dot are passed over. Paths are text, as a `Path` takes three times the memory.
 
     Raises:
         DataError: there is no such folder, or two files have one name, or one a name that is no line of text.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    names = []
+    found: dict[str, str] = {}
     with os.scandir(folder) as files:  # pathlib first makes a list of all
         for file in files:
-            path = folder / file.name
-            if path.suffix.lower() in suffixes:
-                check_name(path)
-                names.append(f"{path.stem}{_END}{path.suffix}")
-    names.sort()
-    for one, other in pairwise(names):
-        if one.partition(_END)[0] == other.partition(_END)[0]:
-            raise DataError(f"{folder}: both '{one.replace(_END, '')}' and '{other.replace(_END, '')}' are there")
-    return Files(folder, pa.array(names, pa.string()))
+            stem, suffix = _split(file.name)
+            if suffix.lower() not in suffixes or stem.startswith("."):
+                continue
+            check_name(folder / file.name)
+            path = os.path.join(folder, file.name)  # noqa: PTH118  # of 200,000
+            other = found.setdefault(normal_name(stem), path)
+            if other != path:
+                first, second = sorted((Path(other).name, file.name))
+                raise DataError(f"{folder}: both '{first}' and '{second}' are there")
+    return dict(sorted(found.items()))
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A file's name without its suffix, and the suffix."""
+    return os.path.splitext(name)  # noqa: PTH122  # of 200,000, and of names that are no paths
+
+
+def _class_folders(root: Path) -> dict[str, str]:
+    """The videos in the folders of a folder, by ``FOLDER/NAME``."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return {
+        f"{normal_name(folder.name)}/{name}": path
+        for folder in folders
+        for name, path in files_by_id(folder, VIDEO_SUFFIXES).items()
+    }
 
 
 @dataclass(frozen=True)
 class Media:
-    """Pictures and sounds by id; a video is both."""
+    """The paths of pictures and sounds by id; a video is both.
 
-    pictures: Mapping[str, Path]
-    sounds: Mapping[str, Path]
+    Attributes:
+        pictures: paths of the frames.
+        sounds: paths of the sounds.
+        by_class: ids are ``CLASS/NAME``.
+        notes: sentences on what in the folder is not read.
+    """
+
+    pictures: Mapping[str, str]
+    sounds: Mapping[str, str]
+    by_class: bool = False
+    notes: Sequence[str] = ()
 
     @classmethod
-    def read(cls, root: Path) -> Media:
-        """What lies in a folder: clips, or pictures in ``frames/`` with sounds in ``audio/``.
+    def read(cls, root: Path, class_folders: bool = False) -> Media:
+        """What lies in a folder: pictures in ``frames/`` with sounds in ``audio/``, or clips.
+
+        Args:
+            root: the folder.
+            class_folders: whether a folder without either may have folders of clips, each named after a class.
 
         Raises:
-            DataError: the folder is missing or holds neither, or two files have one name.
+            DataError: the folder is missing or holds none of these, or two files have one name.
         """
         clips = files_by_id(root, VIDEO_SUFFIXES)
+        if (root / "frames").is_dir() and (root / "audio").is_dir():
+            pictures, sounds = files_by_id(root / "frames", PICTURE_SUFFIXES), files_by_id(root / "audio", _SOUNDS)
+            if pictures or sounds or not clips:
+                stray = [
+                    f"{root}: {len(clips)} videos beside 'frames' and 'audio' are not read, as '{name}'"
+                    for name in clips
+                ]
+                return cls(pictures, sounds, notes=stray[:1])
         if clips:
             return cls(clips, clips)
-        if not (root / "frames").is_dir() or not (root / "audio").is_dir():
-            raise DataError(f"{root}: holds neither clips (*.mp4) nor the folders 'frames' and 'audio'")
-        return cls(files_by_id(root / "frames", PICTURE_SUFFIXES), files_by_id(root / "audio", SOUND_SUFFIXES))
+        if class_folders and (clips := _class_folders(root)):
+            return cls(clips, clips, by_class=True)
+        kinds = "*.mp4, also in folders named after classes" if class_folders else "*.mp4"
+        raise DataError(f"{root}: holds neither clips ({kinds}) nor the folders 'frames' and 'audio'")
+
+    def names(self) -> list[str]:
+        """The name of every picture or sound, in order."""
+        return sorted(self.pictures.keys() | self.sounds.keys())
+
+    def find(self, name: str, label: str = "") -> str:
+        """The id that ``name`` in a person's file means: it may have a suffix, a folder or a Windows separator."""
+        path = name.replace("\\", "/")
+        stem, suffix = _split(path)
+        if suffix.lower() not in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES, *_SOUNDS):
+            stem = path
+        last = stem.rpartition("/")[2]
+        candidates = (name, path, stem, path.rpartition("/")[2], last, f"{label}/{last}")
+        return next((known for known in candidates if known in self.pictures or known in self.sounds), name)
 
     def entry(self, name: str, source: Callable[[str], str] = source_of, **known: Any) -> Entry:
         """The row whose picture and sound have this name; ``known`` are further fields."""
-        fields = {"picture": self.pictures.get(name), "sounds": (self.sounds.get(name),)}
-        return Entry(name, source(name), name, **(fields | known))
+        fields = {"source_id": source(name), "picture": self.picture(name), "sounds": (self.sound(name),)}
+        if self.by_class:
+            fields["label"] = name.partition("/")[0]
+        return Entry(sample_id=name, group_id=name, **(fields | known))
+
+    def picture(self, name: str) -> Path | None:
+        """Where the picture of this name lies."""
+        return Path(self.pictures[name]) if name in self.pictures else None
+
+    def sound(self, name: str) -> Path | None:
+        """Where the sound of this name lies."""
+        return Path(self.sounds[name]) if name in self.sounds else None
+
+    def annotated(self, known: Mapping[str, Annotation], source: Callable[[str], str] = source_of) -> list[Entry]:
+        """The rows that an annotation file names."""
+        return [
+            self.entry(name, source_id=row.recording or source(name), label=row.label, boxes=row.boxes)
+            for name, row in known.items()
+        ]
 
     def masked_entry(self, masks: Path, name: str, **known: Any) -> Entry:
         """The row of this name with its mask in the folder ``masks``, a ``.npy`` array or a ``.png``."""
@@ -115,13 +148,7 @@ class Media:
 
     def pool(self, but: Container[str], source: Callable[[str], str] = source_of) -> Iterable[Entry]:
         """A row of ``train`` for every picture or sound whose name is not among ``but``, in order of the names."""
-
-        def rows() -> Iterator[Entry]:
-            for name, _ in groupby(heapq.merge(self.pictures, self.sounds)):
-                if name not in but:
-                    yield self.entry(name, source, part="train")
-
-        return Anew(rows)
+        return LazyEntries(lambda: (self.entry(name, source, part="train") for name in self.names() if name not in but))
 
 
 def add_silent(
@@ -151,8 +178,8 @@ def add_silent(
             source(video),
             video,
             part="test_offscreen",
-            picture=media.pictures.get(video),
-            sounds=(media.sounds.get(audio),),
+            picture=media.picture(video),
+            sounds=(media.sound(audio),),
             boxes=as_boxes([]),
             sound_source=source(audio),
         )
@@ -191,7 +218,7 @@ def add_unannotated(
     if config.train_list:
         path = root / config.train_list
         ids = read_list(path, "training list")
-        pool = Anew(lambda: (media.entry(name, source, part="train") for name in ids))
+        pool = LazyEntries(lambda: (media.entry(name, source, part="train") for name in ids))
         return add_training_list(entries, pool, config.leak, path, f"data.{data}.leak", left_out)
     return add_pool(entries, media.pool(known, source), left_out)
 

@@ -8,13 +8,9 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from avsl.data.index import VIDEO_SUFFIXES, Anew, CutConfig, Entry, Index, IndexedConfig, Leak, LeakRule
+from avsl.data.index import VIDEO_SUFFIXES, CutConfig, Entry, Index, IndexedConfig, LazyEntries, Leak, LeakRule
 from avsl.errors import DataError
-
-if TYPE_CHECKING:
-    pass
 
 
 def assign_parts(
@@ -55,7 +51,7 @@ def add_pool(entries: Sequence[Entry], pool: Iterable[Entry], left_out: int = 0)
         left_out: rows left out before.
     """
     free, leaks = _held_out(entries, pool)
-    return Index(Anew(lambda: chain(entries, free)), left_out=left_out + len(leaks))
+    return Index(LazyEntries(lambda: chain(entries, free)), left_out=left_out + len(leaks))
 
 
 def add_training_list(
@@ -84,7 +80,7 @@ def add_training_list(
         raise DataError(
             f"{path}: {len(leaks)} of its {sum(1 for _ in pool)} rows are held out: {said}; {key}=drop leaves them out"
         )
-    return Index(Anew(lambda: chain(entries, free)), leaks, left_out)
+    return Index(LazyEntries(lambda: chain(entries, free)), leaks, left_out)
 
 
 def _held_out(entries: Iterable[Entry], pool: Iterable[Entry]) -> tuple[Iterable[Entry], list[Leak]]:
@@ -99,7 +95,7 @@ def _held_out(entries: Iterable[Entry], pool: Iterable[Entry]) -> tuple[Iterable
         if entry.source_id in sources:
             part = rows.get(entry.sample_id)
             leaks.append(Leak(entry.sample_id, part or sources[entry.source_id], part is not None))
-    free = Anew(lambda: (row for row in pool if row.source_id not in sources and row.sample_id not in rows))
+    free = LazyEntries(lambda: (row for row in pool if row.source_id not in sources and row.sample_id not in rows))
     return free, leaks
 
 

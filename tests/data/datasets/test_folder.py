@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from avsl.data.index import Index
 from avsl.data.prepared.reader import PreparedData
 from avsl.errors import DataError
+from avsl.schema import ConfigError
 
 Prepare = Callable[..., PreparedData]
 
@@ -55,6 +57,63 @@ def test_an_unusable_folder_is_named(tmp_path: Path, prepare: Prepare) -> None:
         prepare("folder", tmp_path)
     with pytest.raises(DataError, match="/no/such/folder: no such folder"):
         prepare("folder", Path("/no/such/folder"))
+
+
+@pytest.mark.parametrize("units", ["fractions", "pixels"])
+def test_boxes_in_either_units_are_the_same(
+    tmp_path: Path, prepare: Prepare, add_row: Callable[[Path, str, int], None], units: str
+) -> None:
+    """A picture is 60 x 40; a box in pixels that leaves it makes its row unusable."""
+    root = tmp_path / "media"
+    width, height = (60, 40) if units == "pixels" else (1, 1)
+    lines = [f"s1,c,{0.5 * width},{0.25 * height},{0.5 * width},{0.75 * height}"]
+    lines += [f"s2.png,c,0,0,{width},{height}"] + ["s3,c,50,0,20,10"] * (units == "pixels")
+    for k in range(1, len(lines) + 1):
+        add_row(root, f"s{k}", k)
+    (root / "boxes.csv").write_text("\n".join(["file,class,x,y,width,height", *lines]))
+    data = prepare("folder", root, annotations="boxes.csv", boxes="xywh", units=units, max_broken=0.5)
+    boxes = {name: data.boxes(row) for row, name in enumerate(data.sample_ids)}
+    assert boxes.keys() == {"s1", "s2"}
+    np.testing.assert_allclose(boxes["s1"], [[0.5, 0.25, 1, 1]])  # type: ignore[arg-type]  # annotated
+    np.testing.assert_allclose(boxes["s2"], [[0, 0, 1, 1]])  # type: ignore[arg-type]  # annotated
+
+
+@pytest.mark.parametrize("how", ["names", "column", "pattern"])
+def test_rows_of_one_recording_lie_on_one_side(
+    tmp_path: Path, read_index: Callable[..., Index], add_row: Callable[[Path, str, int], None], how: str
+) -> None:
+    """By the usual names, a column or a pattern; what nobody annotated goes with its recording, and it is reported."""
+    root = tmp_path / "media"
+    join = {"names": "{}_{:04d}", "column": "{}x{}", "pattern": "{}take{}"}[how]
+    names = [join.format(f"concert{letter}", k) for letter in "ABCD" for k in range(4)]
+    for name in names:
+        add_row(root, name, 1)
+    column = how == "column"
+    lines = [f"{name},c,0,0,1,1" + f",{name[:8]}" * column for name in names if name[-1] != "3"]
+    (root / "boxes.csv").write_text("\n".join(["file,class,x0,y0,x1,y1" + ",recording" * column, *lines]))
+    pattern = r"(.+)take\d" if how == "pattern" else ""
+    index = read_index("folder", root, annotations="boxes.csv", test_share=0.5, recording_pattern=pattern)
+    rows = [row for row in index.entries if row.annotated or not column]
+    parts = {(row.source_id, row.part) for row in rows}
+    assert {source for source, _ in parts} == {f"concert{letter}" for letter in "ABCD"}
+    assert len(parts) == 4
+    assert {part for _, part in parts} > {"test"}
+    assert (index.left_out == 0) is column, "the fourth clip of a held-out recording, unless nothing says whose it is"
+    assert any("16 clips of" in note and "recordings" in note for note in index.notes)
+
+
+def test_a_wrong_pattern_and_a_name_twice_are_refused(
+    tmp_path: Path, read_index: Callable[..., Index], add_row: Callable[[Path, str, int], None]
+) -> None:
+    """By key and by file."""
+    root = tmp_path / "media"
+    add_row(root, "a", 1)
+    for pattern in ("(", "a", "(a)(b)"):
+        with pytest.raises(ConfigError, match=r"data\.folder\.recording_pattern"):
+            read_index("folder", root, recording_pattern=pattern)
+    (root / "boxes.csv").write_text("file,class,x0,y0,x1,y1\na,c,0,0,1,1\na.png,c,0,0,1,1\n")
+    with pytest.raises(DataError, match=r"boxes\.csv: 'a' is annotated twice, once as 'a\.png'"):
+        read_index("folder", root, annotations="boxes.csv")
 
 
 @pytest.mark.slow

@@ -136,10 +136,10 @@ def test_published_annotations(published: Path) -> None:
     """The published file holds the known numbers of clips, classes and degenerate boxes."""
     annotated = read_annotations(published / "vggss.json")
     assert len(annotated) == 5158
-    assert len({label for label, _ in annotated.values()}) == 221
-    cleaned = {name: clean_boxes(boxes, 224) for name, (_, boxes) in annotated.items()}
-    assert sum((boxes < -1e16).any(axis=1).sum() for _, boxes in annotated.values()) == 12
-    assert sum(len(boxes) - len(cleaned[name]) for name, (_, boxes) in annotated.items()) == 18
+    assert len({row.label for row in annotated.values()}) == 221
+    cleaned = {name: clean_boxes(row.boxes, 224) for name, row in annotated.items()}
+    assert sum((row.boxes < -1e16).any(axis=1).sum() for row in annotated.values()) == 12
+    assert sum(len(row.boxes) - len(cleaned[name]) for name, row in annotated.items()) == 18
     assert sum(not len(boxes) for boxes in cleaned.values()) == 2
     kept = np.concatenate(list(cleaned.values()))
     assert ((kept >= 0) & (kept <= 1)).all()

@@ -66,7 +66,7 @@ def read_index(config: MUSICConfig) -> Index:
             _video,
             label="+".join(sounding),
             boxes=as_boxes([(x, y, x + width, y + height) for x, y, width, height in boxes]),
-            sounds=(media.sounds.get(_video(name)),),
+            sounds=(media.sound(_video(name)),),
             meta={"sounding": sounding},
         )
         for name, sounding, boxes in rows

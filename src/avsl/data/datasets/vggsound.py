@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from avsl.data.annotation_files import read_annotations, read_table
-from avsl.data.index import Anew, CutConfig, Index, LeakRule
+from avsl.data.index import CutConfig, Index, LazyEntries, LeakRule
 from avsl.data.listing import Media
 from avsl.data.partition import add_training_list, assign_parts
 from avsl.errors import DataError
@@ -40,9 +40,9 @@ def read_index(config: VGGSoundConfig) -> Index:
     root = Path(config.root)
     media = Media.read(root)
     known = read_annotations(root / config.annotations) if config.annotations else {}
-    rows = [media.entry(name, label=label, boxes=boxes) for name, (label, boxes) in known.items()]
+    rows = media.annotated(known)
     path = root / config.metadata
-    pool = Anew(lambda: (media.entry(name, part="train", label=label) for name, label in _training_clips(path)))
+    pool = LazyEntries(lambda: (media.entry(name, part="train", label=label) for name, label in _training_clips(path)))
     return add_training_list(assign_parts(rows, config), pool, config.leak, path, "data.vggsound.leak")
 
 

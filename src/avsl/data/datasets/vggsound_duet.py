@@ -37,7 +37,7 @@ def read_index(config: VGGSoundDuetConfig) -> Index:
     media = Media.read(root)
     known = read_annotations(root / config.annotations)
     path = root / config.pairs
-    rows = [media.entry(name, label=label, boxes=boxes) for name, (label, boxes) in known.items()]
+    rows = media.annotated(known)
     clips = {clip.sample_id: clip for clip in assign_parts(rows, config)}
     pairs = []
     for number, (one, _, other, *_) in enumerate(read_table(path, 4, "list of pairs"), start=1):

@@ -46,7 +46,7 @@ def read_index(config: VGGSSConfig) -> Index:
     root = Path(config.root)
     media = Media.read(root)
     known = read_annotations(root / config.annotations)
-    rows = [media.entry(name, label=label, boxes=boxes) for name, (label, boxes) in known.items()]
+    rows = media.annotated(known)
     return add_unannotated(_cut(config, rows, media), config, media, known, "vggss")
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16000
 QUARANTINE = "quarantine.csv"
 LEAKS = "leaks.csv"
+# Of a frame's side, by which a box in pixels may leave it.
+_ROUNDING = 0.02
 
 _Config = TypeVar("_Config", bound=IndexedConfig)
 
@@ -74,10 +76,6 @@ class _Decode:
     def sample(self, entry: Entry) -> Sample:
         if entry.broken:
             raise DataError(f"{entry.sample_id}: {entry.broken}")
-        boxes = None if entry.boxes is None else clean_boxes(entry.boxes, self.image_size)
-        if boxes is not None and entry.boxes is not None and len(entry.boxes) and not len(boxes):
-            # An empty list would say that nothing in view sounds.
-            raise DataError(f"{entry.sample_id}: none of its {len(entry.boxes)} boxes covers a pixel")
         if entry.picture is None:
             raise DataError(f"{entry.sample_id}: no frame in the folder")
         time_s = entry.time_s
@@ -86,7 +84,9 @@ class _Decode:
             if length is None:
                 raise DataError(f"{entry.picture}: states no length")
             time_s = entry.moment * length
-        frame = resize_frame(read_frame(entry.picture, time_s), self.image_size)
+        picture = read_frame(entry.picture, time_s)
+        boxes = self._boxes(entry, picture)
+        frame = resize_frame(picture, self.image_size)
         waveform = self._sound(entry, time_s)
         mask = None if entry.mask is None else read_mask(entry.mask, self.image_size)
         return Sample(
@@ -101,6 +101,22 @@ class _Decode:
             mask=mask,
             meta=entry.meta,
         )
+
+    def _boxes(self, entry: Entry, picture: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        if entry.boxes is None:
+            return None
+        given = entry.boxes
+        if entry.in_pixels:
+            height, width = picture.shape[:2]
+            given = given / (width, height, width, height)
+            if (given > 1 + _ROUNDING).any():
+                said = f"a box leaves its frame of {width} x {height} pixels: {entry.boxes.tolist()}"
+                raise DataError(f"{entry.sample_id}: {said}")
+        boxes = clean_boxes(given, self.image_size)
+        if len(given) and not len(boxes):
+            # An empty list would say that nothing in view sounds.
+            raise DataError(f"{entry.sample_id}: none of its {len(given)} boxes covers a pixel")
+        return boxes
 
     def _sound(self, entry: Entry, time_s: float | None) -> NDArray[np.int16]:
         start = None if time_s is None else time_s - self.duration_s / 2
@@ -150,19 +166,16 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
             rows are unusable.
     """
     index = read(config)
-    leaks, left_out = index.leaks, index.left_out
+    leaks, left_out, notes = index.leaks, index.left_out, index.notes
     # Beside the prepared set and not in it, as DVC hashes what is there; no system-wide folder: it may be memory.
     with _listed(index, config, root.with_name(f".{root.name}.rows")) as rows:
         del index  # from here on memory holds the rows of a shard, and no list of all
         _check_ids(config.root, rows)
         manifest, rejected = _prepare(name, rows, config, root, workers)
         expected = Counter(entry.part for entry in rows)
+        broken = {sample_id for sample_id, _ in rejected}
+        n_boxes = sum(len(row.boxes) for row in rows if row.boxes is not None and row.sample_id not in broken)
         n_rows = expected.total()
-        dropped = sum(
-            len(entry.boxes) - len(clean_boxes(entry.boxes, config.image_size))
-            for entry in rows
-            if entry.boxes is not None
-        )
     # The other settings decide which rows there are, and that is in the shards' keys.
     stated = config.model_dump(exclude={"root"}) | {"decoder_sha256": _decoder(), "leaks_dropped": len(leaks)}
     manifest = manifest.model_copy(
@@ -174,12 +187,10 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
         ("sample_id", "part", "shares"),
         ((leak.sample_id, leak.part, "row" if leak.same else "source") for leak in leaks),
     )
-    Console(stderr=True).print(
-        f"{name}: {n_rows - len(rejected)} of {n_rows} samples prepared, {len(rejected)} in {QUARANTINE}, "
-        f"{dropped} boxes without a pixel dropped, {len(leaks)} leaks dropped, "
-        f"{left_out} rows left out to keep the sides apart",
-        soft_wrap=True,
-    )
+    counted = f"{n_rows - len(rejected)} of {n_rows} samples prepared, {len(rejected)} in {QUARANTINE}, "
+    counted += f"{len(leaks)} leaks dropped, {left_out} rows left out to keep the sides apart"
+    for note in (*notes, counted):
+        _say(f"{name}: {note}")
     if len(rejected) > config.max_broken * n_rows:
         raise DataError(
             f"{config.root}: {len(rejected)} of {n_rows} samples are unusable, more than max_broken = "
@@ -187,6 +198,8 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
         )
     write_manifest(root, manifest)
     data = PreparedData.open(root)
+    if dropped := n_boxes - data.n_boxes:
+        _say(f"{name}: {dropped} boxes without a pixel dropped")
     write_contact_sheet(data)
     _print_cost(name, config, data)
     return manifest
@@ -244,7 +257,11 @@ def _print_cost(name: str, config: IndexedConfig, data: PreparedData) -> None:
     said += f"{config.frames} {data.frame_bytes / len(data) / 1e3:,.1f} kB"
     if config.frames != "raw":
         said += f" (raw {config.image_size**2 * 3 / 1e3:,.1f} kB)"
-    Console(stderr=True).print(f"{name}: {said}", soft_wrap=True)
+    _say(f"{name}: {said}")
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -273,6 +290,7 @@ class _Key:
         for entry in entries:
             names = (entry.sample_id, entry.source_id, entry.group_id, entry.part, entry.label)
             known = [*names, entry.time_s, entry.broken, *([entry.moment] if entry.moment != MIDDLE else [])]
+            known += ["pixels"] if entry.in_pixels else []
             boxes = None if entry.boxes is None else entry.boxes.tolist()
             contents = [content(entry.picture), [content(path) for path in entry.sounds], content(entry.mask)]
             key.update(json.dumps([known, boxes, dict(entry.meta), contents]).encode())

@@ -212,6 +212,11 @@ class PreparedData:
         return np.concatenate([shard.has_mask & ~shard.has_boxes for shard in self._shards])
 
     @property
+    def n_boxes(self) -> int:
+        """How many boxes all rows have."""
+        return sum(int(shard.box_offsets[-1] - shard.box_offsets[0]) for shard in self._shards)
+
+    @property
     def frame_bytes(self) -> int:
         """Bytes that the frames take on disk."""
         return sum(shard.frames.nbytes for shard in self._shards)

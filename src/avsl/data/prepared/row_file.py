@@ -1,20 +1,33 @@
-"""The rows of a data set in a file: memory holds where each shard begins, whatever the number of rows."""
+"""The rows of a data set in a file: memory holds one shard, whatever the number of rows."""
 
 from __future__ import annotations
 
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from avsl.data.annotation_files import as_boxes
 from avsl.data.index import Entry
 from avsl.data.partition import draw
 from avsl.files import whole_file
+
+_SCHEMA = pa.schema(
+    {
+        **dict.fromkeys(("sample_id", "source_id", "group_id", "part", "label", "picture"), pa.string()),
+        "sounds": pa.list_(pa.string()),
+        "boxes": pa.list_(pa.list_(pa.float64(), 4)),
+        "mask": pa.string(),
+        **dict.fromkeys(("time_s", "moment"), pa.float64()),
+        **dict.fromkeys(("meta", "broken", "sound_source"), pa.string()),
+        "in_pixels": pa.bool_(),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -24,13 +37,13 @@ class RowFile:
     As a context it removes the file at its end.
 
     Attributes:
-        path: of the file, one line of JSON a shard.
-        offsets: byte at which each shard begins, and at which the last one ends.
+        path: of the file, an Arrow file (`pandas.read_feather` opens it) with one record batch a shard.
+        n_shards: how many there are.
         distinct: whether no two rows have one name; false, once in a very long while, where all differ after all.
     """
 
     path: Path
-    offsets: Sequence[int]
+    n_shards: int
     distinct: bool
 
     @classmethod
@@ -45,14 +58,14 @@ class RowFile:
             entries: the rows, gone through once.
             most: rows in one shard.
         """
-        offsets = [0]
+        n_shards = 0
         hashes = array("q")  # eight bytes a row, where the names would be a hundred
-        with whole_file(path) as part, part.open("wb") as stream:
+        with whole_file(path) as part, pa.ipc.new_file(str(part), _SCHEMA) as stream:
             for shard in _shards(entries, most):
-                stream.write(json.dumps([_values(entry) for entry in shard]).encode() + b"\n")
-                offsets.append(stream.tell())
+                stream.write(pa.RecordBatch.from_pylist([_values(entry) for entry in shard], _SCHEMA))
                 hashes.extend(hash(entry.sample_id) for entry in shard)
-        return cls(path, offsets, len(np.unique(np.asarray(hashes))) == len(hashes))
+                n_shards += 1
+        return cls(path, n_shards, len(np.unique(np.asarray(hashes))) == len(hashes))
 
     def __enter__(self) -> RowFile:
         return self
@@ -60,17 +73,10 @@ class RowFile:
     def __exit__(self, *_: object) -> None:
         self.path.unlink(missing_ok=True)
 
-    @property
-    def n_shards(self) -> int:
-        """How many shards there are."""
-        return len(self.offsets) - 1
-
     def shard(self, k: int) -> Sequence[Entry]:
         """The rows of shard ``k``."""
-        with self.path.open("rb") as stream:
-            stream.seek(self.offsets[k])
-            text = stream.read(self.offsets[k + 1] - self.offsets[k])
-        return [_entry(*values) for values in json.loads(text)]
+        with pa.memory_map(str(self.path)) as file:
+            return [_entry(row) for row in pa.ipc.open_file(file).get_batch(k).to_pylist()]
 
     def __iter__(self) -> Iterator[Entry]:
         for k in range(self.n_shards):
@@ -88,24 +94,29 @@ def _shards(entries: Iterable[Entry], most: int) -> Iterator[list[Entry]]:
         yield shard
 
 
-def _values(entry: Entry) -> list[Any]:
-    """A row as JSON values, in the order of its fields."""
-    return [
-        entry.sample_id,
-        entry.source_id,
-        entry.group_id,
-        entry.part,
-        entry.label,
-        _text(entry.picture),
-        [_text(sound) for sound in entry.sounds],
-        None if entry.boxes is None else entry.boxes.tolist(),
-        _text(entry.mask),
-        entry.time_s,
-        entry.moment,
-        dict(entry.meta),
-        entry.broken,
-        entry.sound_source,
-    ]
+def _values(entry: Entry) -> dict[str, Any]:
+    """A row as Arrow values."""
+    row = {field.name: getattr(entry, field.name) for field in fields(Entry)}
+    return row | {
+        "picture": _text(entry.picture),
+        "sounds": [_text(sound) for sound in entry.sounds],
+        "boxes": None if entry.boxes is None else entry.boxes.tolist(),
+        "mask": _text(entry.mask),
+        "meta": json.dumps(dict(entry.meta)),
+    }
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    return Entry(
+        **row
+        | {
+            "picture": _path(row["picture"]),
+            "sounds": tuple(_path(sound) for sound in row["sounds"]),
+            "boxes": None if row["boxes"] is None else as_boxes(row["boxes"]),
+            "mask": _path(row["mask"]),
+            "meta": json.loads(row["meta"]),
+        }
+    )
 
 
 def _text(path: Path | None) -> str | None:
@@ -114,24 +125,3 @@ def _text(path: Path | None) -> str | None:
 
 def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
-
-
-def _entry(
-    sample_id: str,
-    source_id: str,
-    group_id: str,
-    part: str,
-    label: str,
-    picture: str | None,
-    sounds: Sequence[str | None],
-    boxes: Sequence[Sequence[float]] | None,
-    mask: str | None,
-    *others: Any,
-) -> Entry:
-    return Entry(
-        *(sample_id, source_id, group_id, part, label, _path(picture)),
-        tuple(_path(sound) for sound in sounds),
-        None if boxes is None else as_boxes(boxes),
-        _path(mask),
-        *others,
-    )
