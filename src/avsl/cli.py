@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 # Everything else is imported by the command that needs it: torch, Lightning and MLflow take seconds.
@@ -230,30 +230,23 @@ def _models(options: argparse.Namespace) -> None:
         restore(options.overrides)
         return
     from avsl.config.compose import compose
+    from avsl.console import print_table
     from avsl.registry import catalogue, promotion
     from avsl.tracking.store import open_store
 
     config = compose()
     store = open_store(config.tracking, config.root)
     if options.action == "list":
-        _print_table(catalogue.list_versions(store))
+        print_table(catalogue.list_versions(store))
     elif options.action == "diff":
         found = catalogue.diff_versions(store, options.name, options.first, options.second)
-        _print_table([{"": key, options.first: left, options.second: right} for key, (left, right) in found.items()])
+        print_table([{"": key, options.first: left, options.second: right} for key, (left, right) in found.items()])
     else:
         if options.action == "promote":
             decision = promotion.promote_by_hand(store, options.name, options.version, options.reason)
         else:
             decision = promotion.roll_back(store, options.name, options.reason)
         print(f"{decision.model}: {decision.reason}; previous is version {decision.previous}")
-
-
-def _print_table(rows: Sequence[Mapping[str, str]]) -> None:
-    """Columns in line, for eyes; nothing where there are no rows."""
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _step(command: str, overrides: list[str]) -> None:

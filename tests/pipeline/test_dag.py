@@ -49,6 +49,7 @@ _ANYWHERE = {
     "avsl.schema": "checks settings",
     "avsl.distributed": "gathers what processes that train together have",
     "avsl.types": "names what passes between modules",
+    "avsl.console": "shows progress and tables",
     "avsl.errors": "names an error",
     "avsl.files": "writes what it is given",
     "avsl.tracking.store": "opens the MLflow store, decides nothing",

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from avsl.console import progress_bar
 from avsl.data.media.audio import iter_audio
 from avsl.data.media.container import media_duration
 from avsl.data.media.image import resize_frame
@@ -126,7 +124,7 @@ class _Looker:
 
 
 def _frames(
-    shots: Iterable[Shot], looker: _Looker, frames_per_second: float, progress: Callable[[int], None]
+    shots: Iterable[Shot], looker: _Looker, frames_per_second: float, advance: Callable[[], None]
 ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     """Every frame with what is found at its time, between the looks before and after it."""
     fade = min(_FADE_S, 1 / frames_per_second)
@@ -151,14 +149,14 @@ def _frames(
                 yield draw(earlier, after)
             waiting.clear()
             before, count = after, count + 1
-            progress(1)
+            advance()
         waiting.append(shot)
         while waiting and waiting[0].start_s < time - fade:
             yield draw(waiting.popleft(), None)
         last = shot
     if not count and last is not None:
         before = looker.look(last.end_s / 2, last.pixels())
-        progress(1)
+        advance()
     for shot in waiting:
         yield draw(shot, None)
 
@@ -210,13 +208,11 @@ def localize_video(
     length = media_duration(path)
     damage: list[str] = []
     looker = _Looker(path, predictor, smoothing_s, damage)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        total = None if length is None else max(1, round(length * frames_per_second))
-        task = progress.add_task(escape(path.name), total=total)
-        frames = _frames(iter_shots(path, damage), looker, frames_per_second, lambda n: progress.advance(task, n))
+    total = None if length is None else max(1, round(length * frames_per_second))
+    with progress_bar(path.name, total) as bar:
+        frames = _frames(iter_shots(path, damage), looker, frames_per_second, bar.advance)
         write_film(film, frames, path)
-        progress.update(task, total=len(looker.rows))
+        bar.set_total(len(looker.rows))
     for sentence in damage:
         log.warning("%s: %s", path, sentence)
     save_png(looker.tiles.sheet(), target.with_suffix(".png"))

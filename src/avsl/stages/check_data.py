@@ -7,11 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import cast
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from avsl.config.compose import as_override, compose
+from avsl.console import print_table
 from avsl.data.datasets import ON_DISK
 from avsl.data.index import IndexedConfig
 from avsl.data.prepared.preparation import check_index
@@ -43,18 +40,24 @@ def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
     index = read(settings.model_copy(update=lenient))
     states = check_index(name, index, settings, os.cpu_count() or 1)
 
-    table = Table("part", "listed", "usable", "missing", "broken", "the first of them", title=Text(f"{name}: {root}"))
+    rows = []
     for state in states:
         usable = state.listed - state.missing - state.broken
-        example = Text(state.example)  # brackets in a file's name are no markup
-        cells = (f"{usable:,} of {state.listed:,}", f"{state.missing:,}", f"{state.broken:,}", example)
-        table.add_row(state.part, f"{state.listed:,}", *cells)
-    console = Console()
-    console.print(table)
+        rows.append(
+            {
+                "part": state.part,
+                "listed": f"{state.listed:,}",
+                "usable": f"{usable:,} of {state.listed:,}",
+                "missing": f"{state.missing:,}",
+                "broken": f"{state.broken:,}",
+                "the first of them": state.example,
+            }
+        )
+    print_table(rows, f"{name}: {root}")
     leaks = Counter(leak.part for leak in index.leaks)
     for part, n in sorted(leaks.items()):
-        console.print(f"leak: {n:,} rows of the training list are, or share a source with, rows of '{part}'")
+        print(f"leak: {n:,} rows of the training list are, or share a source with, rows of '{part}'")
     if index.left_out:
-        console.print(f"{index.left_out:,} rows belong to no side and are left out")
+        print(f"{index.left_out:,} rows belong to no side and are left out")
     stopped = bool(leaks) and getattr(settings, "leak", "drop") == "stop"
     return not stopped and not any(state.missing or state.broken for state in states)

@@ -38,19 +38,9 @@ from botocore import exceptions as aws
 from botocore.config import Config
 from botocore.session import Session
 from filelock import FileLock
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
+from avsl.console import progress_bar
 from avsl.errors import AvslError
 from avsl.files import PART, whole_file
 
@@ -156,15 +146,15 @@ def download(uri: str, folder: Path, *, prune: bool = False) -> Report:
     place.check_names(objects)
     if prune and folder.is_dir():
         _prune(folder, objects)
-    with _progress(f"{uri}: fetching", sum(item.size for item in objects.values())) as advance:
+    with progress_bar(f"{uri}: fetching", sum(item.size for item in objects.values()), in_bytes=True) as bar:
 
         def fetch(manager: Any, item: _Object) -> tuple[_Object, str]:
             path = folder / item.name
             with place.one_sentence(item.key):
                 if path.is_file() and place.equal(item, path):
-                    advance(item.size)
+                    bar.advance(item.size)
                     return item, "kept"
-                return item, "fetched" if place.fetch(manager, item, path, advance) else "unchecked"
+                return item, "fetched" if place.fetch(manager, item, path, bar.advance) else "unchecked"
 
         done = place.for_all(fetch, objects.values())
     unchecked = sorted(item.name for item, how in done if how == "unchecked")
@@ -197,7 +187,7 @@ def upload(folder: Path, uri: str) -> Report:
     place = _Place.at(uri)
     files = _files(folder)
     stored = place.objects()
-    with _progress(f"{uri}: storing", sum(path.stat().st_size for path in files.values())) as advance:
+    with progress_bar(f"{uri}: storing", sum(path.stat().st_size for path in files.values()), in_bytes=True) as bar:
 
         def store(manager: Any, name: str) -> int | None:
             path = files[name]
@@ -205,9 +195,9 @@ def upload(folder: Path, uri: str) -> Report:
             with place.one_sentence(key):
                 size = path.stat().st_size
                 if name in stored and place.equal(stored[name], path):
-                    advance(size)
+                    bar.advance(size)
                     return None
-                place.store(manager, path, key, advance)
+                place.store(manager, path, key, bar.advance)
                 return size
 
         done = place.for_all(store, files)
@@ -475,16 +465,6 @@ def _prune(folder: Path, names: Iterable[str]) -> None:
                 path.rmdir()
         elif path.relative_to(folder).as_posix() not in wanted:
             path.unlink()
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[_Advance]:
-    """Show how many of ``total`` bytes are done, how fast and how long it will take."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    times = (TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
-    with Progress(*columns, *times, console=Console(stderr=True)) as progress:
-        task = progress.add_task(escape(what), total=total)
-        yield lambda size: progress.advance(task, size)
 
 
 def _told(uri: str, verb: str, report: Report) -> Report:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from avsl.build import steps_per_epoch
 from avsl.config.compose import as_override, compose
 from avsl.config.models import Config
+from avsl.console import print_table
 from avsl.data.splits import Split
 from avsl.files import write_json
 from avsl.paths import Layout
@@ -302,11 +298,15 @@ def _print(trials: Sequence[Trial], title: str) -> None:
     """The best trials, finished ones first, and a line on the others."""
     order = {"complete": 0, "stopped": 1, "interrupted": 2, "failed": 3}
     ranked = sorted(trials, key=lambda trial: (order[trial.state], -(trial.score or 0.0), trial.number))
-    table = Table("trial", "framework", "CIoU", "epochs", "state", "values", title=title)
-    for trial in ranked[:_SHOWN]:
-        score = "" if trial.score is None else f"{100 * trial.score:.1f}"
-        values = "  ".join(f"{key.rpartition('.')[2]}={value}" for key, value in trial.values.items())
-        named = f"{trial.framework}{' (defaults)' if trial.default else ''}"
-        state = escape(trial.reason or trial.state)
-        table.add_row(str(trial.number), named, score, str(len(trial.epochs)), state, escape(values))
-    Console(width=None if os.isatty(1) else 160).print(table)
+    rows = [
+        {
+            "trial": str(trial.number),
+            "framework": f"{trial.framework}{' (defaults)' if trial.default else ''}",
+            "CIoU": "" if trial.score is None else f"{100 * trial.score:.1f}",
+            "epochs": str(len(trial.epochs)),
+            "state": trial.reason or trial.state,
+            "values": "  ".join(f"{key.rpartition('.')[2]}={value}" for key, value in trial.values.items()),
+        }
+        for trial in ranked[:_SHOWN]
+    ]
+    print_table(rows, title)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from rich.console import Console
 
+from avsl.console import print_notice
 from avsl.data.index import MIDDLE, Entry, Index, IndexedConfig
 from avsl.data.media.audio import read_audio
 from avsl.data.media.container import media_duration
@@ -190,7 +190,7 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
     counted = f"{n_rows - len(rejected)} of {n_rows} samples prepared, {len(rejected)} in {QUARANTINE}, "
     counted += f"{len(leaks)} leaks dropped, {left_out} rows left out to keep the sides apart"
     for note in (*notes, counted):
-        _say(f"{name}: {note}")
+        print_notice(f"{name}: {note}")
     if len(rejected) > config.max_broken * n_rows:
         raise DataError(
             f"{config.root}: {len(rejected)} of {n_rows} samples are unusable, more than max_broken = "
@@ -199,7 +199,7 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
     write_manifest(root, manifest)
     data = PreparedData.open(root)
     if dropped := n_boxes - data.n_boxes:
-        _say(f"{name}: {dropped} boxes without a pixel dropped")
+        print_notice(f"{name}: {dropped} boxes without a pixel dropped")
     write_contact_sheet(data)
     _print_cost(name, config, data)
     return manifest
@@ -257,11 +257,7 @@ def _print_cost(name: str, config: IndexedConfig, data: PreparedData) -> None:
     said += f"{config.frames} {data.frame_bytes / len(data) / 1e3:,.1f} kB"
     if config.frames != "raw":
         said += f" (raw {config.image_size**2 * 3 / 1e3:,.1f} kB)"
-    _say(f"{name}: {said}")
-
-
-def _say(text: str) -> None:
-    Console(stderr=True).print(text, soft_wrap=True, markup=False, highlight=False)
+    print_notice(f"{name}: {said}")
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from avsl.console import progress_bar
 from avsl.data.prepared.format import MANIFEST, PARTS, FrameFormat, Manifest, Sample, ShardEntry
 from avsl.errors import DataError
 from avsl.files import PART, file_hash, whole_file, write_json
@@ -232,13 +224,11 @@ def in_processes(
     if workers < 1:
         raise DataError(f"workers = {workers}: at least 1 is needed")
     results: dict[int, _Result] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total, completed=total - len(numbers))
+    with progress_bar(title, total, completed=total - len(numbers)) as bar:
         if workers == 1 or len(numbers) < 2:
             for k in numbers:
                 results[k] = work(k)
-                progress.advance(task)
+                bar.advance()
             return results
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(workers, len(numbers)), context, _receive, (work,)) as pool:
@@ -246,7 +236,7 @@ def in_processes(
             try:
                 for job in as_completed(jobs):
                     results[jobs[job]] = job.result()
-                    progress.advance(task)
+                    bar.advance()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
