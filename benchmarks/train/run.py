@@ -32,9 +32,10 @@ import avsl.frameworks.xpl
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.transforms import plain_view
 from avsl.files import write_text
-from avsl.frameworks import DMT, XPL, Branch
-from avsl.frameworks.branch import Teacher, forward_together
+from avsl.frameworks.branch import Branch, Teacher, forward_together
+from avsl.frameworks.dmt import DMT
 from avsl.frameworks.label_store import LabelStore
+from avsl.frameworks.xpl import XPL
 from avsl.functional.ema import ema_update
 from avsl.types import AVBatch, SemiBatch, Views
 

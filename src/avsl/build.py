@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 import avsl
 from avsl.config.models import Config
+from avsl.config.plugins import plugin_files
 from avsl.data.loading import RowReader, StepLoader
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
-from avsl.frameworks import FRAMEWORKS, Branch
+from avsl.frameworks import FRAMEWORKS
+from avsl.frameworks.branch import Branch
 from avsl.functional.seeds import derive_seed
 from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, make_front_end
 from avsl.objectives import OBJECTIVES
@@ -100,7 +102,7 @@ def make_loader(config: Config, reader: RowReader, split: Split, framework: Fram
 
 @cache
 def code_hash() -> str:
-    """SHA-256 of the package's source: a checkpoint is not continued by other code.
+    """SHA-256 of the source of the package and of plugins: a checkpoint is not continued by other code.
 
     Read once, before a training starts: an edit meanwhile is not what it ran.
     """
@@ -108,4 +110,6 @@ def code_hash() -> str:
     folder = Path(avsl.__file__).parent
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, path in plugin_files().items():
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

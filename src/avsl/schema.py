@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, get_args, get_origin
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,7 +16,15 @@ class ConfigError(AvslError):
 
 
 class StrictConfig(BaseModel):
-    """A configuration section: unknown keys are refused, values are range-checked, instances are frozen."""
+    """A configuration section: unknown keys are refused, values are range-checked, instances are frozen.
+
+    Attributes:
+        LINKS: values that a composed configuration takes from its other sections, by field, in OmegaConf's notation.
+        SPACE: what a sweep searches: by field how it is drawn, as `avsl.tuning.space` reads it.
+    """
+
+    LINKS: ClassVar[Mapping[str, str]] = {}
+    SPACE: ClassVar[Mapping[str, Any]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
@@ -45,11 +54,11 @@ def _sentences(cls: type[BaseModel], error: ValidationError, where: str) -> list
         if isinstance(cause, ConfigError):
             sentences.append(str(cause))
         elif problem["type"] == "extra_forbidden":
-            sentences.append(f"unknown key '{path}': allowed are {', '.join(sorted(model.model_fields))}")
+            sentences.append(f"unknown key '{path}': {allowed(keys[-1], model.model_fields)}")
         elif problem["type"] == "union_tag_invalid":
             context = problem["ctx"]
-            key, allowed = (context[name].replace("'", "") for name in ("discriminator", "expected_tags"))
-            sentences.append(f"key '{path}.{key}' = '{context['tag']}': allowed are {allowed}")
+            key, kinds = (context[name].replace("'", "") for name in ("discriminator", "expected_tags"))
+            sentences.append(f"key '{path}.{key}' = '{context['tag']}': allowed are {kinds}")
         elif problem["type"] == "missing":
             sentences.append(f"key '{path}' is required")
         else:
@@ -88,12 +97,19 @@ def _is_kind(model: type[BaseModel], kind: str) -> bool:
     return any(get_origin(annotation) is Literal and get_args(annotation) == (kind,) for annotation in annotations)
 
 
-def pick(name: str, registry: Mapping[str, Any], what: str) -> Any:
+def lookup(name: str, registry: Mapping[str, Any], what: str) -> Any:
     """Look ``name`` up in ``registry``.
 
     Raises:
-        ConfigError: the name is unknown; the message lists the known ones.
+        ConfigError: the name is unknown; the message lists the known ones and the nearest of them.
     """
     if name not in registry:
-        raise ConfigError(f"unknown {what} '{name}': allowed are {', '.join(sorted(registry))}")
+        raise ConfigError(f"unknown {what} '{name}': {allowed(name, registry)}")
     return registry[name]
+
+
+def allowed(name: str, names: Iterable[str]) -> str:
+    """What a sentence says of an unknown name: the known ones, and the nearest of them where one is near."""
+    known = sorted(names)
+    nearest = get_close_matches(name, known, n=1)
+    return f"allowed are {', '.join(known)}" + (f"; did you mean '{nearest[0]}'?" if nearest else "")

@@ -13,7 +13,9 @@ import yaml
 from avsl.config.compose import as_override, compose, compose_group
 from avsl.config.models import Config
 from avsl.config.params import CONF, project_root, ratio_key
-from avsl.frameworks import DMTConfig, MeanTeacherConfig, SupervisedConfig
+from avsl.frameworks.dmt import DMTConfig
+from avsl.frameworks.mean_teacher import MeanTeacherConfig
+from avsl.frameworks.supervised import SupervisedConfig
 from avsl.models.waveform import WaveformEncoderConfig
 from avsl.schema import ConfigError
 

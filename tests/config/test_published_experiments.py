@@ -11,7 +11,10 @@ from avsl.build import make_branch
 from avsl.config.compose import compose
 from avsl.config.models import Config
 from avsl.functional.geometry import identity
-from avsl.objectives import EZVSLConfig, FNACConfig, LVSConfig, SLAVCConfig
+from avsl.objectives.ezvsl import EZVSLConfig
+from avsl.objectives.fnac import FNACConfig
+from avsl.objectives.lvs import LVSConfig
+from avsl.objectives.slavc import SLAVCConfig
 from avsl.schema import StrictConfig
 from avsl.types import AVBatch
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from avsl.frameworks import FRAMEWORKS, Branch
-from avsl.frameworks.branch import Teacher, is_matrix
+from avsl.frameworks import FRAMEWORKS
+from avsl.frameworks.branch import Branch, Teacher, is_matrix
 from avsl.models import Localizer, LocalizerConfig
 from avsl.objectives import OBJECTIVES
 from avsl.types import AVBatch, Framework, KeepsState, SemiBatch, StepOutput, Views

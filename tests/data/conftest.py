@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.fixtures.reference import find_shared
 
-from avsl.data.datasets import DATASETS, ON_DISK
+from avsl.data.datasets import DATASETS, make_prepared, on_disk
 from avsl.data.index import Index
 from avsl.data.prepared.reader import PreparedData
 
@@ -45,7 +45,7 @@ def read_index() -> Callable[..., Index]:
     """Lists a data set: its name, its folder, settings."""
 
     def read(name: str, root: Path, **settings: object) -> Index:
-        lister, model = ON_DISK[name]
+        lister, model = on_disk()[name]
         return lister(model.read({"root": str(root)} | settings, f"data.{name}"))
 
     return read
@@ -56,9 +56,9 @@ def prepare(tmp_path: Path) -> Callable[..., PreparedData]:
     """Prepares a data set into ``tmp_path / "out"``, frames of 32 px, half a second: its name, its folder, settings."""
 
     def run(name: str, root: Path, workers: int = 1, out: str = "out", **settings: object) -> PreparedData:
-        generate, model = DATASETS[name]
+        _, model = DATASETS[name]
         given = {"root": str(root), "image_size": SIDE, "duration_s": 0.5, "shard_rows": 5} | settings
-        generate(model.read(given, f"data.{name}"), tmp_path / out, workers)
+        make_prepared(name, model.read(given, f"data.{name}"), tmp_path / out, workers)
         return PreparedData.open(tmp_path / out)
 
     return run

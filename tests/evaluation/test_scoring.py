@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from avsl.data.datasets import DATASETS
+from avsl.data.datasets import DATASETS, make_prepared
 from avsl.data.loading import RowReader
 from avsl.data.prepared.format import Manifest, Sample, ShardEntry
 from avsl.data.prepared.reader import PreparedData
@@ -467,10 +467,10 @@ def test_a_real_layout_has_every_breakdown(tmp_path: Path) -> None:
     (root / "test.csv").write_text("\n".join(["c0", "c1", "c2", "c3", "c4"]))
     (root / "unheard.csv").write_text("c6\n")
     (root / "silent.csv").write_text("video,audio,label\nc1,c3,non-sounding\nc0,c0,dog\n")
-    generate, settings = DATASETS["vggss"]
+    _, settings = DATASETS["vggss"]
     lists = {"test_list": "test.csv", "unheard_list": "unheard.csv", "silent_list": "silent.csv"}
     sizes = {"image_size": 32, "duration_s": 0.25, "max_broken": 0.2, "validation_share": 0.99}
-    generate(settings.read({"root": str(root)} | lists | sizes, "data.vggss"), tmp_path / "out", 1)
+    make_prepared("vggss", settings.read({"root": str(root)} | lists | sizes, "data.vggss"), tmp_path / "out", 1)
     data = PreparedData.open(tmp_path / "out")
     names = ("validation", "test", "test_unheard", "test_offscreen")
     truth = _Fake(lambda index: torch.from_numpy(data.truth_masks(index)).float())

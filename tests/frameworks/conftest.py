@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from avsl.frameworks import Branch
+from avsl.frameworks.branch import Branch
 from avsl.functional.geometry import identity
-from avsl.objectives import EZVSL, EZVSLConfig
+from avsl.objectives.ezvsl import EZVSL, EZVSLConfig
 from avsl.types import AVBatch, AVOutput, Head, SemiBatch, Views
 
 

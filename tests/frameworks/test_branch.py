@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from avsl.frameworks import Branch
-from avsl.frameworks.branch import ask, forward_together, pseudo_label_loss
+from avsl.frameworks.branch import Branch, ask, forward_together, pseudo_label_loss
 from avsl.models import Localizer, LocalizerConfig
-from avsl.objectives import EZVSL, EZVSLConfig
+from avsl.objectives.ezvsl import EZVSL, EZVSLConfig
 from avsl.types import AVBatch, SemiBatch, Views, join
 
 MakeTables = Callable[..., Callable[[int], Branch]]

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avsl.frameworks import DMT, Branch, DMTConfig
+from avsl.frameworks.branch import Branch
+from avsl.frameworks.dmt import DMT, DMTConfig
 from avsl.functional.geometry import identity
 from avsl.schema import ConfigError
 from avsl.types import SemiBatch

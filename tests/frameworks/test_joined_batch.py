@@ -15,7 +15,8 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from avsl.distributed import follow_first, gather
-from avsl.frameworks import XPL, Branch, XPLConfig
+from avsl.frameworks.branch import Branch
+from avsl.frameworks.xpl import XPL, XPLConfig
 from avsl.models import Localizer, LocalizerConfig
 from avsl.objectives import OBJECTIVES
 from avsl.types import AVBatch

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from avsl.frameworks import Branch, MeanTeacher, MeanTeacherConfig
+from avsl.frameworks.branch import Branch
+from avsl.frameworks.mean_teacher import MeanTeacher, MeanTeacherConfig
 from avsl.types import SemiBatch
 
 MakeTables = Callable[..., Callable[[int], Branch]]

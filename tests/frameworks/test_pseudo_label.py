@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from avsl.frameworks import Branch, MeanTeacher, MeanTeacherConfig, PseudoLabel, PseudoLabelConfig
+from avsl.frameworks.branch import Branch
+from avsl.frameworks.mean_teacher import MeanTeacher, MeanTeacherConfig
+from avsl.frameworks.pseudo_label import PseudoLabel, PseudoLabelConfig
 from avsl.schema import ConfigError
 from avsl.types import SemiBatch
 

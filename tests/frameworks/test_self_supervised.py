@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from avsl.frameworks import Branch, SelfSupervised, SelfSupervisedConfig
+from avsl.frameworks.branch import Branch
+from avsl.frameworks.self_supervised import SelfSupervised, SelfSupervisedConfig
 from avsl.models import Localizer, LocalizerConfig
-from avsl.objectives import EZVSL, EZVSLConfig
+from avsl.objectives.ezvsl import EZVSL, EZVSLConfig
 from avsl.types import SemiBatch
 
 MakeTables = Callable[..., Callable[[int], Branch]]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from avsl.frameworks import Branch, Supervised, SupervisedConfig
+from avsl.frameworks.branch import Branch
+from avsl.frameworks.supervised import Supervised, SupervisedConfig
 from avsl.types import SemiBatch
 
 MakeTables = Callable[..., Callable[[int], Branch]]

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avsl.frameworks import XPL, Branch, PacingConfig, XPLConfig
+from avsl.frameworks.branch import Branch
+from avsl.frameworks.xpl import XPL, PacingConfig, XPLConfig
 from avsl.functional.geometry import identity
 from avsl.schema import ConfigError
 from avsl.types import SemiBatch, Views

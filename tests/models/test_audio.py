@@ -15,7 +15,7 @@ from tests.fixtures.reference import FillReference, LoadReference
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsl.frameworks import Branch
+from avsl.frameworks.branch import Branch
 from avsl.functional.geometry import identity
 from avsl.models import (
     ExportedModel,
@@ -36,7 +36,7 @@ from avsl.models.audio import (
 from avsl.models.image import ImageEncoder, ImageEncoderConfig
 from avsl.models.vggish import VGGishEncoder
 from avsl.models.waveform import WaveformEncoder
-from avsl.objectives import EZVSL, EZVSLConfig
+from avsl.objectives.ezvsl import EZVSL, EZVSLConfig
 from avsl.schema import ConfigError
 from avsl.types import AVBatch
 

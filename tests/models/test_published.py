@@ -18,7 +18,10 @@ from torch import Tensor
 from avsl.functional.geometry import identity
 from avsl.models import ExportedModel, Localizer, LocalizerEnsemble, load_exported, save_exported
 from avsl.models.published import OFFICIAL, load_official, read_state_dict
-from avsl.objectives import EZVSL, FNAC, LVS, SLAVC, EZVSLConfig, FNACConfig, LVSConfig, SLAVCConfig
+from avsl.objectives.ezvsl import EZVSL, EZVSLConfig
+from avsl.objectives.fnac import FNAC, FNACConfig
+from avsl.objectives.lvs import LVS, LVSConfig
+from avsl.objectives.slavc import SLAVC, SLAVCConfig
 from avsl.schema import ConfigError
 from avsl.types import AVBatch, AVOutput
 

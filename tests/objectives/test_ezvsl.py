@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avsl.objectives import EZVSL, EZVSLConfig
+from avsl.objectives.ezvsl import EZVSL, EZVSLConfig
 from avsl.schema import ConfigError
 from avsl.types import AVOutput, Head
 

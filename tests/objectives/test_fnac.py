@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avsl.functional.contrastive import Pooling
-from avsl.objectives import EZVSL, FNAC, EZVSLConfig, FNACConfig
+from avsl.objectives.ezvsl import EZVSL, EZVSLConfig
+from avsl.objectives.fnac import FNAC, FNACConfig
 from avsl.schema import ConfigError
 from avsl.types import AVOutput
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avsl.functional.contrastive import log_soft_mask, similarity_maps
-from avsl.objectives import LVS, LVSConfig
+from avsl.objectives.lvs import LVS, LVSConfig
 from avsl.schema import ConfigError
 from avsl.types import AVOutput
 

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avsl.frameworks import Branch
+from avsl.frameworks.branch import Branch
 from avsl.functional.contrastive import similarity_maps
 from avsl.models import Localizer, LocalizerConfig
-from avsl.objectives import SLAVC, SLAVCConfig
+from avsl.objectives.slavc import SLAVC, SLAVCConfig
 from avsl.schema import ConfigError
 from avsl.types import AVBatch, AVOutput
 

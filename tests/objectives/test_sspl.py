@@ -12,11 +12,10 @@ from tests.fixtures.reference import LoadReference
 from torch import Tensor
 from torch.nn import functional as F
 
-from avsl.frameworks import Branch
+from avsl.frameworks.branch import Branch
 from avsl.functional.contrastive import similarity_maps
 from avsl.models import Localizer, LocalizerConfig
-from avsl.objectives import SSPL, SSPLConfig
-from avsl.objectives.sspl import attention, attention_pool, simsiam_loss
+from avsl.objectives.sspl import SSPL, SSPLConfig, attention, attention_pool, simsiam_loss
 from avsl.schema import ConfigError
 from avsl.types import AVOutput, Head
 

@@ -45,6 +45,7 @@ _ANYWHERE = {
     "avsl": "asked for its folder alone",
     "avsl.config.compose": "checks what `params` and conf/ say, which are declared",
     "avsl.config.models": "checks what `params` and conf/ say, which are declared",
+    "avsl.config.plugins": "imports modules of the project's own, whose hash trainings carry",
     "avsl.config.params": "checks what `params` and conf/ say, which are declared",
     "avsl.schema": "checks settings",
     "avsl.distributed": "gathers what processes that train together have",
@@ -70,6 +71,7 @@ _ASIDE: dict[str, dict[str, str]] = {
         "avsl.tracking.runs": "records, decides nothing",
     },
     "evaluate": {
+        "avsl.frameworks.branch": "makes the students of a training, of which there is none here",
         "avsl.stages.prepare": "opens what the stages before it made",
         "avsl.data.splits": "reads the split, which carries its own hash",
         "avsl.tracking.runs": "records, decides nothing",
@@ -434,9 +436,9 @@ class TestRepro:
         assert listed == _ALL | _ALWAYS | new
         assert new <= changed <= new | {"report", f"register@{_RATIO}", "register@1.0"}
 
-    def test_one_frameworks_conf_changes_its_stages_alone(self, copy: _Copy) -> None:
-        """An edit of DMT's group in conf/ is seen, by DMT's training only."""
-        path = copy.folder / "src" / "avsl" / "config" / "conf" / "framework" / "dmt.yaml"
+    def test_one_frameworks_file_changes_its_stages_alone(self, copy: _Copy) -> None:
+        """An edit of DMT's file is seen, by DMT's training only."""
+        path = copy.folder / "src" / "avsl" / "frameworks" / "dmt.py"
         before = path.read_text()
         path.write_text(f"{before}# edited\n")
         changed = _changed(copy)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.fixtures.reference import find_shared
 
 from avsl.data.annotation_files import read_annotations, read_list, read_pixel_boxes, read_table
-from avsl.data.datasets import ON_DISK
+from avsl.data.datasets import on_disk
 from avsl.data.datasets.flickr import FlickrConfig, read_boxes
 from avsl.data.datasets.flickr import read_index as read_flickr
 from avsl.data.listing import Media, add_silent
@@ -51,7 +51,7 @@ def _list(data: str, **settings: str) -> Read:
     def read(path: Path) -> None:
         for folder in ("frames", "audio"):
             (path.parent / folder).mkdir()
-        read_index, model = ON_DISK[data]
+        read_index, model = on_disk()[data]
         for _ in read_index(model.read({"root": str(path.parent)} | settings, f"data.{data}")).entries:
             pass
 

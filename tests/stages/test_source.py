@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from avsl.config.compose import compose
-from avsl.data.datasets import DATASETS, ON_DISK
+from avsl.data.datasets import DATASETS, on_disk
 from avsl.errors import DataError
+from avsl.schema import ConfigError
 from avsl.stages.source import source
 from avsl.storage import StorageError
 
@@ -47,7 +48,7 @@ def _sha256(content: bytes) -> str:
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_root_is_the_one_that_prepare_finds(name: str, project: Path) -> None:
     """For each data set, with a root relative to the project; a root that is not set is named."""
-    if name not in ON_DISK:
+    if name not in on_disk():
         _choose(project, name)
         assert _recorded(project, name) == {"root": "", "files": {}}
         return
@@ -57,8 +58,9 @@ def test_the_root_is_the_one_that_prepare_finds(name: str, project: Path) -> Non
     settings = compose([], project).data.settings
     assert _recorded(project, name) == {"root": settings.model_dump()["root"], "files": {"x.mp4": _sha256(b"x")}}
     _choose(project, name)
-    with pytest.raises(DataError, match=f"key 'data.{name}.root' is required"):
-        source(project)
+    assert _recorded(project, name)["root"] == ""
+    with pytest.raises(ConfigError, match=f"key 'data.{name}.root' is required"):
+        compose([], project)
 
 
 def test_where_the_folder_is_not_its_record_stands(

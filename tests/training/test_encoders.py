@@ -13,7 +13,7 @@ from avsl.build import make_reader
 from avsl.config.compose import compose
 from avsl.data.transforms import plain_view
 from avsl.models import load_exported
-from avsl.objectives import SSPLConfig
+from avsl.objectives.sspl import SSPLConfig
 from avsl.paths import Layout
 from avsl.stages.prepare import load_data
 from avsl.stages.train import train

@@ -26,7 +26,8 @@ from avsl.config.compose import compose
 from avsl.data.loading import StepLoader, TrainingRows
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
-from avsl.frameworks import FRAMEWORKS, XPL
+from avsl.frameworks import FRAMEWORKS
+from avsl.frameworks.xpl import XPL
 from avsl.paths import Layout
 from avsl.records import RunRecord
 from avsl.stages.prepare import split
@@ -248,7 +249,7 @@ def test_a_framework_that_keeps_state_may_be_killed_between_its_files(
         "import os, signal\n"
         "import lightning\n"
         "from avsl.stages.train import train\n"
-        "from avsl.frameworks import XPL\n"
+        "from avsl.frameworks.xpl import XPL\n"
         "def dying(self, *args, **kwargs):\n"
         "    calls.append(0)\n"
         f"    if len(calls) == {checkpoint}:\n"

@@ -19,8 +19,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from avsl.config.models import Config
 from avsl.config.params import GROUPS, applicable_values, conf_folders, project_root, ratio_key, read_params
+from avsl.config.plugins import load_plugins
+from avsl.data.datasets import DATASETS
 from avsl.frameworks import FRAMEWORKS
-from avsl.schema import ConfigError, pick
+from avsl.objectives import OBJECTIVES
+from avsl.schema import ConfigError, StrictConfig, lookup
+
+# The groups whose names need no file: what a name is made of stands beside its class.
+_REGISTRIES: Mapping[str, Mapping[str, tuple[Any, type[StrictConfig]]]] = {
+    "data": DATASETS,
+    "objective": OBJECTIVES,
+    "framework": FRAMEWORKS,
+}
 
 # Hydra keeps its state in globals.
 _HYDRA = threading.Lock()
@@ -43,7 +53,7 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
         ConfigError: an override or params.yaml names an unknown key or choice, or a value is out of range.
     """
     project = project or project_root()
-    params = read_params(project)
+    params = _read_project(project)
     try:
         # First which choices are made, by params.yaml, an experiment or the command line; then with their values.
         chosen = _hydra(project, params, {}, overrides)
@@ -74,7 +84,8 @@ def compose_group(group: str, name: str, overrides: Sequence[str], project: Path
     Raises:
         ConfigError: there is no such choice, or an override cannot be read.
     """
-    pick(name, _names(group, project), group)
+    _read_project(project)
+    lookup(name, _names(group, project), group)
     forced = [text if text.startswith(("+", "~")) else f"++{text}" for text in overrides]
     try:
         section = _plain(_compose_with(project, [{group: name}, "_self_"], {}, forced))[group]
@@ -108,7 +119,7 @@ def _tuned_values(params: Mapping[str, Any], framework: str, label_ratio: float)
     """What a sweep has found for this framework at this ratio, as sections of params.yaml."""
     tuned = params.get("tuned") or {}
     for name, ratios in tuned.items():
-        pick(name, FRAMEWORKS, "framework in params.yaml's section 'tuned':")
+        lookup(name, FRAMEWORKS, "framework in params.yaml's section 'tuned':")
         for key in ratios or {}:
             number = str(key).removeprefix("r").replace("_", ".")
             if not re.fullmatch(r"\d+(\.\d+)?", number) or ratio_key(float(number) / 100) != key:
@@ -131,15 +142,23 @@ def _hydra(project: Path, params: Mapping[str, Any], values: Mapping[str, Any], 
     choices = [(group, params[group]["name"]) for group in GROUPS]
     choices += [(o.key_or_group, o.value()) for o in asked if o.key_or_group in (*GROUPS, "experiment")]
     for group, name in choices:
-        pick(str(name), _names(group, project), group)
+        lookup(str(name), _names(group, project), group)
     groups = [{group: params[group]["name"]} for group in GROUPS]
     defaults = [*groups, "config", "params", {"optional experiment": None}, "_self_"]
     return _compose_with(project, defaults, values, wanted)
 
 
-def _names(group: str, project: Path) -> dict[str, Path]:
-    """The names of a group, each with its file."""
-    return {path.stem: path for folder in conf_folders(project) for path in (folder / group).glob("*.yaml")}
+def _read_project(project: Path) -> dict[str, Any]:
+    """params.yaml's values, with the project's own methods in the registries."""
+    params = read_params(project)
+    load_plugins(params, project)
+    return params
+
+
+def _names(group: str, project: Path) -> dict[str, None]:
+    """The names of a group: files in conf/ and entries of a registry."""
+    files = {path.stem for folder in conf_folders(project) for path in (folder / group).glob("*.yaml")}
+    return dict.fromkeys(files | set(_REGISTRIES.get(group, {})))
 
 
 def _replaced_arguments(
@@ -171,6 +190,9 @@ def _compose_with(
     searched = {"searchpath": [f"file://{folder}" for folder in others]}
     with _HYDRA:
         store = ConfigStore.instance()
+        for group, registry in _REGISTRIES.items():
+            for name, (_, model) in registry.items():
+                store.store(group=group, name=name, node={"name": name, name: dict(model.LINKS)})
         store.store(name="params", node=dict(values), package="_global_")
         store.store(name="run", node={"defaults": list(defaults), "hydra": searched})
         with initialize_config_dir(str(first), version_base="1.3"):

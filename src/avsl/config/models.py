@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_serializer, model_validator
 
@@ -18,7 +18,7 @@ from avsl.models import LocalizerConfig, ObjectPriorConfig
 from avsl.models.audio import AudioEncoderConfig
 from avsl.models.image import ImageEncoderConfig
 from avsl.objectives import OBJECTIVES
-from avsl.schema import ConfigError, StrictConfig, pick
+from avsl.schema import ConfigError, StrictConfig, lookup
 from avsl.tracking.store import TrackingConfig
 
 
@@ -77,6 +77,11 @@ class TrainerConfig(StrictConfig):
         non_finite: what becomes of a step whose loss or gradient is NaN or infinite: ``stop`` ends the training,
             ``skip`` changes nothing by it and counts it.
     """
+
+    SPACE: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": {"kind": "log", "low": 0.0003, "high": 0.01},
+        "weight_decay": {"kind": "log", "low": 0.000001, "high": 0.01},
+    }
 
     name: str = "default"
     epochs: int = Field(16, ge=1)
@@ -141,7 +146,7 @@ def _choice(registry: Mapping[str, tuple[Any, type[StrictConfig]]], what: str) -
         if not isinstance(section, Mapping) or "name" not in section:
             raise ConfigError(f"key '{what}.name' is required: allowed are {', '.join(sorted(registry))}")
         name = section["name"]
-        _, model = pick(name, registry, what)
+        _, model = lookup(name, registry, what)
         for key in section:
             if key not in ("name", name):
                 raise ConfigError(f"unknown key '{what}.{key}': allowed are name, {name}")

@@ -67,7 +67,7 @@ def applicable_values(params: Mapping[str, Any], selected: Mapping[str, str]) ->
     """What params.yaml sets, less the values it gives for choices that are not made."""
     values: dict[str, Any] = {}
     for section, value in params.items():
-        if section in ("matrix", "tuned"):  # which stages the DAG has; what is laid over the rest, see compose
+        if section in ("matrix", "plugins", "tuned"):  # the DAG's stages; modules; what is laid over the rest
             continue
         if section in ("model", "trainer"):
             values[section] = value if selected[section] == value["name"] else {}

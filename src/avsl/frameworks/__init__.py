@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from avsl.frameworks.branch import Branch, MakeBranch
+from avsl.frameworks.branch import MakeBranch
 from avsl.frameworks.dmt import DMT, DMTConfig
 from avsl.frameworks.mean_teacher import MeanTeacher, MeanTeacherConfig
 from avsl.frameworks.pseudo_label import PseudoLabel, PseudoLabelConfig
 from avsl.frameworks.self_supervised import SelfSupervised, SelfSupervisedConfig
 from avsl.frameworks.supervised import Supervised, SupervisedConfig
-from avsl.frameworks.xpl import XPL, PacingConfig, XPLConfig
+from avsl.frameworks.xpl import XPL, XPLConfig
 from avsl.schema import StrictConfig
 from avsl.types import Framework
 
@@ -23,21 +23,3 @@ FRAMEWORKS: dict[str, tuple[Callable[[MakeBranch, Any], Framework], type[StrictC
     "xpl": (XPL, XPLConfig),
     "dmt": (DMT, DMTConfig),
 }
-
-__all__ = [
-    "DMT",
-    "FRAMEWORKS",
-    "XPL",
-    "Branch",
-    "DMTConfig",
-    "MeanTeacher",
-    "MeanTeacherConfig",
-    "PacingConfig",
-    "PseudoLabel",
-    "PseudoLabelConfig",
-    "SelfSupervised",
-    "SelfSupervisedConfig",
-    "Supervised",
-    "SupervisedConfig",
-    "XPLConfig",
-]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -225,6 +225,13 @@ class HardLabelConfig(StrictConfig):
         contrastive_weight: λ_c of the objective on L ∪ U.
         warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used.
     """
+
+    SPACE: ClassVar[Mapping[str, Any]] = {
+        "delta": {"kind": "float", "low": 0.2, "high": 0.7},
+        "unlabeled_weight": {"kind": "log", "low": 0.1, "high": 3.0},
+        "contrastive_weight": {"kind": "log", "low": 0.03, "high": 1.0},
+        "warmup_steps": {"kind": "int", "low": 50, "high": 200, "step": 10},
+    }
 
     delta: float = Field(0.6, ge=0, le=1)
     unlabeled_weight: float = Field(1.0, ge=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -39,6 +39,15 @@ class DMTConfig(StrictConfig):
         contrastive_weight: λ_c of the objective on L ∪ U.
         warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used.
     """
+
+    SPACE: ClassVar[Mapping[str, Any]] = {
+        "delta": {"kind": "float", "low": 0.2, "high": 0.7},
+        "tau": {"kind": "float", "low": 0.1, "high": 0.8},
+        "ema_decay": {"kind": "log_complement", "low": 0.9, "high": 0.999},
+        "unlabeled_weight": {"kind": "log", "low": 0.1, "high": 3.0},
+        "contrastive_weight": {"kind": "log", "low": 0.03, "high": 1.0},
+        "warmup_steps": {"kind": "int", "low": 50, "high": 200, "step": 10},
+    }
 
     delta: float = Field(0.6, ge=0, le=1)
     tau: float = Field(0.5, ge=0, le=1)

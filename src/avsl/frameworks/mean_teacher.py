@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -19,6 +19,11 @@ class MeanTeacherConfig(HardLabelConfig):
     Attributes:
         ema_decay: β of the teacher.
     """
+
+    SPACE: ClassVar[Mapping[str, Any]] = {
+        **HardLabelConfig.SPACE,
+        "ema_decay": {"kind": "log_complement", "low": 0.9, "high": 0.999},
+    }
 
     ema_decay: float = Field(0.99, ge=0, lt=1)
 

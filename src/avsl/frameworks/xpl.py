@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -62,6 +62,19 @@ class XPLConfig(StrictConfig):
         contrastive_weight: λ_c of the objective on L ∪ U.
         warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used.
     """
+
+    SPACE: ClassVar[Mapping[str, Any]] = {
+        "temperature": {"kind": "float", "low": 0.2, "high": 1.0},
+        "label_momentum": {"kind": "float", "low": 0.0, "high": 0.9},
+        "pacing": {
+            "start": {"kind": "float", "low": 0.1, "high": 0.8},
+            "length": {"kind": "int", "low": 50, "high": 400, "step": 10},
+            "shape": {"kind": "categorical", "values": ["linear", "root", "step"]},
+        },
+        "unlabeled_weight": {"kind": "log", "low": 0.1, "high": 3.0},
+        "contrastive_weight": {"kind": "log", "low": 0.03, "high": 1.0},
+        "warmup_steps": {"kind": "int", "low": 50, "high": 300, "step": 10},
+    }
 
     temperature: float = Field(0.5, gt=0, le=1)
     label_momentum: float = Field(0.5, ge=0, lt=1)

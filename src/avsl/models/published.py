@@ -19,7 +19,7 @@ from avsl.models.export import check_finite
 from avsl.models.front_ends import LogSpectrogramConfig
 from avsl.models.image import ImageEncoderConfig
 from avsl.models.localizer import Localizer, LocalizerConfig
-from avsl.schema import ConfigError, pick
+from avsl.schema import ConfigError, lookup
 
 # Where training scripts put the state dict when they keep the optimizer and the epoch beside it.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
@@ -73,7 +73,7 @@ def load_official(method: str, paths: Sequence[Path], *, momentum: bool = False)
             refused, or the tensors are not the method's or not finite; names the file and every missing and unexpected
             tensor.
     """
-    describe = pick(method, OFFICIAL, "published method")
+    describe = lookup(method, OFFICIAL, "published method")
     if not paths:
         raise ConfigError(f"no file of a published {method} model is named")
     if momentum and method != "slavc":

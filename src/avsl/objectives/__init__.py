@@ -20,17 +20,3 @@ OBJECTIVES: dict[str, tuple[Callable[[Any], Objective], type[StrictConfig]]] = {
     "slavc": (SLAVC, SLAVCConfig),
     "sspl": (SSPL, SSPLConfig),
 }
-
-__all__ = [
-    "EZVSL",
-    "FNAC",
-    "LVS",
-    "OBJECTIVES",
-    "SLAVC",
-    "SSPL",
-    "EZVSLConfig",
-    "FNACConfig",
-    "LVSConfig",
-    "SLAVCConfig",
-    "SSPLConfig",
-]

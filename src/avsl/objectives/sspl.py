@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class SSPLConfig(StrictConfig):
         lr_scale: the head's learning rate as a multiple of the network's: 2.5 with the predictive coding module (5e-5
             to 2e-5), 4 without it (2e-3 to 5e-4).
     """
+
+    LINKS: ClassVar[Mapping[str, str]] = {"dim": "${model.dim}"}
 
     dim: int = Field(512, ge=1)
     hidden: int = Field(2048, ge=1)

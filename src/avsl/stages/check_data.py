@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import cast
 
 from avsl.config.compose import as_override, compose
+from avsl.config.params import project_root, read_params
+from avsl.config.plugins import load_plugins
 from avsl.console import print_table
-from avsl.data.datasets import ON_DISK
+from avsl.data.datasets import on_disk
 from avsl.data.index import IndexedConfig
 from avsl.data.prepared.preparation import check_index
-from avsl.schema import pick
+from avsl.schema import lookup
 from avsl.stages.prepare import fetched
 
 
@@ -32,7 +34,9 @@ def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
         DataError: the folder, its annotations or its lists cannot be used at all.
         StorageError: the S3 address cannot be mirrored.
     """
-    read, model = pick(name, ON_DISK, "data set on disk")
+    project = project_root()
+    load_plugins(read_params(project), project)
+    read, model = lookup(name, on_disk(), "data set on disk")
     composed = compose([f"data={name}", as_override(f"data.{name}.root", root), *overrides])
     settings = cast("IndexedConfig", fetched(composed.data.settings, composed.root / "cache"))  # a `model`
     # A leak is one of the things to be told, not a reason to tell nothing.

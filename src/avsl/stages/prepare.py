@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avsl.config.compose import compose
-from avsl.data.datasets import DATASETS
+from avsl.data.datasets import make_prepared
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split, make_split
 from avsl.errors import DataError
@@ -22,9 +22,8 @@ log = logging.getLogger(__name__)
 def prepare(overrides: Sequence[str] = ()) -> None:
     """Make the prepared data set; a root on S3 is mirrored in ``<root>/cache`` first."""
     config = compose(overrides)
-    generate, _ = DATASETS[config.data.name]
     settings = fetched(config.data.settings, config.root / "cache")
-    manifest = generate(settings, Layout.of(config).prepared, os.cpu_count() or 1)
+    manifest = make_prepared(config.data.name, settings, Layout.of(config).prepared, os.cpu_count() or 1)
     wanted = manifest.expected
     counts = ", ".join(
         f"{part} {manifest.counts.get(part, 0)}" + (f" of {wanted[part]}" if wanted else "")

@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from avsl.config.params import conf_folders
+from avsl.config.params import conf_folders, read_params
 from avsl.data.sources import HASHES, AbsentError, folder_hashes
-from avsl.errors import DataError
 from avsl.files import write_json
 from avsl.storage import StorageError, is_remote, listing
 
@@ -33,7 +32,7 @@ def source(project: Path) -> None:
         project: the folder with params.yaml; the record goes where dvc.yaml says, below it.
 
     Raises:
-        DataError: the root is not set, or the folder holds no files; it is absent and nothing was recorded.
+        DataError: the folder holds no files; it is absent and nothing was recorded.
         StorageError: S3 cannot be asked and nothing was recorded.
     """
     name, root = _data_root(project)
@@ -53,23 +52,13 @@ def source(project: Path) -> None:
 
 
 def _data_root(project: Path) -> tuple[str, str]:
-    """Name and root of params.yaml's data set, as `avsl.config.compose` finds them, which takes seconds to import.
+    """Name and root of params.yaml's data set, without the registry of data sets, which takes seconds to import.
 
-    The root of a generated data set is empty.
+    The root of a generated data set is empty; where a data set's own is not set, `prepare` says so.
     """
-    params = OmegaConf.load(project / "params.yaml")
-    name = str(params.data.name)
+    data = read_params(project)["data"]
+    name = str(data["name"])
     files = [folder / "data" / f"{name}.yaml" for folder in conf_folders(project)]
-    defaults = OmegaConf.load(next((path for path in files if path.is_file()), files[-1]))
-    if "root" not in _plain(defaults, name):
-        return name, ""
-    root = _plain(OmegaConf.merge(defaults, params.data), name).get("root")
-    if not root or root == MISSING:
-        raise DataError(f"params.yaml: key 'data.{name}.root' is required")
-    return name, str(root)
-
-
-def _plain(section: DictConfig | ListConfig, name: str) -> dict[str, Any]:
-    """The settings under a name, plain; empty where there are none."""
-    settings: dict[str, Any] = cast("dict[str, Any]", OmegaConf.to_container(section, resolve=True))[name] or {}
-    return settings
+    layers = [OmegaConf.load(path) for path in files if path.is_file()]
+    section: Any = OmegaConf.to_container(OmegaConf.merge(*layers, data), resolve=True)
+    return name, str((section.get(name) or {}).get("root") or "")

@@ -16,7 +16,7 @@ from avsl.config.compose import as_override, compose, compose_group
 from avsl.config.models import Config
 from avsl.config.params import project_root
 from avsl.frameworks import FRAMEWORKS
-from avsl.schema import ConfigError, StrictConfig, pick
+from avsl.schema import ConfigError, StrictConfig, lookup
 from avsl.storage import is_remote
 from avsl.tuning.space import COMMON, Dimension, Value, read_spaces
 
@@ -68,7 +68,8 @@ class TuneConfig(StrictConfig):
         sampler: Optuna's TPE, or ``random``.
         startup: trials, the defaults included, before TPE learns from them.
         scheduler: which trials are stopped early; None stops none.
-        spaces: what is searched, whatever the framework (``common``) and for each framework.
+        spaces: changes to what is searched, whatever the framework (``common``) and for each framework; see
+            `avsl.tuning.space.read_spaces`.
         settings: sections laid over params.yaml in the sweep alone, less those of choices that are not made.
         address: of a Ray cluster; empty means RAY_ADDRESS, else this machine.
         resume: whether to go on with the search that is in ``storage``.
@@ -88,7 +89,7 @@ class TuneConfig(StrictConfig):
     sampler: Literal["tpe", "random"] = "tpe"
     startup: int = Field(10, ge=1)
     scheduler: ASHAConfig | None = ASHAConfig()
-    spaces: Annotated[dict[str, dict[str, Dimension]], BeforeValidator(read_spaces)]
+    spaces: Annotated[dict[str, dict[str, Dimension]], BeforeValidator(read_spaces)] = Field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     address: str = ""
     resume: bool = False
@@ -208,7 +209,7 @@ def read_requests(overrides: Sequence[str], project: Path | None = None) -> list
         section["frameworks"] = [text.rpartition("=")[2] for text in several["framework"]]
     tune = TuneConfig.read(section, "tune")
     for framework in tune.frameworks:
-        pick(framework, FRAMEWORKS, "framework")
+        lookup(framework, FRAMEWORKS, "framework")
     # A share of a GPU is there to be trained on.
     accelerator = ("trainer.accelerator=gpu",) if tune.resources.gpu else ()
     requests = []

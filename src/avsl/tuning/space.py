@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from avsl.config.models import TrainerConfig
 from avsl.frameworks import FRAMEWORKS
-from avsl.schema import ConfigError, StrictConfig, pick
+from avsl.schema import ConfigError, StrictConfig, lookup
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -152,7 +153,7 @@ _KINDS: dict[str, type[Dimension]] = {
 
 
 def read_spaces(spaces: Mapping[str, Any]) -> dict[str, dict[str, Dimension]]:
-    """The spaces of a sweep.
+    """The spaces of a sweep: each framework's and the trainer's ``SPACE``, changed by ``spaces``.
 
     Args:
         spaces: below ``common``, sections of the configuration; below a framework's name, its settings. What is null
@@ -164,12 +165,27 @@ def read_spaces(spaces: Mapping[str, Any]) -> dict[str, dict[str, Dimension]]:
     Raises:
         ConfigError: a space is of no framework, or a dimension cannot be drawn from.
     """
+    for name in spaces:
+        lookup(name, {COMMON: None, **FRAMEWORKS}, "space in tune.spaces:")
+    own = {COMMON: {"trainer": TrainerConfig.SPACE}, **{name: model.SPACE for name, (_, model) in FRAMEWORKS.items()}}
     found = {}
-    for name, tree in spaces.items():
-        pick(name, {COMMON: None, **FRAMEWORKS}, "space in tune.spaces:")
+    for name, tree in _merged(own, spaces).items():
         prefix = "" if name == COMMON else f"framework.{name}."
         found[name] = dict(_read(tree, f"tune.spaces.{name}", prefix))
     return found
+
+
+def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``tree`` with ``changes`` laid over it, section by section; another kind of draw replaces the whole dimension."""
+    merged = dict(tree)
+    for key, change in changes.items():
+        before = merged.get(key)
+        if isinstance(before, Mapping) and isinstance(change, Mapping):
+            kind = before.get("kind")
+            merged[key] = _merged(before, change) if change.get("kind", kind) == kind else change
+        else:
+            merged[key] = change
+    return merged
 
 
 def _read(tree: Any, where: str, prefix: str) -> Iterator[tuple[str, Dimension]]:
@@ -181,7 +197,7 @@ def _read(tree: Any, where: str, prefix: str) -> Iterator[tuple[str, Dimension]]
         if not isinstance(node, Mapping) or "kind" not in node:
             yield from _read(node, f"{where}.{key}", f"{prefix}{key}.")
             continue
-        model = pick(str(node["kind"]), _KINDS, f"kind in {where}.{key}:")
+        model = lookup(str(node["kind"]), _KINDS, f"kind in {where}.{key}:")
         try:
             yield f"{prefix}{key}", model.read(node, f"{where}.{key}")
         except ConfigError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,10 @@ from avsl.data.prepared.format import Manifest
 from avsl.data.prepared.preparation import prepare_index
 from avsl.schema import StrictConfig
 
-# Lists the rows of a data set on disk (settings), and the model of its settings, by the data set's name.
-ON_DISK: dict[str, tuple[Callable[[Any], Index], type[IndexedConfig]]] = {
+# By name: what lists the rows of a data set on disk (an `IndexedConfig`), or makes a prepared set from nothing, and the
+# model of its settings.
+DATASETS: dict[str, tuple[Callable[..., Any], type[StrictConfig]]] = {
+    "synthetic": (synthetic.generate, synthetic.SyntheticConfig),
     "avsbench": (avsbench.read_index, avsbench.AVSBenchConfig),
     "flickr": (flickr.read_index, flickr.FlickrConfig),
     "folder": (folder.read_index, folder.FolderConfig),
@@ -39,8 +40,26 @@ ON_DISK: dict[str, tuple[Callable[[Any], Index], type[IndexedConfig]]] = {
     "vggss": (vggss.read_index, vggss.VGGSSConfig),
 }
 
-# Makes the prepared set (settings, folder, worker processes) and the model of its settings, by the data set's name.
-DATASETS: dict[str, tuple[Callable[[Any, Path, int], Manifest], type[StrictConfig]]] = {
-    "synthetic": (synthetic.generate, synthetic.SyntheticConfig),
-    **{name: (partial(prepare_index, name, read), model) for name, (read, model) in ON_DISK.items()},
-}
+
+def on_disk() -> dict[str, tuple[Callable[[Any], Index], type[IndexedConfig]]]:
+    """The data sets that read a folder: what lists their rows, and the model of their settings."""
+    return {name: (read, model) for name, (read, model) in DATASETS.items() if issubclass(model, IndexedConfig)}
+
+
+def make_prepared(name: str, settings: StrictConfig, root: Path, workers: int) -> Manifest:
+    """Make the prepared set ``root`` of a data set.
+
+    Args:
+        name: one of `DATASETS`.
+        settings: an instance of its model.
+        root: folder of the prepared set; what an interrupted call has left there is kept.
+        workers: processes, at least 1.
+
+    Raises:
+        DataError: the data set's folder, annotations or lists cannot be used.
+    """
+    function, _ = DATASETS[name]
+    if isinstance(settings, IndexedConfig):
+        return prepare_index(name, function, settings, root, workers)
+    made: Manifest = function(settings, root, workers)
+    return made
