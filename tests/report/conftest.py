@@ -59,9 +59,11 @@ def _evaluate(
             figures[f"member_{k}"] = {"threshold": 0.5, "validation": alone, "test": alone}
     folder = base / "evaluate" / str(ratio) / f"{framework}-{objective}"
     EvaluationRecord.of(run, figures).save(folder)
-    hits = [f"t{k},test,a,0.1,{0.75 if k < 40 * ciou else 0.25},0.9\n" for k in range(40)]
-    silent = [f"o{k},test_offscreen,a,0.0,,0.9\n" for k in range(15)]
-    (folder / "per_sample.csv").write_text("".join(["sample_id,part,label,area,ciou,max_confidence\n", *hits, *silent]))
+    hits = [f"t{k},r{k},test,a,0.1,{0.75 if k < 40 * ciou else 0.25},0.9\n" for k in range(40)]
+    silent = [f"o{k},r{k},test_offscreen,a,0.0,,0.9\n" for k in range(15)]
+    (folder / "per_sample.csv").write_text(
+        "".join(["sample_id,recording,part,label,area,ciou,max_confidence\n", *hits, *silent])
+    )
     ids = Split.load(base / "split" / f"{ratio}.json").validation
     rng = np.random.default_rng(round(1000 * ciou))
     np.savez(

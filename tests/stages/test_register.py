@@ -74,8 +74,8 @@ class _Project:
             test=part | {"ciou": test, "ciou_shuffled": 0.11},
             test_offscreen=silent,
         ).save(evaluation)
-        rows = ["a,test,x,0.1,0.7000,0.9", "b,test,x,0.1,0.2000,0.9", "c,test_offscreen,x,0.0,,0.9"]
-        head = "sample_id,part,label,area,ciou,max_confidence"
+        rows = ["a,a,test,x,0.1,0.7000,0.9", "b,b,test,x,0.1,0.2000,0.9", "c,c,test_offscreen,x,0.0,,0.9"]
+        head = "sample_id,recording,part,label,area,ciou,max_confidence"
         (evaluation / "per_sample.csv").write_text("\n".join([head, *rows]) + "\n")
         return run_id
 

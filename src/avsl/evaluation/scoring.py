@@ -510,10 +510,11 @@ def _detection(
 def _table(data: PreparedData, parts: Mapping[str, NDArray[np.int64]], scores: Mapping[str, PartScores]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["sample_id", "part", "label", "area", "ciou", "max_confidence"])
+    writer.writerow(["sample_id", "recording", "part", "label", "area", "ciou", "max_confidence"])
     for part, found in scores.items():
         columns = zip(parts[part], found.area.tolist(), found.ciou.tolist(), found.peak.tolist(), strict=True)
         for row, area, ciou, peak in columns:
             shown = f"{ciou:.4f}" if area > 0 else ""
-            writer.writerow([data.sample_ids[row], part, data.labels[row], f"{area:.4f}", shown, f"{peak:.4f}"])
+            of = (data.sample_ids[row], data.source_ids[row], part, data.labels[row])
+            writer.writerow([*of, f"{area:.4f}", shown, f"{peak:.4f}"])
     return out.getvalue()

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
 from numpy.typing import NDArray
 
 from avsl.data.splits import Split
-from avsl.functional.bootstrap import bootstrap_interval
 from avsl.models.export import read_description
 from avsl.records import EvaluationRecord, load_evaluated
+from avsl.statistics import bootstrap_interval
 
 # Of the AUC, as avsl.functional.localization.auc has them.
 _THRESHOLDS = 0.05 * np.arange(21)
@@ -60,7 +59,7 @@ def model_card(name: str, trained: Path, evaluation: Path, split: Split) -> str:
         ),
         "## Scores",
         _table(("", "CIoU@0.5 (%)", "AUC (%)", "clips"), _scores(scores, evaluation / "per_sample.csv")),
-        "At the fixed threshold unless it says otherwise; [95 % interval over test clips, bootstrap], of this one "
+        "At the fixed threshold unless it says otherwise; [95 % interval over test recordings, bootstrap], of this one "
         "training. What shuffled sounds keep, the model sees without listening.",
         "## Limits",
         "\n".join(f"- {limit}" for limit in _limits(scores, data, exported.duration_s)),
@@ -91,12 +90,12 @@ def _scores(found: EvaluationRecord, per_sample: Path) -> Iterator[tuple[str, st
     yield "validation", *pair(found.validation.scores), str(found.validation.n)
     for part, test in found.tests.items():
         if test.n:
-            ciou = _per_clip(per_sample, part)
+            ciou, recordings = _per_clip(per_sample, part)
             # The AUC is a mean too: of what each clip adds to its curve.
             areas = np.trapezoid((ciou[:, None] >= _THRESHOLDS).astype(float), _THRESHOLDS, axis=1)
             what = part.replace("test_", "test, ")
-            hits = _percent(test.scores["ciou"], bootstrap_interval(torch.from_numpy(ciou >= 0.5)))
-            yield what, hits, _percent(test.scores["auc"], bootstrap_interval(torch.from_numpy(areas))), test.coverage
+            hits = _percent(test.scores["ciou"], bootstrap_interval(ciou >= 0.5, recordings))
+            yield what, hits, _percent(test.scores["auc"], bootstrap_interval(areas, recordings)), test.coverage
             if "ciou_shuffled" in test.scores:
                 yield f"{what}, sounds shuffled", _percent(test.scores["ciou_shuffled"]), "", str(test.n)
     count = str(found.test.n)
@@ -123,11 +122,11 @@ def _limits(found: EvaluationRecord, data: str, duration_s: float) -> Iterator[s
     yield "Maps are as coarse as the network's grid; a box's edges are not sharper than its cells."
 
 
-def _per_clip(path: Path, part: str) -> NDArray[np.float64]:
-    """The cIoU of each clip of a part that has a source in view."""
+def _per_clip(path: Path, part: str) -> tuple[NDArray[np.float64], list[str]]:
+    """The cIoU and the recording of each clip of a part that has a source in view."""
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["part"] == part and row["ciou"]]
-    return np.array([float(row["ciou"]) for row in rows])
+    return np.array([float(row["ciou"]) for row in rows]), [row["recording"] for row in rows]
 
 
 def _percent(value: float, interval: tuple[float, float] | None = None) -> str:

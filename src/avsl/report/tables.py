@@ -9,15 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from avsl.config.compose import compose
 from avsl.errors import DataError
 from avsl.files import write_json, write_text
-from avsl.functional.bootstrap import bootstrap_interval
 from avsl.paths import Layout
 from avsl.records import EvaluationRecord, Scores, StaleError, load_evaluated
 from avsl.report.contents import Cell, make_page, read_curves
+from avsl.statistics import bootstrap_interval
 from avsl.viz.curves import plot_comparison, plot_curves, save_figure
 
 log = logging.getLogger(__name__)
@@ -100,8 +98,9 @@ def _read_cells(base: Path) -> list[Cell]:
 def _interval(table: Path) -> tuple[float, float]:
     """The 95 % bootstrap interval of test CIoU@0.5, in per cent."""
     with table.open(newline="") as file:
-        scores = [float(line["ciou"]) for line in csv.DictReader(file) if line["part"] == "test" and line["ciou"]]
-    low, high = bootstrap_interval(torch.tensor(scores) >= 0.5)
+        lines = [line for line in csv.DictReader(file) if line["part"] == "test" and line["ciou"]]
+    hits = [float(line["ciou"]) >= 0.5 for line in lines]
+    low, high = bootstrap_interval(hits, [line["recording"] for line in lines])
     return 100 * low, 100 * high
 
 
@@ -189,7 +188,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [keys, ["---"] * len(keys), *([str(row[key]) for key in keys] for row in rows)]
     note = (
         "Percent. CIoU and AUC at one fixed threshold chosen on validation;"
-        " the interval is of other test rows (bootstrap), not of other seeds;"
+        " the interval is of other test recordings (bootstrap), not of other seeds;"
         " *oracle* is told the true area and selects nothing;"
         " *OGL* mixes in what looks like an object, whatever is heard."
     )
