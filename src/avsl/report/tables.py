@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
-import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from avsl.config.compose import compose
 from avsl.errors import DataError
 from avsl.files import write_json, write_text
 from avsl.paths import Layout
 from avsl.records import EvaluationRecord, Scores, StaleError, load_evaluated
-from avsl.report.contents import Cell, make_page, read_curves
+from avsl.report.comparison import Cell, Comparison
+from avsl.report.contents import make_page
 from avsl.statistics import bootstrap_interval
 from avsl.viz.curves import plot_comparison, plot_curves, save_figure
 
@@ -34,7 +36,7 @@ _TITLES = {"whole_image": "whole image", "centered_disc": "centered disc", "perf
 def report(overrides: Sequence[str] = ()) -> None:
     """Write the tables and figures of the comparison, and the page that has them all.
 
-    ``report.html``: all of it and more (`avsl.report.contents`), in one file that needs no other; ``comparison.md``
+    ``report.html``: all of it and more (`avsl.report.sections`), in one file that needs no other; ``comparison.md``
     and ``comparison.csv``: a row for each framework, objective and ratio, a second one where it was scored with an
     object prior too, and the trivial baselines and the ceiling; ``comparison.png``; ``curves.csv`` and ``curves.png``:
     validation over the epochs; ``subsets.csv``: every test part, and the part ``test`` by size, with the baselines of
@@ -48,30 +50,28 @@ def report(overrides: Sequence[str] = ()) -> None:
     cells = _read_cells(layout.base)
     if not cells:
         raise DataError(f"{layout.base / 'evaluate'} holds no evaluation: run the evaluations first")
-    layout.report.mkdir(parents=True, exist_ok=True)
     rows = _rows(cells)
+    baselines = {_TITLES[name]: 100 * b["ciou"] for name, b in cells[0].scores.baselines.items() if "ciou" in b}
+    comparison = Comparison(layout.base, cells, rows, baselines)
     _write_csv(layout.report / "comparison.csv", rows)
     write_text(layout.report / "comparison.md", _markdown(rows))
     _write_csv(layout.report / "subsets.csv", _subsets(cells))
     scores: dict[str, dict[float, list[float]]] = {}
     for cell in cells:
-        scores.setdefault(cell.model, {}).setdefault(cell.scores.label_ratio, []).append(cell.test_ciou)
-    lines = {_TITLES[name]: 100 * b["ciou"] for name, b in cells[0].scores.baselines.items() if "ciou" in b}
-    figure = plot_comparison(scores, "test CIoU@0.5, fixed threshold (%)", lines)
+        scores.setdefault(cell.model, {})[cell.label_ratio] = [100 * cell.test_ciou]
+    figure = plot_comparison(scores, "test CIoU@0.5, fixed threshold (%)", baselines)
     save_figure(figure, layout.report / "comparison.png")
-    curves = _curves(layout.base, cells)
+    curves = _curves(comparison)
     _write_csv(layout.report / "curves.csv", curves)
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for point in curves:
         # Every model in every panel, so that each keeps its color.
-        panel = panels.setdefault(f"label ratio {point['label_ratio']}", {name: [] for name in sorted(scores)})
+        panel = panels.setdefault(f"label ratio {point['label_ratio']}", {name: [] for name in comparison.models})
         panel[point["model"]].append((point["epoch"], 100 * point["val_ciou"]))
     save_figure(plot_curves(panels), layout.report / "curves.png")
-    summary = {
-        f"{c.scores.framework}-{c.scores.objective}@{c.scores.label_ratio}": c.scores.test.scores["ciou"] for c in cells
-    }
+    summary = {f"{c.scores.framework}-{c.scores.objective}@{c.label_ratio}": c.test_ciou for c in cells}
     write_json(layout.report / "summary.json", summary)
-    write_text(layout.report / "report.html", make_page(layout.base, cells, rows, lines))
+    write_text(layout.report / "report.html", make_page(comparison))
 
 
 def _read_cells(base: Path) -> list[Cell]:
@@ -161,35 +161,30 @@ def _subsets(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return rows
 
 
-def _curves(base: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def _curves(comparison: Comparison) -> list[dict[str, Any]]:
     return [
         {
             "model": cell.model,
-            "label_ratio": cell.scores.label_ratio,
+            "label_ratio": cell.label_ratio,
             "epoch": int(float(line["epoch"])),
             "val_ciou": float(line["val/ciou"]),
         }
-        for cell in cells
-        for line in read_curves(base, cell)
+        for cell in comparison.cells
+        for line in comparison.curves(cell)
     ]
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, keys, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, out.getvalue())
+    # As objects, or a column with an empty cell would turn its whole numbers into fractions.
+    write_text(path, pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    keys = list(rows[0])
-    lines = [keys, ["---"] * len(keys), *([str(row[key]) for key in keys] for row in rows)]
+    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
     note = (
         "Percent. CIoU and AUC at one fixed threshold chosen on validation;"
         " the interval is of other test recordings (bootstrap), not of other seeds;"
         " *oracle* is told the true area and selects nothing;"
         " *OGL* mixes in what looks like an object, whatever is heard."
     )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}\n"
+    return f"{table}\n\n{note}\n"

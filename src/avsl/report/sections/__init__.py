@@ -1,0 +1,25 @@
+"""The sections of the comparison's page, one file each; a new one is a function and a line here."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from avsl.report.comparison import Comparison
+from avsl.report.page import Section
+from avsl.report.sections.breakdowns import breakdowns
+from avsl.report.sections.controls import controls
+from avsl.report.sections.curves import training_curves
+from avsl.report.sections.data_card import data_card
+from avsl.report.sections.galleries import galleries
+from avsl.report.sections.overview import accuracy, frameworks_by_objectives
+from avsl.report.sections.runs import runs
+
+SECTIONS: Final[Sequence[Callable[[Comparison], Section]]] = (
+    accuracy,
+    frameworks_by_objectives,
+    controls,
+    breakdowns,
+    training_curves,
+    galleries,
+    data_card,
+    runs,
+)
