@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from avsl.data.prepared.format import Sample
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.prepared.writer import ShardRows, prepare_shards, write_manifest
-from avsl.data.splits import Split, SplitConfig, make_split
+from avsl.data.splits import RatioOf, Split, SplitConfig, make_split
 from avsl.errors import DataError
 from avsl.schema import ConfigError
 
@@ -66,9 +66,9 @@ def simple(n: int, classes: int = 4) -> list[Row]:
     return rows + [(f"s{i}", part, "c0", True) for i, part in enumerate(("test", "test_swap", "test_swap"))]
 
 
-def ratio(value: float, seed: int = 0) -> SplitConfig:
+def ratio(value: float, seed: int = 0, of: RatioOf = "all") -> SplitConfig:
     """The settings of a split."""
-    return SplitConfig(label_ratio=value, seed=seed)
+    return SplitConfig(label_ratio=value, ratio_of=of, seed=seed)
 
 
 def test_parts_go_where_they_belong(tmp_path: Path) -> None:
@@ -137,8 +137,37 @@ def test_only_annotated_rows_are_labeled_and_their_source_is_not_reused(tmp_path
     split = make_split(data, ratio(0.25))
     assert split.labeled == [f"id{i}" for i in range(0, 40, 4)]
     assert split.unlabeled == [f"id{i}" for i in range(40) if i % 4 > 1]
-    with pytest.raises(DataError, match=r"label_ratio = 0\.5 asks for 20 labeled rows of 40, but only 10"):
+
+
+@pytest.mark.parametrize(
+    ("value", "of", "labeled"),
+    [(0.1, "all", 10), (0.3, "all", 30), (1.0, "all", 30), (0.1, "annotated", 3), (1.0, "annotated", 30)],
+)
+def test_a_ratio_is_of_all_rows_or_of_the_annotated_ones(
+    tmp_path: Path, value: float, of: RatioOf, labeled: int
+) -> None:
+    """30 of 100 rows are annotated; a ratio of 1 is all labels there are."""
+    data = prepared(tmp_path, [(f"t{i}", "train", "c", i < 30) for i in range(100)])
+    split = make_split(data, ratio(value, of=of))
+    assert (len(split.labeled), len(split.unlabeled), split.ratio_of) == (labeled, 100 - labeled, of)
+    assert set(split.labeled) <= set(data.sample_ids[:30])
+
+
+def test_a_ratio_that_asks_for_more_than_there_is_says_what_there_is(tmp_path: Path) -> None:
+    """How many are asked for and annotated, and the highest ratio."""
+    data = prepared(tmp_path, [(f"t{i}", "train", "c", i < 30) for i in range(100)])
+    with pytest.raises(
+        DataError, match=r"label_ratio = 0\.5 .*50 .*100 .*30 are annotated.* 0\.3 .*ratio_of=annotated"
+    ):
         make_split(data, ratio(0.5))
+
+
+def test_without_any_boxes_all_rows_are_unlabeled(tmp_path: Path) -> None:
+    """As for self-supervised training."""
+    data = prepared(tmp_path, [(f"t{i}", "train", "c", False) for i in range(10)])
+    for value in (0.1, 1.0):
+        split = make_split(data, ratio(value))
+        assert (split.labeled, split.unlabeled) == ([], data.sample_ids)
 
 
 def test_at_least_one_row_is_labeled(tmp_path: Path) -> None:

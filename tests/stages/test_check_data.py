@@ -15,11 +15,12 @@ from avsl.cli import main
 from avsl.storage import upload
 
 ROWS = 4
+CUT = ["data.vggss.test_share=0.5", "data.vggss.validation_share=0.5", "data.vggss.seed=11"]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four annotated rows, all for testing, in a folder whose name needs quoting."""
+    """Four annotated rows in a folder whose name needs quoting; with ``CUT``: validation, test, test, train."""
     root = tmp_path / "it's = a, folder"
     (root / "frames").mkdir(parents=True)
     (root / "audio").mkdir()
@@ -32,34 +33,42 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
+def _cells(shown: str, part: str) -> list[str]:
+    """The counts of a part: listed, usable, with boxes, missing, broken."""
+    (line,) = [line for line in shown.splitlines() if line.startswith(f"{part} ")]
+    return re.split(r"\s{2,}", line)[1:6]
+
+
 def test_everything_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each part and exit code 0; the folder stays as it was."""
     before = sorted(folder.rglob("*"))
-    assert main(["data", "check", "vggss", str(folder), "data.vggss.test_share=1.0"]) == 0
-    assert f"{ROWS} of {ROWS}" in capsys.readouterr().out
+    assert main(["data", "check", "vggss", str(folder), *CUT]) == 0
+    shown = capsys.readouterr().out
+    assert _cells(shown, "test") == ["2", "2 of 2", "2", "0", "0"]
+    assert "1 of 1 training rows have boxes" in shown
     assert sorted(folder.rglob("*")) == before
 
 
 def test_a_folder_on_s3(folder: Path, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is mirrored, only what changed travels again, and looked at like a folder here; an empty one is an error."""
     root = f"s3://{bucket}/sets/vggss"
-    words = ["data", "check", "vggss", root, "data.vggss.test_share=1.0", f"root={tmp_path / 'o'}"]
+    words = ["data", "check", "vggss", root, *CUT, f"root={tmp_path / 'o'}"]
     assert main(words) == 2
     assert f"{root} holds no files" in capsys.readouterr().err
     upload(folder, root)
     assert main(words) == 0
     shown = capsys.readouterr().out
-    assert f"{ROWS} of {ROWS}" in shown
+    assert _cells(shown, "test") == ["2", "2 of 2", "2", "0", "0"]
     assert root in shown.replace("\n", "")
     (folder / "frames" / "s1.png").write_bytes(b"no picture")
     upload(folder, root)
     assert main(words) == 1
-    assert f"{ROWS - 1} of {ROWS}" in capsys.readouterr().out
+    assert "1 of 2" in capsys.readouterr().out
 
 
 def test_missing_and_broken_and_leaking(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is counted and makes the exit code 1."""
-    words = ["data", "check", "vggss", str(folder), "data.vggss.test_share=1.0"]
+    words = ["data", "check", "vggss", str(folder), *CUT]
     for name in ("other.png", "other.wav"):
         place = folder / ("frames" if name.endswith("png") else "audio")
         (place / name).write_bytes((place / f"s0{Path(name).suffix}").read_bytes())
@@ -70,8 +79,30 @@ def test_missing_and_broken_and_leaking(folder: Path, capsys: pytest.CaptureFixt
     (folder / "frames" / "s1.png").unlink()
     (folder / "audio" / "s2.wav").write_bytes(b"")
     assert main(words) == 1
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("test ")]
-    assert re.split(r"\s{2,}", line)[1:5] == ["4", "2 of 4", "1", "1"]
+    assert _cells(capsys.readouterr().out, "test") == ["2", "0 of 2", "0", "1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "settings", "code", "said"),
+    [
+        (0, [], 0, "self-supervised"),
+        (2, [*CUT[:1], "data.folder.seed=11"], 1, "no row with boxes is for"),
+        (4, ["data.vggss.test_share=1.0"], 1, "no usable row is for training"),
+        (4, CUT, 0, "1 of 1 training rows have boxes: split.label_ratio is at most 1"),
+    ],
+)
+def test_what_can_be_trained_is_said(
+    folder: Path, boxes: int, settings: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ratio that the boxes allow; exit code 1 where nothing can be trained."""
+    rows = json.loads((folder / "vggss.json").read_text())[:boxes]
+    (folder / "vggss.json").write_text(json.dumps(rows))
+    words = [word.replace("vggss", "folder") for word in settings]
+    annotations = ["data.folder.annotations=vggss.json"] if boxes else []
+    assert main(["data", "check", "folder", str(folder), *annotations, *words]) == code
+    shown = " ".join(capsys.readouterr().out.split())
+    assert said in shown
+    assert "4 clips, each its own recording" in shown
 
 
 def test_what_cannot_be_looked_at_is_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

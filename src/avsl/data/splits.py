@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -15,11 +16,20 @@ from avsl.errors import DataError
 from avsl.files import write_json
 from avsl.schema import StrictConfig
 
+RatioOf = Literal["all", "annotated"]
+
 
 class SplitConfig(StrictConfig):
-    """How much is labeled: ``label_ratio`` of the training rows."""
+    """How many training rows are labeled.
+
+    Attributes:
+        label_ratio: share of the training rows; 1 is the ceiling, all labels there are, however few.
+        ratio_of: what it is a share of: ``all`` training rows, as in the papers, or the ``annotated`` ones.
+        seed: draws the rows.
+    """
 
     label_ratio: float = Field(gt=0, le=1)
+    ratio_of: RatioOf = "all"
     seed: int = Field(0, ge=0)
 
 
@@ -31,6 +41,7 @@ class Split(StrictConfig):
     """
 
     label_ratio: float
+    ratio_of: RatioOf = "all"
     seed: int
     data_hash: str
     labeled: list[str]
@@ -95,8 +106,8 @@ def make_split(data: PreparedData, config: SplitConfig) -> Split:
     """Choose the labeled rows of ``data`` among its annotated training rows.
 
     The order is one seeded permutation that does not depend on the ratio, and a ratio takes its prefix, so the
-    3 % lie inside the 10 %. A source is labeled as a whole, at least one is; what of it nobody annotated is
-    left out.
+    3 % lie inside the 10 %. A source is labeled as a whole, at least one is where any is annotated; what of it
+    nobody annotated is left out. A ratio of 1 takes all labels there are.
 
     Raises:
         DataError: fewer training rows are annotated than the ratio asks for, or a source lies in two parts.
@@ -108,11 +119,15 @@ def make_split(data: PreparedData, config: SplitConfig) -> Split:
             raise DataError(f"{data.root}: source '{source}' lies in both '{side[source]}' and '{here}'")
     train = data.indices("train")
     annotated = train[data.annotated[train]]
-    wanted = max(1, round(config.label_ratio * len(train)))
+    of = train if config.ratio_of == "all" else annotated
+    wanted = len(annotated)
+    if wanted and config.label_ratio < 1:
+        wanted = max(1, round(config.label_ratio * len(of)))
     if wanted > len(annotated):
         raise DataError(
-            f"{data.root}: label_ratio = {config.label_ratio} asks for {wanted} labeled rows of {len(train)}, "
-            f"but only {len(annotated)} are annotated"
+            f"{data.root}: label_ratio = {config.label_ratio:g} asks for {wanted} labeled rows of {len(train)} for "
+            f"training, but {len(annotated)} are annotated: {len(annotated) / len(train):.3g} is the highest ratio, 1 "
+            "takes all labels there are, and split.ratio_of=annotated makes it a share of those"
         )
     chosen: list[int] = []
     for group in _labeling_order(data, annotated, config.seed):
@@ -133,6 +148,7 @@ def make_split(data: PreparedData, config: SplitConfig) -> Split:
     }
     return Split(
         label_ratio=config.label_ratio,
+        ratio_of=config.ratio_of,
         seed=config.seed,
         data_hash=data.manifest.content_hash,
         labeled=labeled,

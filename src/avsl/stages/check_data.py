@@ -13,7 +13,7 @@ from avsl.config.plugins import load_plugins
 from avsl.console import print_table
 from avsl.data.datasets import on_disk
 from avsl.data.index import IndexedConfig
-from avsl.data.prepared.preparation import check_index
+from avsl.data.prepared.preparation import PartState, check_index
 from avsl.schema import lookup
 from avsl.stages.prepare import fetched
 
@@ -27,7 +27,7 @@ def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
         overrides: further changes to its settings, as ``data.vggss.train_list=vggss_10k.txt``.
 
     Returns:
-        Whether all of it can be used, and no training list would stop the preparation.
+        Whether all of it can be used, something can be trained, and no training list would stop the preparation.
 
     Raises:
         ConfigError: the data set is unknown or generated, or a setting is wrong.
@@ -46,12 +46,12 @@ def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
 
     rows = []
     for state in states:
-        usable = state.listed - state.missing - state.broken
         rows.append(
             {
                 "part": state.part,
                 "listed": f"{state.listed:,}",
-                "usable": f"{usable:,} of {state.listed:,}",
+                "usable": f"{state.usable:,} of {state.listed:,}",
+                "with boxes": f"{state.annotated:,}",
                 "missing": f"{state.missing:,}",
                 "broken": f"{state.broken:,}",
                 "the first of them": state.example,
@@ -63,5 +63,27 @@ def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
         print(f"leak: {n:,} rows of the training list are, or share a source with, rows of '{part}'")
     if index.left_out:
         print(f"{index.left_out:,} rows belong to no side and are left out")
+    for note in index.notes:
+        print(note)
+    trainable, said = _training(states)
+    print(said)
     stopped = bool(leaks) and getattr(settings, "leak", "drop") == "stop"
-    return not stopped and not any(state.missing or state.broken for state in states)
+    return trainable and not stopped and not any(state.missing or state.broken for state in states)
+
+
+def _training(states: Sequence[PartState]) -> tuple[bool, str]:
+    """Whether something can be trained, and a sentence on the labels."""
+    usable = {state.part: state.usable for state in states}
+    boxes = {state.part: state.annotated for state in states}
+    if not usable.get("train"):
+        return False, "nothing can be trained: no usable row is for training"
+    if not any(boxes.values()):
+        return True, "no boxes: self-supervised training alone is possible"
+    for part in ("validation", "test"):
+        if not boxes.get(part):
+            return False, f"nothing can be trained: no row with boxes is for {part}"
+    n, labels = usable["train"], boxes["train"]
+    if not labels:
+        return True, "no training row has boxes: self-supervised training alone is possible"
+    said = f"{labels:,} of {n:,} training rows have boxes: split.label_ratio is at most {labels / n:.3g}"
+    return True, f"{said}, or 1 for all labels there are; split.ratio_of=annotated makes it a share of those"

@@ -41,7 +41,9 @@ def fetched(settings: StrictConfig, cache: Path) -> StrictConfig:
 
 
 def split(overrides: Sequence[str] = ()) -> None:
-    """Draw the labeled rows of one label ratio.
+    """Choose the labeled rows of one label ratio.
+
+    A set without any annotation has no labeled, validation or test rows: it is for self-supervised training.
 
     Raises:
         DataError: nothing is left to train on, to choose a threshold on or to test with, too little is annotated, or
@@ -50,28 +52,39 @@ def split(overrides: Sequence[str] = ()) -> None:
     config = compose(overrides)
     layout = Layout.of(config)
     data = PreparedData.open(layout.prepared)
+    if data.annotated.any():
+        _check_parts(data, config.data.name)
+    elif not len(data.indices("train")):
+        raise DataError(f"{layout.prepared}: none of its rows is for training")
+    made = make_split(data, config.split)
+    layout.split.parent.mkdir(parents=True, exist_ok=True)
+    made.save(layout.split)
+    if not made.labeled:
+        log.info("no boxes: %d unlabeled rows for self-supervised training", len(made.unlabeled))
+        return
+    log.info(
+        "%s: %d labeled, %d unlabeled, %d for validation (labels too)",
+        "all labels there are" if config.split.label_ratio == 1 else f"label ratio {layout.ratio}",
+        len(made.labeled),
+        len(made.unlabeled),
+        len(made.validation),
+    )
+
+
+def _check_parts(data: PreparedData, name: str) -> None:
+    """Refuse an annotated set that cannot be trained, given a threshold and tested."""
     for part, purpose in (("train", "training"), ("validation", "validation"), ("test", "testing")):
         if not len(data.indices(part)):
             raise DataError(
-                f"{layout.prepared}: none of its rows is for {purpose}: annotate more clips, or set the shares and the "
-                f"seed in data.{config.data.name} so that their draw leaves some"
+                f"{data.root}: none of its rows is for {purpose}: annotate more clips or recordings, or set the shares "
+                f"and the seed in data.{name} so that their draw leaves some"
             )
     boxes = (data.boxes(row) for row in data.indices("validation").tolist())
     if not any(found is not None and len(found) for found in boxes):
         raise DataError(
-            f"{layout.prepared}: none of its validation rows has a source in view, so no threshold can be chosen on "
-            "them: put clips with boxes into validation"
+            f"{data.root}: none of its validation rows has a source in view, so no threshold can be chosen on them: "
+            "put clips with boxes into validation"
         )
-    drawn = make_split(data, config.split)
-    layout.split.parent.mkdir(parents=True, exist_ok=True)
-    drawn.save(layout.split)
-    log.info(
-        "label ratio %s: %d labeled, %d unlabeled, %d for validation (labels too)",
-        layout.ratio,
-        len(drawn.labeled),
-        len(drawn.unlabeled),
-        len(drawn.validation),
-    )
 
 
 def load_data(layout: Layout) -> tuple[PreparedData, Split]:
@@ -80,7 +93,7 @@ def load_data(layout: Layout) -> tuple[PreparedData, Split]:
     Raises:
         DataError: one is missing or damaged, or the split was drawn from another version of the set.
     """
-    data, drawn = PreparedData.open(layout.prepared), Split.load(layout.split)
-    if drawn.data_hash != data.manifest.content_hash:
+    data, made = PreparedData.open(layout.prepared), Split.load(layout.split)
+    if made.data_hash != data.manifest.content_hash:
         raise DataError(f"{layout.split} was drawn from another version of {layout.prepared}: run the split again")
-    return data, drawn
+    return data, made

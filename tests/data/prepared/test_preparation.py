@@ -295,7 +295,7 @@ def test_a_look_tells_missing_from_broken_by_part(folder: Path, read_index: Call
     config = IndexedConfig(root=str(folder), image_size=32, duration_s=0.5, shard_rows=5)
     states = check_index("vggss", index, config, workers)
     assert states == [
-        PartState("train", 10, 0, 0, ""),
-        PartState("test", 2, 1, 1, "s00: no frame in the folder"),
+        PartState("train", 10, 0, 0, 10, ""),
+        PartState("test", 2, 1, 1, 0, "s00: no frame in the folder"),
     ]
     assert sorted(folder.rglob("*")) == before

@@ -310,30 +310,37 @@ class PartState:
         listed: rows that the data set's lists name.
         missing: rows with a file that the folder lacks.
         broken: rows whose files or annotation cannot be used.
-        example: the first such row's reason; empty where all is well.
+        annotated: usable rows with boxes or a mask.
+        example: the first unusable row's reason; empty where all is well.
     """
 
     part: str
     listed: int
     missing: int
     broken: int
+    annotated: int
     example: str
+
+    @property
+    def usable(self) -> int:
+        """Rows that can be prepared."""
+        return self.listed - self.missing - self.broken
 
 
 @dataclass(frozen=True)
 class _Look:
-    """Decodes the rows of a shard and keeps what is wrong: (part, missing, reason)."""
+    """Decodes the rows of a shard and keeps what is wrong: (part, annotated, missing, reason)."""
 
     decode: _Decode
 
-    def __call__(self, k: int) -> list[tuple[str, bool, str]]:
+    def __call__(self, k: int) -> list[tuple[str, bool, bool, str]]:
         problems = []
         for entry in self.decode.rows.shard(k):
             try:
                 self.decode.sample(entry)
             except DataError as error:
                 missing = any(path is None or not path.is_file() for path in entry.files())
-                problems.append((entry.part, missing, str(error)))
+                problems.append((entry.part, entry.annotated, missing, str(error)))
         return problems
 
 
@@ -350,10 +357,12 @@ def check_index(name: str, index: Index, config: IndexedConfig, workers: int) ->
         look, shards = _Look(decode), range(rows.n_shards)
         found = in_processes(look, shards, workers, title=f"{name}: looking", total=rows.n_shards)
         listed = Counter(entry.part for entry in rows)
+        annotated = Counter(entry.part for entry in rows if entry.annotated)
     states = []
     for part in PARTS:
-        here = [(missing, reason) for k in shards for where, missing, reason in found[k] if where == part]
-        absent = sum(missing for missing, _ in here)
         if listed[part]:
-            states.append(PartState(part, listed[part], absent, len(here) - absent, here[0][1] if here else ""))
+            here = [problem for k in shards for where, *problem in found[k] if where == part]
+            boxes, absent = sum(problem[0] for problem in here), sum(problem[1] for problem in here)
+            example = here[0][2] if here else ""
+            states.append(PartState(part, listed[part], absent, len(here) - absent, annotated[part] - boxes, example))
     return states
