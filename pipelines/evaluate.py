@@ -2,8 +2,7 @@
 
 import sys
 
-from avsl.stages.entry import call
-from avsl.stages.evaluate import evaluate
+from avsl.cli import main
 
 if __name__ == "__main__":
-    sys.exit(call(lambda: evaluate(sys.argv[1:])))
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -2,8 +2,7 @@
 
 import sys
 
-from avsl.stages.entry import call
-from avsl.stages.prepare import prepare
+from avsl.cli import main
 
 if __name__ == "__main__":
-    sys.exit(call(lambda: prepare(sys.argv[1:])))
+    sys.exit(main(["prepare", *sys.argv[1:]]))

@@ -2,8 +2,7 @@
 
 import sys
 
-from avsl.stages.entry import call
-from avsl.stages.register import register
+from avsl.cli import main
 
 if __name__ == "__main__":
-    sys.exit(call(lambda: register(sys.argv[1:])))
+    sys.exit(main(["register", *sys.argv[1:]]))

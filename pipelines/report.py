@@ -2,8 +2,7 @@
 
 import sys
 
-from avsl.report.tables import report
-from avsl.stages.entry import call
+from avsl.cli import main
 
 if __name__ == "__main__":
-    sys.exit(call(lambda: report(sys.argv[1:])))
+    sys.exit(main(["report", *sys.argv[1:]]))

@@ -2,8 +2,7 @@
 
 import sys
 
-from avsl.stages.entry import call
-from avsl.stages.prepare import split
+from avsl.cli import main
 
 if __name__ == "__main__":
-    sys.exit(call(lambda: split(sys.argv[1:])))
+    sys.exit(main(["split", *sys.argv[1:]]))

@@ -2,8 +2,7 @@
 
 import sys
 
-from avsl.stages.entry import call
-from avsl.tuning.sweep import sweep
+from avsl.cli import main
 
 if __name__ == "__main__":
-    sys.exit(call(lambda: sweep(sys.argv[1:])))
+    sys.exit(main(["sweep", *sys.argv[1:]]))

@@ -2,8 +2,7 @@
 
 import sys
 
-from avsl.stages.entry import call
-from avsl.stages.train import train
+from avsl.cli import main
 
 if __name__ == "__main__":
-    sys.exit(call(lambda: train(sys.argv[1:])))
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from avsl.cli import build_parser, main
+import avsl
+from avsl.cli import STEPS, build_parser, main
 from avsl.models.published import OFFICIAL
 
-STEPS = ("prepare", "split", "train", "evaluate", "register", "report", "run", "config")
 COMMANDS = ("localize", "import-checkpoint", *STEPS)
 
 
@@ -92,3 +92,32 @@ def test_a_model_is_named_in_one_way(capsys: pytest.CaptureFixture[str]) -> None
         main(["localize", "v.mp4", "--ratio", "0.1", "--checkpoint", "folder"])
     assert caught.value.code == 2
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, with the package's version."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.split() == ["avsl", avsl.__version__]
+
+
+@pytest.mark.parametrize("script", sorted((Path(__file__).parents[1] / "pipelines").glob("*.py")), ids=lambda p: p.stem)
+def test_every_script_explains_itself(script: Path) -> None:
+    """As the command of its name does, without importing what the step needs."""
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
+    assert f"usage: avsl {script.stem}" in done.stdout
+
+
+def test_doctor_looks_at_a_machine_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder without a project; what fails is said, with exit code 1."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in (avsl.__version__, "torch", "mlflow.db", "PyAV", "GB free"))
+    assert not list(tmp_path.iterdir())
+    assert main(["doctor", "framework=none"]) == 1
+    assert "unknown framework 'none'" in capsys.readouterr().out

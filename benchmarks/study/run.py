@@ -81,10 +81,10 @@ def train_and_evaluate(overrides: Sequence[str], group: str) -> None:
 
     What is looked at on validation alone is not evaluated: training leaves that score.
     """
+    from avsl.cli import call
     from avsl.config.compose import compose
     from avsl.paths import Layout
     from avsl.records import RunRecord
-    from avsl.stages.entry import call
     from avsl.stages.evaluate import evaluate
     from avsl.stages.prepare import split
     from avsl.stages.train import train

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import avsl
 from avsl.config.models import Config
 from avsl.config.plugins import plugin_files
 from avsl.data.loading import RowReader, StepLoader
@@ -107,7 +106,7 @@ def code_hash() -> str:
     Read once, before a training starts: an edit meanwhile is not what it ran.
     """
     digest = hashlib.sha256()
-    folder = Path(avsl.__file__).parent
+    folder = Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     for name, path in plugin_files().items():

@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from avsl import __version__
+from avsl.errors import AvslError
 
 # Everything else is imported by the command that needs it: torch, Lightning and MLflow take seconds.
 
-_STEPS = {
-    "prepare": "make the data set of data=... into prepared shards",
-    "split": "draw the labeled rows of one label ratio",
-    "train": "train one framework at one label ratio, with an MLflow run",
-    "evaluate": "score the trained model on validation and test",
-    "register": "give the best candidate of one label ratio the alias 'champion' in the MLflow registry",
-    "report": "draw the comparison's tables and figures",
-    "run": "prepare, split, train and evaluate in one go",
-    "config": "print the configuration that the overrides compose to, as YAML, and do nothing",
+# The commands that take overrides alone: what each does, and the function that it calls with them.
+STEPS = {
+    "source": ("record what the data set's folder holds, so that DVC sees a change", "avsl.stages.source:source"),
+    "prepare": ("make the data set of data=... into prepared shards", "avsl.stages.prepare:prepare"),
+    "split": ("choose the labeled samples of one label ratio", "avsl.stages.prepare:split"),
+    "train": ("train one framework at one label ratio, with an MLflow run", "avsl.stages.train:train"),
+    "evaluate": ("score the trained model on validation and test", "avsl.stages.evaluate:evaluate"),
+    "register": (
+        "give the best candidate of one label ratio the alias 'champion' in the MLflow registry",
+        "avsl.stages.register:register",
+    ),
+    "report": ("draw the comparison's tables and figures", "avsl.report.tables:report"),
+    "run": ("prepare, split, train and evaluate in one go", "avsl.stages.run:run"),
+    "sweep": ("search for the best settings, as tune=full framework=dmt,xpl", "avsl.tuning.sweep:sweep"),
+    "config": (
+        "print the configuration that the overrides compose to, as YAML, and do nothing",
+        "avsl.cli:print_config",
+    ),
+    "doctor": ("check versions, devices, the MLflow store, disk, fonts and FFmpeg", "avsl.doctor:doctor"),
 }
 
 _PUBLISHED = ("ezvsl", "fnac", "lvs", "slavc", "sspl")
 
-_WHERE = {
-    "prepare": ("avsl.stages.prepare", "prepare"),
-    "split": ("avsl.stages.prepare", "split"),
-    "train": ("avsl.stages.train", "train"),
-    "evaluate": ("avsl.stages.evaluate", "evaluate"),
-    "register": ("avsl.stages.register", "register"),
-    "report": ("avsl.report.tables", "report"),
-    "run": ("avsl.stages.run", "run"),
-}
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}
 
 _EPILOG = """\
 examples:
@@ -44,6 +50,7 @@ examples:
   avsl run experiment=scenes data.vggss.root=FOLDER     the same on a folder in VGG-SS's layout, 5 % labels
   avsl import-checkpoint --from fnac best.pth data=vggss    a published model, scored and registered like ours
   avsl config framework=dmt framework.dmt.delta=0.7         what would be run
+  avsl sweep framework=dmt split.label_ratio=0.1            the best settings, by Optuna and Ray
   avsl data check vggss FOLDER                          what of a data set is there, missing or broken
   avsl models list                                      every registered version, with scores and why it is where it is
   avsl models rollback avsl-synthetic-ratio-0.1 --reason "misses small objects"
@@ -63,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"avsl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     localize = commands.add_parser(
         "localize",
@@ -122,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("root", metavar="ROOT", help="its folder, or s3://bucket/prefix")
     check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as data.vggss.test_list=test.csv")
     _add_models(commands.add_parser("models", help="look after the registry", description="Look after the registry."))
-    for name, text in _STEPS.items():
+    for name, (text, _) in STEPS.items():
         step = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         step.add_argument(
             "overrides",
@@ -176,18 +184,44 @@ def _add_models(models: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = build_parser().parse_args(arguments)
-    from avsl.stages.entry import call
+    others = {
+        "localize": _localize,
+        "import-checkpoint": _import_checkpoint,
+        "data": _check_data,
+        "models": _models,
+    }
+    if options.command in others:
+        return call(lambda: others[options.command](options))
+    module, _, function = STEPS[options.command][1].partition(":")
+    return call(lambda: getattr(importlib.import_module(module), function)(options.overrides))
 
-    if options.command == "localize":
-        return call(lambda: _localize(options))
-    if options.command == "import-checkpoint":
-        return call(lambda: _import_checkpoint(options))
-    if options.command == "data":
-        complete: list[bool] = []
-        return call(lambda: complete.append(_check_data(options))) or int(not all(complete))
-    if options.command == "models":
-        return call(lambda: _models(options))
-    return call(lambda: _step(options.command, options.overrides))
+
+def call(step: Callable[[], int | None]) -> int:
+    """Run ``step``; returns its exit code, 0 where it gives none.
+
+    Mistakes that name a file, key or value, and what the system refuses (a full disk, a file that may not be read), are
+    one sentence on stderr and code 2; anything else is a defect and keeps its traceback.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # Lightning says by itself, twice, what hardware there is.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    try:
+        return step() or 0
+    except ConnectionError:
+        raise
+    except (AvslError, OSError) as error:
+        # A file's name may hold any character but "/".
+        print(f"avsl: {str(error).translate(_ESCAPES)}", file=sys.stderr)
+        return 2
+
+
+def print_config(overrides: Sequence[str]) -> None:
+    """Print the configuration that ``overrides`` compose to, as YAML."""
+    import yaml
+
+    from avsl.config.compose import compose
+
+    print(yaml.safe_dump(compose(overrides).model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
 
 
 def _localize(options: argparse.Namespace) -> None:
@@ -217,10 +251,10 @@ def _import_checkpoint(options: argparse.Namespace) -> None:
     import_checkpoint(options.method, files, overrides, momentum=options.momentum)
 
 
-def _check_data(options: argparse.Namespace) -> bool:
+def _check_data(options: argparse.Namespace) -> int:
     from avsl.stages.check_data import check
 
-    return check(options.name, options.root, options.overrides)
+    return 0 if check(options.name, options.root, options.overrides) else 1
 
 
 def _models(options: argparse.Namespace) -> None:
@@ -247,18 +281,6 @@ def _models(options: argparse.Namespace) -> None:
         else:
             decision = promotion.roll_back(store, options.name, options.reason)
         print(f"{decision.model}: {decision.reason}; previous is version {decision.previous}")
-
-
-def _step(command: str, overrides: list[str]) -> None:
-    if command == "config":
-        import yaml
-
-        from avsl.config.compose import compose
-
-        print(yaml.safe_dump(compose(overrides).model_dump(mode="json"), sort_keys=False), end="")
-        return
-    module, name = _WHERE[command]
-    getattr(importlib.import_module(module), name)(overrides)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import json
@@ -26,6 +25,7 @@ import soundfile
 import yaml
 from PIL import Image
 
+from avsl.cli import STEPS
 from avsl.data.datasets import DATASETS
 from avsl.frameworks import FRAMEWORKS
 from avsl.objectives import OBJECTIVES
@@ -55,7 +55,6 @@ _ANYWHERE = {
     "avsl.files": "writes what it is given",
     "avsl.tracking.store": "opens the MLflow store, decides nothing",
     "avsl.storage": "fetches bytes, checked against their checksums",
-    "avsl.stages.entry": "prints errors",
     "avsl.paths": "says where files lie; dvc.yaml states the same paths",
     "avsl.data.datasets": "names all data sets; a stage depends on its own",
     "avsl.frameworks": "names all frameworks; a stage depends on its own",
@@ -108,13 +107,9 @@ def _script(stage: Mapping[str, Any]) -> str:
 
 
 def _imports(script: str) -> set[str]:
-    """The package's modules that a script in pipelines/ imports."""
-    tree = ast.parse((_PROJECT / "pipelines" / f"{script}.py").read_text())
-    return {
-        node.module
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("avsl.")
-    }
+    """The module whose function a script in pipelines/ calls, as the command of its name does."""
+    assert f'main(["{script}"' in (_PROJECT / "pipelines" / f"{script}.py").read_text()
+    return {STEPS[script][1].partition(":")[0]}
 
 
 def _source(module: str) -> Path:

@@ -36,7 +36,7 @@ def _choose(project: Path, name: str, **settings: str) -> None:
 
 
 def _recorded(project: Path, name: str) -> dict[str, Any]:
-    source(project)
+    source(project=project)
     found: dict[str, Any] = json.loads((project / "outputs" / name / "source.json").read_text())
     return found
 
@@ -78,11 +78,11 @@ def test_where_the_folder_is_not_its_record_stands(
     assert f"{media}: no such folder" in caplog.text
     _choose(project, "folder", root=str(tmp_path / "other"))
     with pytest.raises(DataError, match=r"other: no such folder$"):
-        source(project)
+        source(project=project)
     _choose(project, "folder", root=str(media))
     media.mkdir()
     with pytest.raises(DataError, match=r"media holds no files$"):
-        source(project)
+        source(project=project)
 
 
 def test_on_s3_the_etags_tell(project: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_on_s3_the_etags_tell(project: Path, bucket: str, monkeypatch: pytest.Mo
     uri = f"s3://{bucket}/set"
     _choose(project, "folder", root=uri)
     with pytest.raises(StorageError, match=f"^{uri} holds no files$"):
-        source(project)
+        source(project=project)
     client.put_object(Bucket=bucket, Key="set/frames/x.png", Body=b"x")
     client.put_object(Bucket=bucket, Key="settings", Body=b"of something else")
     first = _recorded(project, "folder")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from avsl.cli import call
 from avsl.config.compose import compose
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
@@ -21,7 +22,6 @@ from avsl.models import read_description
 from avsl.paths import Layout
 from avsl.records import RunRecord
 from avsl.schema import ConfigError
-from avsl.stages.entry import call
 from avsl.stages.evaluate import evaluate
 from avsl.stages.prepare import load_data, prepare, split
 from avsl.stages.run import run

@@ -12,7 +12,12 @@ from avsl.tracking.store import open_store
 
 
 def load_predictor(
-    *, checkpoint: Path | None = None, uri: str | None = None, data: str, ratio: float
+    *,
+    checkpoint: Path | None = None,
+    uri: str | None = None,
+    data: str = "synthetic",
+    ratio: float = 0.03,
+    device: str = "cpu",
 ) -> tuple[Predictor, str]:
     """Load the model that a person named.
 
@@ -21,6 +26,7 @@ def load_predictor(
         uri: a registered model, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``; goes before the ratio.
         data: the data set and
         ratio: label ratio whose champion is taken otherwise.
+        device: a torch device.
 
     Returns:
         The predictor and where it is from.
@@ -30,7 +36,7 @@ def load_predictor(
         TrackingError: the URI is none, or MLflow has no such model.
     """
     if checkpoint is not None:
-        return Predictor.load(checkpoint), str(checkpoint)
+        return Predictor.load(checkpoint, device), str(checkpoint)
     if uri is None:
         if not 0 < ratio <= 1:
             raise ConfigError(f"label ratio {ratio} is not in (0, 1]")
@@ -40,4 +46,4 @@ def load_predictor(
 
     config = compose()
     with model_folder(open_store(config.tracking, config.root), uri) as (folder, found):
-        return Predictor.load(folder), found
+        return Predictor.load(folder, device), found

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from avsl.config.params import conf_folders, read_params
+from avsl.config.params import conf_folders, project_root, read_params
 from avsl.data.sources import HASHES, AbsentError, folder_hashes
 from avsl.files import write_json
+from avsl.schema import ConfigError
 from avsl.storage import StorageError, is_remote, listing
 
 log = logging.getLogger(__name__)
@@ -22,19 +24,25 @@ log = logging.getLogger(__name__)
 RECORD = "source.json"
 
 
-def source(project: Path) -> None:
+def source(overrides: Sequence[str] = (), project: Path | None = None) -> None:
     """Record the contents of the data set's folder: of each file its SHA-256, or its ETag on S3.
 
     Where the folder is not here (another machine, which has pulled what was made from it) or S3 does not answer, what
     was recorded of this very root stands, with a warning. A generated data set has no folder and an empty record.
 
     Args:
-        project: the folder with params.yaml; the record goes where dvc.yaml says, below it.
+        overrides: none, as the record is that of params.yaml's data set.
+        project: the folder with params.yaml; the record goes where dvc.yaml says, below it. By default it is found from
+            the working directory.
 
     Raises:
+        ConfigError: there are overrides.
         DataError: the folder holds no files; it is absent and nothing was recorded.
         StorageError: S3 cannot be asked and nothing was recorded.
     """
+    if overrides:
+        raise ConfigError(f"source takes no overrides, such as '{overrides[0]}': it records params.yaml's data set")
+    project = project or project_root()
     name, root = _data_root(project)
     record = project / "outputs" / name / RECORD
     try:

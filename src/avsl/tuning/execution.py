@@ -45,14 +45,20 @@ _WORKER = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60", "RAY_CHDIR_TO_TRIAL_DIR": "0"
 
 
 class Interrupt:
-    """Whether somebody has asked the sweep to end (Ctrl-C, or SIGTERM); asked twice, it stops at once."""
+    """Whether somebody has asked the sweep to end (Ctrl-C or SIGTERM); asked twice, it stops at once.
+
+    Attributes:
+        asked: whether.
+        code: the exit code that says so, 128 and the signal's number.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self.code = 0
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """Listen within."""
+        """Listen within; Ray replaces the handlers when it starts, so this is entered before it and after."""
         before = {number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -63,8 +69,8 @@ class Interrupt:
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
-        log.warning("ending: what runs is left to be gone on with (tune.resume=true); again to stop at once")
+        self.asked, self.code = True, 128 + number
+        log.warning("ending the sweep; tune.resume=true continues it, and a second signal stops it at once")
 
 
 @contextmanager

@@ -52,6 +52,7 @@ def sweep(overrides: Sequence[str] = ()) -> None:
         SweepError: a search cannot be started or gone on with, there is none to go on with, or, said after the other
             label ratios' searches, none of its trials has come to an end.
         StorageError: nothing can be stored at ``tune.results``; said before any trial.
+        SystemExit: the sweep was interrupted; its state is kept.
     """
     requests = read_requests(overrides)
     tune = requests[0].tune
@@ -62,10 +63,12 @@ def sweep(overrides: Sequence[str] = ()) -> None:
         raise SweepError(f"{searches[0].folder} holds no search to go on with: leave tune.resume out")
     interrupt = Interrupt()
     fruitless = []
-    with interrupt.heeded(), cluster(tune):
+    with interrupt.heeded(), cluster(tune), interrupt.heeded():
         for search in searches:
             if not interrupt.asked and (reason := search.run(interrupt)):
                 fruitless.append(f"label ratio {search.layout.ratio}: {reason}")
+    if interrupt.asked:
+        raise SystemExit(interrupt.code)
     if fruitless:
         raise SweepError("; ".join(fruitless))
 
