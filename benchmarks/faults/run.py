@@ -18,8 +18,7 @@ from typing import Any
 from benchmarks.faults import inputs, kills
 from benchmarks.faults.damage import cases
 
-from avsl.config.params import project_root
-from avsl.files import write_json, write_text
+from avsl.files import project_root, write_json, write_text
 from avsl.tracking.runs import git_commit
 
 _HERE = Path(__file__).parent

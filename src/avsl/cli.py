@@ -269,9 +269,12 @@ def _models(options: argparse.Namespace) -> None:
     from avsl.tracking.store import open_store
 
     config = compose()
-    store = open_store(config.tracking, config.root)
+    store = open_store(config.tracking, config.root, writes=False)
     if options.action == "list":
-        print_table(catalogue.list_versions(store))
+        if rows := catalogue.list_versions(store):
+            print_table(rows)
+        else:
+            print(f"no model is registered in {store.uri}: `avsl register` registers the best of a label ratio")
     elif options.action == "diff":
         found = catalogue.diff_versions(store, options.name, options.first, options.second)
         print_table([{"": key, options.first: left, options.second: right} for key, (left, right) in found.items()])

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whenever a process is killed, and their hashes."""
+"""Files that are whole or absent, whenever a process is killed, their hashes, and the project's folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 PART = ".part"
+
+
+def project_root() -> Path:
+    """The nearest folder, from the working directory upwards, that holds params.yaml; else the working directory."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import yaml
 
 from avsl.config.compose import as_override, compose, compose_group
 from avsl.config.models import Config
-from avsl.config.params import CONF, project_root, ratio_key
+from avsl.config.params import CONF, ratio_key
+from avsl.files import project_root
 from avsl.frameworks.dmt import DMTConfig
 from avsl.frameworks.mean_teacher import MeanTeacherConfig
 from avsl.frameworks.supervised import SupervisedConfig
@@ -342,3 +343,20 @@ def test_another_backbone_leaves_the_presets_arguments_behind(project: Path) -> 
     assert compose([f"model.image.backbone={preset.image.backbone}"], project).model == preset
     audio = compose(["model.audio.kind=waveform"], project).model.audio
     assert audio == WaveformEncoderConfig()
+
+
+def test_paths_start_at_the_project_from_any_folder_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and the data set's folder; a training in a subfolder continues the one in the project's."""
+    (tmp_path / "params.yaml").write_text("seed: 0")
+    (tmp_path / "notebooks").mkdir()
+    asked = ["data=vggss", "data.vggss.root=set", "split.label_ratio=0.1"]
+    monkeypatch.chdir(tmp_path)
+    above = compose(asked)
+    monkeypatch.chdir(tmp_path / "notebooks")
+    below = compose(asked)
+    assert (above.root, below.root) == (Path("outputs"), tmp_path / "outputs")
+    assert Path(getattr(below.data.settings, "root", "")) == tmp_path / "set"
+    assert above.training_hash() == below.training_hash()
+    elsewhere = compose([*asked, f"root={tmp_path}/other", "data.vggss.root=s3://bucket/set"])
+    assert elsewhere.root == tmp_path / "other"
+    assert getattr(elsewhere.data.settings, "root", "") == "s3://bucket/set"

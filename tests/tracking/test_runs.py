@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from avsl.schema import ConfigError
-from avsl.tracking.runs import RunTags, TrackedRun, git_commit, start_or_resume_run
-from avsl.tracking.store import Store, TrackingConfig, TrackingError, open_store
-
-_WORKER = """
-import sys
-from pathlib import Path
-from avsl.tracking.runs import RunTags, TrackingConfig, open_store, start_or_resume_run
-store = open_store(TrackingConfig(system_metrics=False), Path(sys.argv[1]))
-tags = RunTags("dmt", "ezvsl", 0.03, int(sys.argv[2]), "d", "s", "c", "train")
-with start_or_resume_run(store, "shared", f"run-{sys.argv[2]}", tags, {"seed": sys.argv[2]}) as run:
-    for epoch in range(5):
-        run.log_epoch({"val/ciou": epoch / 10}, epoch)
-"""
+from avsl.tracking.runs import RESTORED_FROM, RunTags, TrackedRun, find_run, git_commit, start_or_resume_run
+from avsl.tracking.store import Store, TrackingError
 
 
 def _points(store: Store, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -32,38 +18,6 @@ def _points(store: Store, run_id: str, key: str) -> list[tuple[int, float]]:
 
 def _start(store: Store, data: str, tags: RunTags) -> TrackedRun:
     return start_or_resume_run(store, data, "a run", tags, {"lr": 0.1})
-
-
-@pytest.mark.slow
-def test_fresh_store_survives_a_kill_and_four_processes_at_once(tmp_path: Path) -> None:
-    """A process killed while it creates the tables leaves no broken store; four at once all write."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-
-    def start(number: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", _WORKER, str(tmp_path), str(number)]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-    database = tmp_path / "mlflow" / "mlflow.db"
-    killed = start(99)
-    while killed.poll() is None and not any(path.stat().st_size for path in database.parent.glob(".*.new")):
-        time.sleep(0.01)
-    killed.kill()
-    killed.communicate()
-    assert not database.exists()
-
-    workers = [start(number) for number in range(4)]
-    for worker in workers:
-        _, complaints = worker.communicate(timeout=120)
-        assert worker.returncode == 0, complaints
-    store = open_store(TrackingConfig(uri=f"sqlite:///{database}"), tmp_path)
-    experiment = store.client.get_experiment_by_name("avsl-shared")
-    assert experiment is not None
-    assert experiment.artifact_location == (tmp_path / "mlflow" / "artifacts" / "avsl-shared").as_uri()
-    runs = store.client.search_runs([experiment.experiment_id])
-    assert {run.info.run_name for run in runs} == {f"run-{number}" for number in range(4)}
-    for run in runs:
-        assert run.info.status == "FINISHED"
-        assert len(_points(store, run.info.run_id, "val/ciou")) == 5
 
 
 def test_epochs_are_steps_and_tags_are_found(store: Store, data: str, tags: RunTags) -> None:
@@ -193,49 +147,40 @@ def test_system_metrics_are_recorded_while_open(
     assert next(iter(recorded.data.metrics)) == "val/ciou"
 
 
-def test_environment_names_the_store_where_the_config_does_not(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
-) -> None:
-    """Config before environment before default."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-    assert open_store(TrackingConfig(), tmp_path).uri == store.uri
-    assert not (tmp_path / "mlflow").exists()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port}")
-    assert open_store(TrackingConfig(uri=store.uri), tmp_path).uri == store.uri
+def test_a_run_is_found_by_its_own_id_and_by_that_of_its_original(store: Store, data: str, tags: RunTags) -> None:
+    """A copy has its own id and says whether it is finished; what is neither is not found."""
+    assert find_run(store, data, "elsewhere") is None
+    with start_or_resume_run(store, data, "copy", tags, {}) as copy:
+        copy.set_tags({RESTORED_FROM: "elsewhere"})
+        found = find_run(store, data, "elsewhere")
+        assert found is not None
+        assert (found.run_id, found.status) == (copy.run_id, "RUNNING")
+    found = find_run(store, data, "elsewhere")
+    assert found is not None
+    assert (found.run_id, found.status) == (copy.run_id, "FINISHED")
+    itself = find_run(store, data, copy.run_id)
+    assert itself is not None
+    assert itself.run_id == copy.run_id
+    assert find_run(store, data, "nowhere") is None
+    assert find_run(store, f"{data}-other", "elsewhere") is None
 
 
-def test_what_cannot_be_opened_is_one_sentence(tmp_path: Path, free_port: int) -> None:
-    """A silent server, a damaged database, an impossible path, an unknown key."""
-    with pytest.raises(TrackingError, match=f"server http://127.0.0.1:{free_port} does not answer"):
-        open_store(TrackingConfig(uri=f"http://127.0.0.1:{free_port}"), tmp_path)
-    (tmp_path / "file").write_text("no database")
-    with pytest.raises(TrackingError, match="file") as damaged:
-        open_store(TrackingConfig(uri=f"sqlite:///{tmp_path}/file"), tmp_path)
-    with pytest.raises(TrackingError, match=r"mlflow\.db cannot be opened") as blocked:
-        open_store(TrackingConfig(uri="sqlite:///file/mlflow.db"), tmp_path)
-    assert "\n" not in str(damaged.value) + str(blocked.value)
-    with pytest.raises(ConfigError, match=r"unknown key 'tracking\.url'"):
-        TrackingConfig.read({"url": ""}, "tracking")
-
-
-@pytest.mark.parametrize(
-    "address", ["http://me:{}@127.0.0.1:{}", "http://me:{}@127.0.0.1:port", "postgresql+absent://me:{}@x:{}/y"]
-)
-def test_the_password_in_an_address_is_not_told(address: str, tmp_path: Path, free_port: int) -> None:
-    """Of a server that does not answer, an address that is none, a database without its driver."""
-    with pytest.raises(TrackingError, match=r"//me:\*\*\*@") as refused:
-        open_store(TrackingConfig(uri=address.format("fakeSECRET@1", free_port)), tmp_path)
-    assert "SECRET" not in str(refused.value)
-
-
-def test_git_commit_tells_dirty_from_clean(tmp_path: Path) -> None:
-    """The commit's hash whatever the tags; "none" outside a repository."""
+def test_git_commit_is_dirty_where_results_may_differ(tmp_path: Path) -> None:
+    """The commit's hash whatever the tags and dvc.lock say; "none" outside a repository."""
     assert git_commit(tmp_path) == "none"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    (tmp_path / "a").write_text("1")
-    for command in (["init", "-q"], ["add", "a"], ["commit", "-qm", "first"], ["tag", "v1"]):
+    decisive = ("params.yaml", "src/a.py", "conf/model/own.yaml")
+    for name in ("dvc.lock", "README.md", *decisive):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"], ["tag", "v1"]):
         subprocess.run([*git, *command], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    for name in ("dvc.lock", "README.md", "notes.txt"):
+        (tmp_path / name).write_text("2")
     assert git_commit(tmp_path) == head
-    (tmp_path / "a").write_text("2")
-    assert git_commit(tmp_path) == f"{head}-dirty"
+    for name in (*decisive, "src/new.py"):
+        (tmp_path / name).write_text("2")
+        assert git_commit(tmp_path) == f"{head}-dirty", name
+        (tmp_path / name).unlink()
+        subprocess.run([*git, "checkout", "-q", "--", *decisive], check=True)

@@ -18,12 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from avsl.config.models import Config
-from avsl.config.params import GROUPS, applicable_values, conf_folders, project_root, ratio_key, read_params
+from avsl.config.params import GROUPS, applicable_values, conf_folders, ratio_key, read_params
 from avsl.config.plugins import load_plugins
 from avsl.data.datasets import DATASETS
+from avsl.files import project_root
 from avsl.frameworks import FRAMEWORKS
 from avsl.objectives import OBJECTIVES
 from avsl.schema import ConfigError, StrictConfig, lookup
+from avsl.storage import is_remote
 
 # The groups whose names need no file: what a name is made of stands beside its class.
 _REGISTRIES: Mapping[str, Mapping[str, tuple[Any, type[StrictConfig]]]] = {
@@ -64,9 +66,21 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
         if tuned := _tuned_values(params, selected["framework"], tree.split.label_ratio):
             laid_over = OmegaConf.to_container(OmegaConf.merge(values, tuned))
             tree = _hydra(project, params, cast("dict[str, Any]", laid_over), overrides)
-        return Config.read(_plain(tree), "")
+        return _from_project(Config.read(_plain(tree), ""), project)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(" ".join(str(error).split())) from None
+
+
+def _from_project(config: Config, project: Path) -> Config:
+    """The configuration whose outputs and data set start at the project's folder, wherever the command is typed."""
+    if project.resolve() == Path.cwd().resolve():
+        return config
+    data, root = config.data.settings, getattr(config.data.settings, "root", "")
+    if root and not is_remote(root):
+        data = data.model_copy(update={"root": str(project / root)})
+    return config.model_copy(
+        update={"root": project / config.root, "data": config.data.model_copy(update={"settings": data})}
+    )
 
 
 def compose_group(group: str, name: str, overrides: Sequence[str], project: Path) -> dict[str, Any]:

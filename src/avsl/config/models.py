@@ -190,10 +190,13 @@ class Config(StrictConfig):
         `trainer.non_finite` is no part of it: no checkpoint is written after a step that it decides on unless that step
         was skipped, so what stopped may go on with ``skip``.
         """
-        decisive = lasting(self.model_dump(mode="json", exclude={"root", "data", "evaluate", "tracking"}))
+        decisive = without_resumable_keys(
+            self.model_dump(mode="json", exclude={"root", "data", "evaluate", "tracking"})
+        )
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def lasting(values: Mapping[str, Any]) -> dict[str, Any]:
+def without_resumable_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration's values less what may differ between a training and its continuation."""
-    return {**values, "trainer": {key: value for key, value in values["trainer"].items() if key != "non_finite"}}
+    trainer = {key: value for key, value in values["trainer"].items() if key != "non_finite"}
+    return {key: value for key, value in values.items() if key != "root"} | {"trainer": trainer}

@@ -22,12 +22,6 @@ GROUPS = {
 CONF = Path(__file__).parent / "conf"
 
 
-def project_root() -> Path:
-    """The nearest folder, from the working directory upwards, that holds params.yaml; else the working directory."""
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
-
-
 def conf_folders(project: Path) -> list[Path]:
     """Where configuration files are looked for: ``conf`` beside params.yaml, where there is one, and the package's."""
     own = project / "conf"

@@ -45,5 +45,5 @@ def load_predictor(
     from avsl.config.compose import compose
 
     config = compose()
-    with model_folder(open_store(config.tracking, config.root), uri) as (folder, found):
+    with model_folder(open_store(config.tracking, config.root, writes=False), uri) as (folder, found):
         return Predictor.load(folder, device), found

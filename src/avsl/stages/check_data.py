@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 from avsl.config.compose import as_override, compose
-from avsl.config.params import project_root, read_params
+from avsl.config.params import read_params
 from avsl.config.plugins import load_plugins
 from avsl.console import print_table
 from avsl.data.datasets import on_disk
 from avsl.data.index import IndexedConfig
 from avsl.data.prepared.preparation import PartState, check_index
+from avsl.files import project_root
 from avsl.schema import lookup
 from avsl.stages.prepare import fetched
+from avsl.storage import is_remote
 
 
 def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
@@ -37,7 +40,13 @@ def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
     project = project_root()
     load_plugins(read_params(project), project)
     read, model = lookup(name, on_disk(), "data set on disk")
-    composed = compose([f"data={name}", as_override(f"data.{name}.root", root), *overrides])
+    composed = compose(
+        [
+            f"data={name}",
+            as_override(f"data.{name}.root", root if is_remote(root) else str(Path(root).absolute())),
+            *overrides,
+        ]
+    )
     settings = cast("IndexedConfig", fetched(composed.data.settings, composed.root / "cache"))  # a `model`
     # A leak is one of the things to be told, not a reason to tell nothing.
     lenient = {"leak": "drop"} if "leak" in model.model_fields else {}

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from avsl.build import describe_model
 from avsl.config.compose import compose
-from avsl.config.params import project_root
 from avsl.evaluation.scoring import choose_presence
-from avsl.files import file_hash
+from avsl.files import file_hash, project_root
 from avsl.models import LocalizerEnsemble, save_exported
 from avsl.models.hashing import hash_model
 from avsl.models.published import load_official

@@ -10,7 +10,7 @@ from dataclasses import replace
 import yaml
 
 from avsl.config.compose import compose
-from avsl.config.models import Config, lasting
+from avsl.config.models import Config, without_resumable_keys
 from avsl.data.splits import Split
 from avsl.errors import DataError
 from avsl.paths import Layout
@@ -60,7 +60,7 @@ def _record(config: Config, store: Store, candidate: Candidate, unfinished: str 
     """Record a training and its evaluation again, or go on where a killed call stopped; returns the run."""
     layout = Layout.of(config)
     trained = candidate.model_dir.parent
-    params = lasting(yaml.safe_load((trained / "config.yaml").read_text()))
+    params = without_resumable_keys(yaml.safe_load((trained / "config.yaml").read_text()))
     with (trained / "curves.csv").open(newline="") as file:
         curves = [{key: float(value) for key, value in line.items() if value} for line in csv.DictReader(file)]
     method = trained.name

@@ -11,12 +11,11 @@ import yaml
 
 from avsl.build import code_hash, describe_model, rows_of
 from avsl.config.compose import compose
-from avsl.config.models import Config, lasting
-from avsl.config.params import project_root
+from avsl.config.models import Config, without_resumable_keys
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
 from avsl.evaluation.scoring import METRIC, choose_presence, choose_threshold, compute_maps, score_part
-from avsl.files import write_text
+from avsl.files import project_root, write_text
 from avsl.models import save_exported
 from avsl.models.hashing import hash_model
 from avsl.paths import Layout
@@ -47,7 +46,7 @@ def train(overrides: Sequence[str] = ()) -> None:
         dvc_stage=f"train@{layout.method}-{layout.ratio}",
     )
     name = f"{layout.method} {layout.ratio} seed {config.seed}"
-    params = lasting(config.model_dump(mode="json"))  # MLflow keeps a parameter's first value
+    params = without_resumable_keys(config.model_dump(mode="json"))  # MLflow keeps a parameter's first value
     with start_or_resume_run(store, config.data.name, name, tags, params, run_id) as run:
         origin = {"command": shlex.join(["avsl", "train", *overrides]), "git_commit": tags.git_commit}
         train_and_export(config, data, drawn, run, origin, resume=run_id is not None)
@@ -80,7 +79,9 @@ def train_and_export(
     description = describe_model(module.ensemble(), data, threshold, choose_presence(maps))
     shutil.rmtree(layout.train, ignore_errors=True)
     save_exported(layout.train / "model", module.ensemble(), description)
-    write_text(layout.train / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_text(
+        layout.train / "config.yaml", yaml.safe_dump(config.model_dump(mode="json", exclude={"root"}), sort_keys=False)
+    )
     write_history(layout.train / "curves.csv", epochs.history)
     run.log_epoch({"validation/ciou": validation.ciou, "validation/auc": validation.auc}, len(epochs.history))
     run.log_folder(layout.train)

@@ -39,6 +39,10 @@ _PARAM_LENGTH = 6000
 _DIGEST_LENGTH = 8
 
 
+# Of a project, what its results depend on.
+_DECISIVE = ("src", "conf", "pipelines", "params.yaml")
+
+
 log = logging.getLogger(__name__)
 
 
@@ -57,13 +61,19 @@ class RunTags:
 
 
 def git_commit(root: Path) -> str:
-    """The commit checked out in ``root``, with ``-dirty`` where files differ; "none" outside a repository."""
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    """The commit checked out in ``root``, with ``-dirty`` where it lacks what decides results; "none" without one.
+
+    That is the code, the configuration files and params.yaml; dvc.lock, which DVC rewrites between stages, is not.
+    """
+    git = ["git", "-C", str(root)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        commit, changed = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", *_DECISIVE])
+        )
     except (OSError, subprocess.CalledProcessError):
         return "none"
-    return done.stdout.strip()
+    return f"{commit}-dirty" if changed else commit
 
 
 class Recorder(Protocol):

@@ -20,6 +20,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from avsl.errors import AvslError
+from avsl.files import project_root
 from avsl.schema import StrictConfig
 
 if TYPE_CHECKING:
@@ -31,6 +32,18 @@ _SQLITE = "sqlite:///"
 
 # Of an address, with what stands before it.
 _PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]*@")
+
+
+# Where MLflow's database keeps the addresses of artifacts.
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+log = logging.getLogger(__name__)
 
 
 class TrackingError(AvslError):
@@ -80,35 +93,73 @@ class Store:
         return str(self.client.tracking_uri)
 
 
-def open_store(config: TrackingConfig, root: Path) -> Store:
-    """Open the store, creating a fresh SQLite one; any number of processes may do so at once.
+def open_store(config: TrackingConfig, root: Path, *, writes: bool = True) -> Store:
+    """Open the store; any number of processes may do so at once.
+
+    A local store is an SQLite database below ``root``: its artifacts belong below ``root`` too. Where it still names
+    the folder that the checkout was copied or moved from, a command that writes has them named here first, and says so.
 
     Args:
-        config: where it is.
-        root: the project's folder, which relative paths start from.
+        config: where it is; a relative SQLite address starts at the project's folder, as MLflow's own does there.
+        root: the folder of everything that is made, which a relative artifact root starts from.
+        writes: whether to create a database that is not there; without it, nothing on disk changes.
 
     Raises:
-        TrackingError: the database cannot be opened or the server does not answer.
+        TrackingError: the database cannot be opened, the server does not answer, or, without ``writes``, there is no
+            database or its artifacts are elsewhere.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{root.resolve()}/mlflow/mlflow.db"
-    if uri.startswith(_SQLITE):
-        database = root.resolve() / uri.removeprefix(_SQLITE)
-        uri = f"{_SQLITE}{database}"
-        with one_sentence(f"the MLflow database {database} cannot be opened"):
-            _create_database(database)
-    elif uri.startswith(("http://", "https://")):
-        _ask_server(uri)
     artifacts = config.artifact_root
     if not artifacts and not uri.startswith(("http://", "https://")):
         artifacts = "mlflow/artifacts"
+    if uri.startswith(_SQLITE):
+        database = project_root() / uri.removeprefix(_SQLITE)
+        uri = f"{_SQLITE}{database}"
+        if not writes and not database.is_file():
+            raise TrackingError(
+                f"there is no MLflow database {database}: `avsl train` makes one, `avsl models restore` rebuilds it "
+                "from what `dvc pull` brings"
+            )
+        with one_sentence(f"the MLflow database {database} cannot be opened"):
+            _create_database(database)
+            if root.resolve() in database.resolve().parents and not Path(artifacts).is_absolute():
+                _bring_home(database, root.resolve(), artifacts, writes=writes)
+    elif uri.startswith(("http://", "https://")):
+        _ask_server(uri)
     if artifacts and "://" not in artifacts:
         artifacts = (root.resolve() / artifacts).as_uri()
     with one_sentence(f"the MLflow store {uri} cannot be used"):
         client = _client(uri)
         client.search_experiments(max_results=1)
     return Store(client, artifacts or None, config.system_metrics)
+
+
+def _bring_home(database: Path, root: Path, artifacts: str, *, writes: bool) -> None:
+    """Have the artifacts of a copied or moved project below its ``root``, where they were copied or moved to.
+
+    Raises:
+        TrackingError: they are named elsewhere, and nothing may be written.
+    """
+    home = (root / artifacts).as_uri()
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        found = connection.execute("SELECT name, artifact_location FROM experiments WHERE name LIKE 'avsl-%'")
+        elsewhere = {
+            location.rpartition("/")[0]
+            for name, location in found
+            if location.startswith("file://") and location.endswith(Path("/", artifacts, name).as_uri()[7:])
+        }
+        for former in sorted(elsewhere - {home}):
+            moved = f"{database} names artifacts in {former}, from where this project was copied or moved"
+            if not writes:
+                raise TrackingError(f"{moved}: `avsl models restore` names them in {home}")
+            for table, column in _ADDRESSES:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (home, len(former) + 1, len(former) + 1, f"{former}/"),
+                )
+            log.warning("%s: from now on it names them in %s", moved, home)
 
 
 def _client(uri: str) -> MlflowClient:

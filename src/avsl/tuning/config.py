@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from avsl.config.compose import as_override, compose, compose_group
 from avsl.config.models import Config
-from avsl.config.params import project_root
+from avsl.files import project_root
 from avsl.frameworks import FRAMEWORKS
 from avsl.schema import ConfigError, StrictConfig, lookup
 from avsl.storage import is_remote
