@@ -11,9 +11,9 @@ from pathlib import Path
 
 from avsl import __version__
 from avsl.config.compose import compose
-from avsl.config.params import project_root
 from avsl.console import print_table
 from avsl.errors import AvslError
+from avsl.files import project_root
 from avsl.tracking.store import open_store
 
 _PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "lightning", "mlflow", "hydra-core", "dvc", "ray", "optuna")
@@ -81,7 +81,7 @@ def _store(overrides: Sequence[str]) -> str:
     uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not local.is_file() and not uri.startswith(("http://", "https://")):  # opening a database would create it
         return uri or f"none yet: the first training makes {local}"
-    return f"{open_store(config.tracking, config.root).uri} answers"
+    return f"{open_store(config.tracking, config.root, writes=False).uri} answers"
 
 
 def _ffmpeg() -> str:

@@ -13,9 +13,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from avsl.config.params import conf_folders, project_root, read_params
+from avsl.config.params import conf_folders, read_params
 from avsl.data.sources import HASHES, AbsentError, folder_hashes
-from avsl.files import write_json
+from avsl.files import project_root, write_json
 from avsl.schema import ConfigError
 from avsl.storage import StorageError, is_remote, listing
 
