@@ -177,3 +177,18 @@ def test_artifacts_of_a_copied_or_moved_project_lie_below_it(
     if how == "copied":
         assert kept == {p.relative_to(here): p.stat().st_mtime_ns for p in here.rglob("*") if p.name != "mlflow.db"}
     assert here.exists() == (how != "moved")
+
+
+def test_a_store_in_a_temporary_workspace_says_that_it_goes(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where DVC runs an experiment with --temp or --queue; the project's own store says nothing."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for folder, said in ((".dvc/tmp/exps/standalone/tmp1", 1), (".dvc/tmp/exps/tmp2", 1), ("project", 0)):
+        root = tmp_path / folder / "outputs"
+        (root / "mlflow").mkdir(parents=True)
+        shutil.copyfile(store.uri.removeprefix("sqlite:///"), root / "mlflow" / "mlflow.db")
+        caplog.clear()
+        open_store(TrackingConfig(), root)
+        assert len(caplog.records) == said
+        assert (str(root) in caplog.text) == bool(said)

@@ -123,6 +123,12 @@ def open_store(config: TrackingConfig, root: Path, *, writes: bool = True) -> St
                 "from what `dvc pull` brings"
             )
         with one_sentence(f"the MLflow database {database} cannot be opened"):
+            if writes and _in_temporary_workspace(database):
+                log.warning(
+                    "%s lies in a temporary workspace of `dvc exp run --temp` or `--queue` and goes with it, its "
+                    "runs and champions too; after `dvc exp apply`, `avsl models restore` records them again",
+                    database,
+                )
             _create_database(database)
             if root.resolve() in database.resolve().parents and not Path(artifacts).is_absolute():
                 _bring_home(database, root.resolve(), artifacts, writes=writes)
@@ -134,6 +140,11 @@ def open_store(config: TrackingConfig, root: Path, *, writes: bool = True) -> St
         client = _client(uri)
         client.search_experiments(max_results=1)
     return Store(client, artifacts or None, config.system_metrics)
+
+
+def _in_temporary_workspace(database: Path) -> bool:
+    """Whether DVC has made the project's copy for one experiment, and removes it afterwards."""
+    return "/.dvc/tmp/exps/" in database.as_posix()
 
 
 def _bring_home(database: Path, root: Path, artifacts: str, *, writes: bool) -> None:
