@@ -361,8 +361,8 @@ def check_index(name: str, index: Index, config: IndexedConfig, workers: int) ->
     states = []
     for part in PARTS:
         if listed[part]:
-            here = [problem for k in shards for where, *problem in found[k] if where == part]
-            boxes, absent = sum(problem[0] for problem in here), sum(problem[1] for problem in here)
-            example = here[0][2] if here else ""
-            states.append(PartState(part, listed[part], absent, len(here) - absent, annotated[part] - boxes, example))
+            here = [problem for k in shards for problem in found[k] if problem[0] == part]
+            boxes = annotated[part] - sum(has_boxes for _, has_boxes, _, _ in here)
+            absent = sum(missing for *_, missing, _ in here)
+            states.append(PartState(part, listed[part], absent, len(here) - absent, boxes, here[0][3] if here else ""))
     return states
