@@ -85,7 +85,7 @@ def test_missing_and_broken_and_leaking(folder: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("boxes", "settings", "code", "said"),
     [
-        (0, [], 0, "self-supervised"),
+        (0, [], 1, "no row with boxes is for validation"),
         (2, [*CUT[:1], "data.folder.seed=11"], 1, "no row with boxes is for"),
         (4, ["data.vggss.test_share=1.0"], 1, "no usable row is for training"),
         (4, CUT, 0, "1 of 1 training rows have boxes: split.label_ratio is at most 1"),

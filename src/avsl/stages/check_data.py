@@ -86,11 +86,9 @@ def _training(states: Sequence[PartState]) -> tuple[bool, str]:
     boxes = {state.part: state.annotated for state in states}
     if not usable.get("train"):
         return False, "nothing can be trained: no usable row is for training"
-    if not any(boxes.values()):
-        return True, "no boxes: self-supervised training alone is possible"
     for part in ("validation", "test"):
         if not boxes.get(part):
-            return False, f"nothing can be trained: no row with boxes is for {part}"
+            return False, f"nothing can be trained and scored: no row with boxes is for {part}"
     n, labels = usable["train"], boxes["train"]
     if not labels:
         return True, "no training row has boxes: self-supervised training alone is possible"

@@ -43,8 +43,6 @@ def fetched(settings: StrictConfig, cache: Path) -> StrictConfig:
 def split(overrides: Sequence[str] = ()) -> None:
     """Choose the labeled rows of one label ratio.
 
-    A set without any annotation has no labeled, validation or test rows: it is for self-supervised training.
-
     Raises:
         DataError: nothing is left to train on, to choose a threshold on or to test with, too little is annotated, or
             no validation row has a source in view.
@@ -52,16 +50,10 @@ def split(overrides: Sequence[str] = ()) -> None:
     config = compose(overrides)
     layout = Layout.of(config)
     data = PreparedData.open(layout.prepared)
-    if data.annotated.any():
-        _check_parts(data, config.data.name)
-    elif not len(data.indices("train")):
-        raise DataError(f"{layout.prepared}: none of its rows is for training")
+    _check_parts(data, config.data.name)
     made = make_split(data, config.split)
     layout.split.parent.mkdir(parents=True, exist_ok=True)
     made.save(layout.split)
-    if not made.labeled:
-        log.info("no boxes: %d unlabeled rows for self-supervised training", len(made.unlabeled))
-        return
     log.info(
         "%s: %d labeled, %d unlabeled, %d for validation (labels too)",
         "all labels there are" if config.split.label_ratio == 1 else f"label ratio {layout.ratio}",
@@ -72,7 +64,7 @@ def split(overrides: Sequence[str] = ()) -> None:
 
 
 def _check_parts(data: PreparedData, name: str) -> None:
-    """Refuse an annotated set that cannot be trained, given a threshold and tested."""
+    """Refuse a set that cannot be trained, given a threshold and tested."""
     for part, purpose in (("train", "training"), ("validation", "validation"), ("test", "testing")):
         if not len(data.indices(part)):
             raise DataError(
