@@ -1,4 +1,4 @@
-"""The prepared format: what is written comes back, and what is broken is named."""
+"""The reader: what is written comes back, and what is broken is named."""
 
 from __future__ import annotations
 
@@ -10,77 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.fixtures.shards import LENGTH, SAMPLES, SIDE, make_sample, prepare
 
-from avsl.data.prepared.format import MANIFEST, FrameFormat, Sample
+from avsl.data.prepared.format import MANIFEST
 from avsl.data.prepared.reader import PreparedData
-from avsl.data.prepared.writer import ShardRows, prepare_shards, write_manifest, write_shard
+from avsl.data.prepared.writer import ShardRows, prepare_shards, write_manifest
 from avsl.errors import DataError
-from avsl.files import whole_file
-
-SIDE, LENGTH = 12, 40
-BOXES = [
-    np.array([[0.0, 0.25, 0.5, 1.0]], dtype=np.float32),
-    np.zeros((0, 4), dtype=np.float32),
-    None,
-    np.array([[1 / 12, 2 / 12, 5 / 12, 7 / 12], [0.49, 0.0, 0.999, 0.3]], dtype=np.float32),
-]
-
-
-def make_sample(i: int) -> Sample:
-    """A random sample that depends on its number alone; some lack boxes or a mask."""
-    rng = np.random.default_rng(i)
-    return Sample(
-        sample_id=f"s{i}",
-        source_id=f"source{i // 2}",
-        group_id=f"g{i}",
-        part="train" if i % 3 else "test_swap",
-        label="größe" if i % 2 else "b",
-        frame=rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8),
-        waveform=rng.integers(-32768, 32768, LENGTH, dtype=np.int16),
-        boxes=BOXES[i % len(BOXES)],
-        mask=None if i % 5 == 0 else rng.random((SIDE, SIDE)) < 0.3,
-        meta={"snr_db": i / 4},
-    )
-
-
-@dataclass(frozen=True)
-class MakeShards:
-    """Four samples a shard; shard 1 is empty as its source is broken."""
-
-    def __call__(self, k: int) -> ShardRows:
-        """The rows of shard k."""
-        if k == 1:
-            return ShardRows([], [("clip", "no sound")])
-        return ShardRows([make_sample(4 * k + j) for j in range(4)])
-
-
-SAMPLES = [make_sample(i) for i in (0, 1, 2, 3, 8, 9, 10, 11)]
-
-
-def prepare(root: Path, frames: FrameFormat = "raw") -> list[tuple[str, str]]:
-    """Make the three shards and their manifest; what was rejected."""
-    manifest, rejected = prepare_shards(
-        root,
-        MakeShards(),
-        3,
-        name="tiny",
-        image_size=SIDE,
-        sample_rate=16000,
-        n_samples_audio=LENGTH,
-        classes=["b", "größe"],
-        settings={"k": 1},
-        workers=1,
-        frames=frames,
-    )
-    write_manifest(root, manifest)
-    return rejected
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> PreparedData:
-    """The prepared set of SAMPLES."""
-    prepare(tmp_path)
-    return PreparedData.open(tmp_path)
 
 
 def test_round_trip_in_any_order(data: PreparedData) -> None:
@@ -216,26 +151,6 @@ def test_what_is_not_known_is_refused(data: PreparedData) -> None:
             data.frames(np.array([row]))
 
 
-def test_rejected_sources_are_reported_and_an_empty_shard_is_left_out(tmp_path: Path) -> None:
-    """Rejections are reported again when nothing is left to make."""
-    for _ in range(2):
-        assert prepare(tmp_path) == [("clip", "no sound")]
-    assert [shard.file for shard in PreparedData.open(tmp_path).manifest.shards] == [
-        "shard-00000.arrow",
-        "shard-00002.arrow",
-    ]
-
-
-def test_files_of_an_earlier_larger_set_are_removed(tmp_path: Path) -> None:
-    """Stale shards and temporary files do not survive a preparation."""
-    (tmp_path / "shard-00007.arrow").write_bytes(b"old")
-    (tmp_path / ".shard-00001.arrow.99.part").write_bytes(b"half")
-    prepare(tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert "shard-00007.arrow" not in names
-    assert not [name for name in names if name.endswith(".part")]
-
-
 def test_missing_and_truncated_files_are_named(data: PreparedData) -> None:
     """Opening a damaged set names the file and what is wrong with it."""
     shard = data.root / data.manifest.shards[1].file
@@ -283,40 +198,3 @@ def test_a_broken_manifest_is_named(tmp_path: Path, content: str, named: str) ->
     (tmp_path / MANIFEST).write_text(content)
     with pytest.raises(DataError, match=named):
         PreparedData.open(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"part": "tset"}, "'tset' is none of train"),
-        ({"frame": np.zeros((SIDE, SIDE, 3), np.float32)}, "frame is float32"),
-        ({"frame": np.zeros((SIDE, SIDE + 1, 3), np.uint8)}, "frame is uint8"),
-        ({"waveform": np.zeros(LENGTH - 1, np.int16)}, "waveform is int16"),
-        ({"mask": np.zeros((SIDE, SIDE), np.uint8)}, "mask is uint8"),
-        ({"boxes": np.zeros(4, np.float32)}, r"boxes have shape \(4,\)"),
-        ({"boxes": np.array([[0.1, 0.1, np.nan, 0.5]], np.float32)}, "not x0 < x1"),
-        ({"boxes": np.array([[0.1, 0.1, 1.1, 0.5]], np.float32)}, "not x0 < x1"),
-        ({"boxes": np.array([[0.5, 0.1, 0.5, 0.5]], np.float32)}, "not x0 < x1"),
-    ],
-)
-def test_a_sample_that_does_not_fit_is_named(tmp_path: Path, change: dict[str, object], named: str) -> None:
-    """A sample of another type, shape or range is refused by name, and no file is left."""
-    with pytest.raises(DataError, match=f"sample 's1': .*{named}"):
-        write_shard(tmp_path / "shard.arrow", [make_sample(0), replace(make_sample(1), **change)])  # type: ignore[arg-type]  # one field of any type per case
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
-    """A write that fails changes nothing and leaves no temporary file."""
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def interrupted() -> None:
-        with whole_file(path) as part:
-            part.write_bytes(b"ne")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
