@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -56,6 +58,7 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
     """
     project = project or project_root()
     params = _read_project(project)
+    overrides, _ = parse_overrides(overrides)
     try:
         # First which choices are made, by params.yaml, an experiment or the command line; then with their values.
         chosen = _hydra(project, params, {}, overrides)
@@ -100,7 +103,7 @@ def compose_group(group: str, name: str, overrides: Sequence[str], project: Path
     """
     _read_project(project)
     lookup(name, _names(group, project), group)
-    forced = [text if text.startswith(("+", "~")) else f"++{text}" for text in overrides]
+    forced = [text if text.startswith(("+", "~")) else f"++{text}" for text in parse_overrides(overrides)[0]]
     try:
         section = _plain(_compose_with(project, [{group: name}, "_self_"], {}, forced))[group]
     except (HydraException, OmegaConfBaseException) as error:
@@ -108,6 +111,32 @@ def compose_group(group: str, name: str, overrides: Sequence[str], project: Path
     if not isinstance(section, dict):
         raise ConfigError(f"key '{group}' is not a section")
     return section
+
+
+def parse_overrides(overrides: Sequence[str]) -> tuple[list[str], list[Override]]:
+    """Overrides as Hydra reads them, each as text and parsed.
+
+    A value that Hydra's grammar refuses (spaces beside umlauts, ``=``, brackets, a quote) is quoted, so that it is the
+    text that was typed.
+
+    Raises:
+        ConfigError: one is no override.
+    """
+    parser = OverridesParser.create()
+    texts, parsed = [], []
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        try:
+            found = parser.parse_override(text)
+        except HydraException:
+            if not sign or not re.fullmatch(r"[+~]{0,2}[\w./@]+", key) or value.startswith(("[", "{", "'", '"')):
+                quoted = "KEY='VALUE'"
+                raise ConfigError(f"override {text!r} cannot be read: write KEY=VALUE, or {quoted} to quote") from None
+            text = as_override(key, value)
+            found = parser.parse_override(text)
+        texts.append(text)
+        parsed.append(found)
+    return texts, parsed
 
 
 def as_override(key: str, value: Any) -> str:
@@ -138,16 +167,22 @@ def _tuned_values(params: Mapping[str, Any], framework: str, label_ratio: float)
             number = str(key).removeprefix("r").replace("_", ".")
             if not re.fullmatch(r"\d+(\.\d+)?", number) or ratio_key(float(number) / 100) != key:
                 raise ConfigError(f"unknown key 'tuned.{name}.{key}': allowed are label ratios, as r03 for 0.03")
-    found: Mapping[str, Any] = (tuned.get(framework) or {}).get(ratio_key(float(label_ratio))) or {}
+    if isinstance(label_ratio, str):  # what is no number is refused with the rest of the configuration
+        return {}
+    found: Mapping[str, Any] = (tuned.get(framework) or {}).get(ratio_key(label_ratio)) or {}
     return found
 
 
 def _hydra(project: Path, params: Mapping[str, Any], values: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
     """Compose, each over the one before: the groups, config.yaml, ``values``, an experiment, ``overrides``."""
-    asked = OverridesParser.create().parse_overrides(list(overrides))
+    overrides, asked = parse_overrides(overrides)
     for text, override in zip(overrides, asked, strict=True):
         if override.is_sweep_override():
-            raise ConfigError(f"'{text}' gives several values where a run takes one")
+            key, _, value = text.partition("=")
+            quoted = shlex.quote(as_override(key, value))
+            raise ConfigError(
+                f"'{text}' gives several values where a run takes one; one value with a comma is {quoted}"
+            )
     # Hydra knows only the keys its files write down; which keys there are is for the models to say.
     wanted = [
         text if text.startswith(("+", "~")) or o.key_or_group in (*GROUPS, "experiment") else f"++{text}"

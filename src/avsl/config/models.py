@@ -148,6 +148,8 @@ def _choice(registry: Mapping[str, tuple[Any, type[StrictConfig]]], what: str) -
         name = section["name"]
         _, model = lookup(name, registry, what)
         for key in section:
+            if key != name and key in registry:
+                raise ConfigError(f"key '{what}.{key}' needs {what}={key}: the {what} is '{name}'")
             if key not in ("name", name):
                 raise ConfigError(f"unknown key '{what}.{key}': allowed are name, {name}")
         return Choice(name=name, settings=model.read(section.get(name) or {}, f"{what}.{name}"))

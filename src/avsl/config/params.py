@@ -50,6 +50,10 @@ def read_params(project: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict):
         raise ConfigError(f"{path} is not a mapping of sections")
+    for key in ("ratios", "splits"):
+        for ratio in (params.get("matrix") or {}).get(key) or []:
+            if str(float(ratio)) != str(ratio):
+                raise ConfigError(f"{path}: key 'matrix.{key}' holds {ratio}: write {float(ratio)}, as files are named")
     for group, default in GROUPS.items():
         section = params.setdefault(group, {"name": default})
         if not isinstance(section, dict) or "name" not in section:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from pydantic import BeforeValidator, Field, model_validator
 
-from avsl.config.compose import as_override, compose, compose_group
+from avsl.config.compose import as_override, compose, compose_group, parse_overrides
 from avsl.config.models import Config
 from avsl.files import project_root
 from avsl.frameworks import FRAMEWORKS
@@ -188,10 +186,7 @@ def read_requests(overrides: Sequence[str], project: Path | None = None) -> list
         ConfigError: a key is unknown, a value is out of range, or a space does not fit the configuration.
     """
     project = project or project_root()
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise ConfigError(" ".join(str(error).split())) from None
+    overrides, parsed = parse_overrides(overrides)
     name, own, rest = "demo", [], []
     several: dict[str, list[str]] = {"framework": [], "split.label_ratio": []}
     for text, override in zip(overrides, parsed, strict=True):
