@@ -12,7 +12,7 @@ import pytest
 
 import avsl
 from avsl.cli import STEPS, build_parser, main
-from avsl.models.published import OFFICIAL
+from avsl.models.weights.published import PUBLISHED
 
 COMMANDS = ("localize", "import-checkpoint", *STEPS)
 
@@ -79,11 +79,11 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
 
 def test_every_published_method_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
     """The command line names the methods without importing them: the same ones."""
-    for method in OFFICIAL:
+    for method in PUBLISHED:
         assert build_parser().parse_args(["import-checkpoint", "--from", method, "f"]).method == method
     with pytest.raises(SystemExit):
         build_parser().parse_args(["import-checkpoint", "--from", "none", "f"])
-    assert f"choose from {', '.join(map(repr, sorted(OFFICIAL)))}" in capsys.readouterr().err
+    assert f"choose from {', '.join(map(repr, sorted(PUBLISHED)))}" in capsys.readouterr().err
 
 
 def test_a_model_is_named_in_one_way(capsys: pytest.CaptureFixture[str]) -> None:

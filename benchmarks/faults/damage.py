@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, save_exported
-from avsl.models.published import OFFICIAL
+from avsl.models.weights.published import PUBLISHED
 
 RATE = 16000
 ROWS = ("r0", "r1", "r2", "r3")
@@ -108,7 +108,7 @@ def write_model(folder: Path) -> None:
 def _write_checkpoint(path: Path) -> None:
     """A checkpoint as EZ-VSL's authors publish theirs, of random weights."""
     torch.manual_seed(0)
-    published = OFFICIAL["ezvsl"]({}, False)
+    published = PUBLISHED["ezvsl"]({}, False)
     weights = Localizer(published.config).state_dict()
     named = {published.names(k)[0]: v for k, v in weights.items() if k not in ("log_scale", "offset")}
     path.parent.mkdir(parents=True, exist_ok=True)

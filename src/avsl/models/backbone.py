@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avsl.models.weights.pretrained import find_weights
 from avsl.schema import ConfigError
 
 if TYPE_CHECKING:
@@ -178,13 +179,41 @@ def open_weights(key: str, path: str) -> Iterator[Any]:
         raise ConfigError(f"{key}: {path} is no safetensors file: {error}") from None
 
 
+def load_weights(key: str, weights: str, network: nn.Module, what: str) -> None:
+    """Fill a network from a file of weights.
+
+    Args:
+        key: of the configuration, for errors.
+        weights: a name of pretrained weights, or a safetensors file; it may hold more tensors.
+        network: to fill.
+        what: the network's name, for errors.
+
+    Raises:
+        ConfigError: the file cannot be read, or lacks a tensor, or has one of another shape; names ``key``.
+    """
+    path = find_weights(key, weights)
+    with open_weights(key, path) as file, torch.no_grad():
+        stored = set(file.keys())
+        for name, own in network.state_dict().items():
+            if name not in stored and name.endswith("num_batches_tracked"):
+                continue  # TensorFlow has none, and nothing here reads it
+            if name not in stored:
+                raise ConfigError(f"{key}: {path} lacks '{name}' of {what}")
+            tensor = file.get_tensor(name)
+            if tensor.shape != own.shape:
+                given, wanted = list(tensor.shape), list(own.shape)
+                raise ConfigError(f"{key}: '{name}' of {path} has the shape {given}, not {wanted}")
+            own.copy_(tensor)
+
+
 def make_feature_network(section: str, name: str, weights: str, **settings: Any) -> tuple[nn.Module, list[int]]:
     """The timm network ``name`` as a giver of feature maps.
 
     Args:
         section: of the configuration, for errors.
         name: timm's.
-        weights: a local safetensors file of ImageNet weights; empty starts from scratch.
+        weights: a name of pretrained weights, a safetensors file, or ``timm`` for timm's own download; empty starts
+            from scratch.
         settings: for :func:`make_backbone`; ``out_indices`` says which maps.
 
     Returns:
@@ -193,7 +222,16 @@ def make_feature_network(section: str, name: str, weights: str, **settings: Any)
     Raises:
         ConfigError: it cannot be built, or the file cannot be read or lacks one of the network's tensors.
     """
+    if weights == "timm":
+        try:
+            return make_backbone(section, name, pretrained=True, features_only=True, **settings)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{section}.weights: timm gives no weights of {name}; without a network connection name "
+                f"a safetensors file or weights of `avsl weights list` ({error})"
+            ) from None
     stored: set[str] | None = None
+    weights = find_weights(f"{section}.weights", weights)
     if weights:
         with open_weights(f"{section}.weights", weights) as file:
             stored = set(file.keys())

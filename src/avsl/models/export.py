@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field
 from safetensors import SafetensorError
@@ -12,8 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from avsl.files import whole_file, write_json
+from avsl.models.audio import JoinedEncoderConfig
 from avsl.models.localizer import Localizer, LocalizerConfig, LocalizerEnsemble
 from avsl.schema import ConfigError, StrictConfig
+
+_Section = TypeVar("_Section", bound=StrictConfig)
 
 
 class ExportedModel(StrictConfig):
@@ -58,9 +62,14 @@ def save_exported(folder: Path, model: LocalizerEnsemble, description: ExportedM
 
 def _from_scratch(config: LocalizerConfig) -> LocalizerConfig:
     """The same localizer without its files of weights."""
-    encoders = {"image": config.image, "audio": config.audio}
-    scratch = {name: e.model_copy(update={"weights": ""}) for name, e in encoders.items() if hasattr(e, "weights")}
-    return config.model_copy(update=scratch)
+    audio = config.audio
+    if isinstance(audio, JoinedEncoderConfig):
+        audio = audio.model_copy(update={"encoders": tuple(map(_without_weights, audio.encoders))})
+    return config.model_copy(update={"image": _without_weights(config.image), "audio": _without_weights(audio)})
+
+
+def _without_weights(section: _Section) -> _Section:
+    return section.model_copy(update={"weights": ""}) if hasattr(section, "weights") else section
 
 
 def read_description(folder: Path) -> ExportedModel:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avsl.functional.image import MEAN, STD
 from avsl.models.backbone import make_feature_network
+from avsl.models.weights.pretrained import PRETRAINED
 from avsl.schema import ConfigError, StrictConfig
+
+_Positive = Annotated[float, Field(gt=0)]
 
 
 class ImageEncoderConfig(StrictConfig):
@@ -19,7 +25,11 @@ class ImageEncoderConfig(StrictConfig):
         backbone: any timm name that offers feature maps.
         backbone_args: passed to timm (widths and the like).
         stages: which of its feature maps are used; more than one are merged top-down on the finest grid.
-        weights: a local safetensors file of ImageNet weights; empty starts from scratch.
+        weights: a name of pretrained weights, a safetensors file of ImageNet weights, or ``timm`` for timm's own
+            download; empty starts from scratch.
+        mean: of the channels of the frames that the weights were trained on, in [0, 1]; ImageNet's, or what named
+            weights want.
+        std: their standard deviation.
         dropout: share of the features dropped in training, before they are projected.
         project: whether 1×1 convolutions follow; LVS and SSPL have none.
         last_stride: stride of a ResNet's last stage; 1 doubles its grid without dilation (LVS).
@@ -31,11 +41,22 @@ class ImageEncoderConfig(StrictConfig):
     backbone_args: dict[str, Any] = Field(default_factory=dict)
     stages: tuple[int, ...] = Field((4,), min_length=1)
     weights: str = ""
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[_Positive, _Positive, _Positive] = STD
     dropout: float = Field(0.0, ge=0, lt=1)
     project: bool = True
     last_stride: Literal[1, 2] = 2
     before_activation: bool = False
     frozen: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_levels(cls, section: Any) -> Any:
+        """Named weights bring their mean and standard deviation, so that an export without the name keeps them."""
+        if not isinstance(section, Mapping) or section.get("weights") not in PRETRAINED:
+            return section
+        weights = PRETRAINED[section["weights"]]
+        return {"mean": weights.mean, "std": weights.std} | dict(section)
 
 
 class ImageEncoder(nn.Module):
@@ -45,9 +66,17 @@ class ImageEncoder(nn.Module):
     them to one width, coarser ones are enlarged and added.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, config: ImageEncoderConfig, dim: int) -> None:
         super().__init__()
         self.config = config
+        # Frames come with ImageNet's levels, whoever reads them: two students may want different ones.
+        mean, std, own_mean, own_std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD, config.mean, config.std))
+        self.register_buffer("scale", std / own_std, persistent=False)
+        self.register_buffer("shift", (mean - own_mean) / own_std, persistent=False)
+        self.own_levels = (config.mean, config.std) != (MEAN, STD)
         self.backbone, widths = make_feature_network(
             "model.image",
             config.backbone,
@@ -56,6 +85,8 @@ class ImageEncoder(nn.Module):
             out_indices=tuple(sorted(config.stages)),
             **config.backbone_args,
         )
+        if config.weights == "timm":
+            _check_levels(config)
         if config.before_activation:
             name, last = list(self.backbone.named_children())[-1]
             if not isinstance(last, nn.ReLU):
@@ -75,7 +106,9 @@ class ImageEncoder(nn.Module):
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Normalized frames (B, 3, H, W) to (B, dim, h, w)."""
+        """Frames (B, 3, H, W), normalized as :func:`avsl.functional.image.normalize` does, to (B, dim, h, w)."""
+        if self.own_levels:
+            frames = frames * self.scale + self.shift
         stages = zip(self.lateral, self.backbone(frames), strict=True)
         maps: list[Tensor] = [lateral(self.dropout(x)) for lateral, x in stages]
         merged = maps.pop()
@@ -83,3 +116,15 @@ class ImageEncoder(nn.Module):
             finer = maps.pop()
             merged = finer + F.interpolate(merged, size=finer.shape[-2:], mode="nearest")
         return merged
+
+
+def _check_levels(config: ImageEncoderConfig) -> None:
+    """Refuse another mean or standard deviation than timm's weights were trained with."""
+    import timm
+
+    wanted: Any = timm.get_pretrained_cfg(config.backbone)
+    if (tuple(wanted.mean), tuple(wanted.std)) != (config.mean, config.std):
+        raise ConfigError(
+            f"model.image.mean and model.image.std: timm's weights of {config.backbone} want "
+            f"{list(wanted.mean)} and {list(wanted.std)}"
+        )

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsl.models.backbone import open_weights
+from avsl.models.backbone import load_weights
 from avsl.models.encoding import AudioEncoding
-from avsl.schema import ConfigError, StrictConfig
+from avsl.schema import StrictConfig
 from avsl.types import FrontEnd
 
 _SAMPLE_RATE = 16000  # Hz
@@ -122,7 +122,8 @@ class VGGishEncoder(nn.Module):
             nn.ReLU(),
         )
         if config.weights:
-            self._load(config.weights)
+            parts = nn.ModuleDict({"features": self.features, "embeddings": self.embeddings})
+            load_weights("model.audio.weights", config.weights, parts, "VGGish")
         else:
             # From PyTorch's own start the signal of nine layers vanishes where no norm is between them.
             for layer in (*self.features, *self.embeddings):
@@ -131,20 +132,6 @@ class VGGishEncoder(nn.Module):
         self.features.requires_grad_(not config.frozen)
         self.embeddings.requires_grad_(not config.frozen)
         self.fc = nn.Sequential(nn.Linear(self.code_dim, dim), nn.ReLU(), nn.Linear(dim, dim))
-
-    def _load(self, path: str) -> None:
-        """Fill the parts there are so far, features and embeddings, from a file."""
-        key = "model.audio.weights"
-        with open_weights(key, path) as file, torch.no_grad():
-            stored = set(file.keys())
-            for name, own in self.state_dict().items():
-                if name not in stored:
-                    raise ConfigError(f"{key}: {path} lacks '{name}' of VGGish")
-                tensor = file.get_tensor(name)
-                if tensor.shape != own.shape:
-                    given, wanted = list(tensor.shape), list(own.shape)
-                    raise ConfigError(f"{key}: '{name}' of {path} has the shape {given}, not {wanted}")
-                own.copy_(tensor)
 
     def train(self, mode: bool = True) -> VGGishEncoder:
         """A frozen network keeps its statistics."""

@@ -14,7 +14,7 @@ from avsl.evaluation.scoring import choose_presence
 from avsl.files import file_hash, project_root
 from avsl.models import LocalizerEnsemble, save_exported
 from avsl.models.hashing import hash_model
-from avsl.models.published import load_official
+from avsl.models.weights.published import load_published
 from avsl.paths import Layout
 from avsl.records import ImportedRecord
 from avsl.registry.packaging import model_code
@@ -38,7 +38,7 @@ def import_checkpoint(
     ``<method>`` says which one came last. SLAVC's momentum encoders go by ``slavc-momentum``.
 
     Args:
-        method: a key of :data:`avsl.models.published.OFFICIAL`.
+        method: a key of :data:`avsl.models.weights.published.PUBLISHED`.
         files: its checkpoint.
         overrides: of the configuration, which chooses the data set and the split.
         momentum: take SLAVC's momentum encoders.
@@ -51,7 +51,7 @@ def import_checkpoint(
     config = compose(overrides)
     layout = Layout.of(config)
     data, drawn = load_data(layout)
-    model = LocalizerEnsemble([load_official(method, files, momentum=momentum)]).eval()
+    model = LocalizerEnsemble([load_published(method, files, momentum=momentum)]).eval()
     result = evaluate_on(config, data, drawn, list(model.members))
     name = f"{method}-momentum" if momentum else method
     scores = ImportedRecord.read({"method": name} | result.figures, "")

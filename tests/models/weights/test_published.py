@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from avsl.functional.geometry import identity
 from avsl.models import ExportedModel, Localizer, LocalizerEnsemble, load_exported, save_exported
-from avsl.models.published import OFFICIAL, load_official, read_state_dict
+from avsl.models.weights.published import PUBLISHED, load_published
 from avsl.objectives.ezvsl import EZVSL, EZVSLConfig
 from avsl.objectives.fnac import FNAC, FNACConfig
 from avsl.objectives.lvs import LVS, LVSConfig
@@ -97,7 +95,7 @@ def _close(actual: Tensor, expected: Tensor) -> None:
 def test_ezvsl_and_fnac(saved: Callable[[str], Path], published: Published) -> None:
     """Maps, EZ-VSL's loss and FNAC's four terms."""
     for method in ("ezvsl", "fnac"):
-        model = load_official(method, [saved(method)])
+        model = load_published(method, [saved(method)])
         output = _run(model, published)
         _close(_similarity(model, output) / TAU, published[f"{method}_maps"])
         if method == "ezvsl":
@@ -112,7 +110,7 @@ def test_ezvsl_and_fnac(saved: Callable[[str], Path], published: Published) -> N
 @pytest.mark.slow
 def test_slavc_with_either_encoders(saved: Callable[[str], Path], published: Published) -> None:
     """The two heads' mean map of the trained and of the momentum encoders, and the loss between the two."""
-    online, momentum = (load_official("slavc", [saved("slavc")], momentum=m) for m in (False, True))
+    online, momentum = (load_published("slavc", [saved("slavc")], momentum=m) for m in (False, True))
     seen, target = _run(online, published), _run(momentum, published)
     _close(_similarity(online, seen) / TAU, published["slavc_maps"])
     _close(_similarity(momentum, target) / TAU, published["slavc_maps_momentum"])
@@ -124,7 +122,7 @@ def test_slavc_with_either_encoders(saved: Callable[[str], Path], published: Pub
 @pytest.mark.slow
 def test_lvs_and_its_export(saved: Callable[[str], Path], published: Published, tmp_path: Path) -> None:
     """Maps of 14 x 14 and the logits; exported and loaded again, the same confidence."""
-    model = load_official("lvs", [saved("lvs")])
+    model = load_published("lvs", [saved("lvs")])
     output = _run(model, published)
     _close(_similarity(model, output), published["lvs_maps"])
     objective = LVS(LVSConfig())
@@ -147,7 +145,7 @@ def test_sspl_in_files(coding: bool, saved: Callable[[str], Path], published: Pu
     files = [saved("sspl_sound"), *([saved("sspl_pcm")] if coding else []), saved("sspl_frame")]
     head = tmp_path / "head.pth"
     torch.save({"module.projector.layer1.0.weight": torch.zeros(2, 2)}, head)
-    model = load_official("sspl", [*files, head])
+    model = load_published("sspl", [*files, head])
     output = _run(model, published, "vggish_log_mel")
     _close(_similarity(model, output), published["sspl_maps_pcm" if coding else "sspl_maps_without_pcm"])
     key = model.audio.front_end.key
@@ -170,7 +168,7 @@ def test_what_does_not_fit_is_listed(make_weights: Callable[[str], Weights], tmp
     path = tmp_path / "changed.pth"
     torch.save(weights, path)
     with pytest.raises(ConfigError) as caught:
-        load_official("slavc", [path])
+        load_published("slavc", [path])
     message = str(caught.value)
     assert message.startswith(f"{path} is no slavc checkpoint: ")
     problems = set(message.removeprefix(f"{path} is no slavc checkpoint: ").split(", '"))
@@ -183,84 +181,15 @@ def test_what_does_not_fit_is_listed(make_weights: Callable[[str], Weights], tmp
     other = tmp_path / "other.pth"
     torch.save({name: t for name, t in weights.items() if name.startswith("imgnet")}, other)
     with pytest.raises(ConfigError, match=r"other\.pth: 'imgnet\.conv1\.weight' came with another file already$"):
-        load_official("slavc", [path, other])
-
-
-class _Command:
-    """Runs a command as soon as it is unpickled."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, (self.command,)
-
-
-@pytest.mark.parametrize("where", ["alone", "beside", "within"])
-def test_nothing_in_a_file_is_run(where: str, tmp_path: Path) -> None:
-    """A file that would run a command when unpickled is refused by name, and the command is not run."""
-    ran, path = tmp_path / "ran", tmp_path / "best.pth"
-    command = _Command(f"touch {ran}")
-    content: Any = {
-        "alone": command,
-        "beside": {"model": {"a": torch.zeros(1)}, "args": command},
-        "within": {"model": {"a": torch.zeros(1), "b": command}},
-    }[where]
-    torch.save(content, path)
-    with pytest.raises(ConfigError, match=rf"^{path} is refused: it holds '\w+\.system' beside tensors"):
-        read_state_dict(path)
-    assert not ran.exists()
-    torch.load(path, weights_only=False)
-    assert ran.exists(), "the file was harmless, so the test proves nothing"
-
-
-def test_other_objects_are_refused_too(tmp_path: Path) -> None:
-    """Harmless as they may be: the class is named."""
-    path = tmp_path / "best.pth"
-    torch.save({"model": {"a": torch.zeros(1)}, "args": argparse.Namespace(lr=1)}, path)
-    with pytest.raises(ConfigError, match=r"best\.pth is refused: it holds 'argparse\.Namespace' beside tensors"):
-        read_state_dict(path)
-
-
-def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
-    """Absent, empty, cut short, or without a state dict: one sentence with the file."""
-    path = tmp_path / "best.pth"
-    with pytest.raises(ConfigError, match=r"best\.pth cannot be read: No such file"):
-        read_state_dict(path)
-    torch.save({"a": torch.zeros(100)}, path)
-    whole = path.read_bytes()
-    for content in (b"", whole[: len(whole) // 2]):
-        path.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"best\.pth is damaged or no checkpoint"):
-            read_state_dict(path)
-    for held in ([torch.zeros(1)], {"epoch": 3}, {"model": {"a": 1}}):
-        torch.save(held, path)
-        with pytest.raises(ConfigError, match=r"best\.pth holds no state dict, neither plain nor under model, state_d"):
-            read_state_dict(path)
-
-
-@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_state_dict_is_found_however_it_was_saved(
-    wrapper: str | None, prefix: str, zipped: bool, tmp_path: Path
-) -> None:
-    """Plain or beside an epoch and NumPy's scores, with and without DataParallel, in PyTorch's old format too."""
-    path = tmp_path / "best.pth"
-    weights = {f"{prefix}conv.weight": torch.ones(2, 2)}
-    content: Any = weights if wrapper is None else {wrapper: weights, "epoch": 3, "best_cIoU": np.float64(0.3)}
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    found = read_state_dict(path)
-    assert set(found) == {"conv.weight"}
-    assert torch.equal(found["conv.weight"], torch.ones(2, 2))
+        load_published("slavc", [path, other])
 
 
 def test_a_request_that_cannot_be_met_is_one_sentence(tmp_path: Path) -> None:
     """An unknown method, momentum encoders of a method without, or no file."""
-    known = ", ".join(sorted(OFFICIAL))
-    with pytest.raises(ConfigError, match=rf"^unknown published method 'avc': allowed are {known}$"):
-        load_official("avc", [tmp_path])
+    known = ", ".join(sorted(PUBLISHED))
+    with pytest.raises(ConfigError, match=rf"^unknown published method 'avc': allowed are {known}"):
+        load_published("avc", [tmp_path])
     with pytest.raises(ConfigError, match=r"^a published lvs model has no momentum encoders: slavc alone has$"):
-        load_official("lvs", [tmp_path], momentum=True)
+        load_published("lvs", [tmp_path], momentum=True)
     with pytest.raises(ConfigError, match=r"^no file of a published fnac model is named$"):
-        load_official("fnac", [])
+        load_published("fnac", [])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,16 +16,11 @@ from avsl.models.export import check_finite
 from avsl.models.front_ends import LogSpectrogramConfig
 from avsl.models.image import ImageEncoderConfig
 from avsl.models.localizer import Localizer, LocalizerConfig
+from avsl.models.weights.pickles import read_state_dict
 from avsl.schema import ConfigError, lookup
 
-# Where training scripts put the state dict when they keep the optimizer and the epoch beside it.
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
 # A localizer's own, which no published model has: they keep their defaults.
 _OURS = ("log_scale", "offset")
-# EZ-VSL and its followers keep their best test scores in the file, as NumPy wrote them: plain numbers.
-# What a pickle makes them with is listed under its name of today and under that of NumPy 1.
-_MAKE_SCALAR: Any = np.float64(0).__reduce__()[0]
-_NUMPY_FLOAT = (_MAKE_SCALAR, (_MAKE_SCALAR, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType)
 
 
 @dataclass(frozen=True)
@@ -54,14 +46,14 @@ class _Published:
         raise KeyError(ours)
 
 
-def load_official(method: str, paths: Sequence[Path], *, momentum: bool = False) -> Localizer:
+def load_published(method: str, paths: Sequence[Path], *, momentum: bool = False) -> Localizer:
     """Read a published checkpoint.
 
     Nothing in a file is ever run: one that holds anything but tensors and plain containers is refused. Scale and
     offset of the confidence, which the published models do not have, keep their defaults.
 
     Args:
-        method: a key of :data:`OFFICIAL`.
+        method: a key of :data:`PUBLISHED`.
         paths: its file, or the files it comes in.
         momentum: take SLAVC's momentum encoders instead of the trained ones (its ``use_mom_eval``).
 
@@ -73,7 +65,7 @@ def load_official(method: str, paths: Sequence[Path], *, momentum: bool = False)
             refused, or the tensors are not the method's or not finite; names the file and every missing and unexpected
             tensor.
     """
-    describe = lookup(method, OFFICIAL, "published method")
+    describe = lookup(method, PUBLISHED, "published method")
     if not paths:
         raise ConfigError(f"no file of a published {method} model is named")
     if momentum and method != "slavc":
@@ -90,35 +82,6 @@ def load_official(method: str, paths: Sequence[Path], *, momentum: bool = False)
     check_finite(found, where)
     model.load_state_dict(_convert(published, model.state_dict(), found, f"{where} is no {method} checkpoint"))
     return model.eval()
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch checkpoint by name, without what DataParallel puts before the names.
-
-    Args:
-        path: a file of ``torch.save``: a state dict, or one under ``model``, ``state_dict`` or ``model_state_dict``
-            with other values (optimizer, epoch, scores) beside it.
-
-    Raises:
-        ConfigError: it cannot be read, holds anything but tensors and plain containers, or no state dict.
-    """
-    try:
-        with torch.serialization.safe_globals(list(_NUMPY_FLOAT)):
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"GLOBAL (\S+)", str(error))
-        held = f"'{culprit[1]}'" if culprit else "something"
-        raise ConfigError(f"{path} is refused: it holds {held} beside tensors and plain containers") from None
-    except Exception as error:  # whatever a damaged file raises
-        raise ConfigError(f"{path} is damaged or no checkpoint ({type(error).__name__})") from error
-    if isinstance(content, Mapping):
-        inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-        content = inner[0] if inner else content
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ConfigError(f"{path} holds no state dict, neither plain nor under {', '.join(_WRAPPERS)}")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
 def _convert(
@@ -241,7 +204,7 @@ def _sspl(found: Mapping[str, Tensor], momentum: bool) -> _Published:
 
 
 # By method: what its file holds, given the tensors in it and whether the momentum encoders are wanted.
-OFFICIAL: dict[str, Callable[[Mapping[str, Tensor], bool], _Published]] = {
+PUBLISHED: dict[str, Callable[[Mapping[str, Tensor], bool], _Published]] = {
     "ezvsl": _ezvsl,
     "fnac": _ezvsl,
     "lvs": _lvs,

@@ -1,0 +1,108 @@
+"""SoundNet with its published weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torchaudio
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avsl.models.backbone import load_weights
+from avsl.models.encoding import AudioEncoding
+from avsl.schema import StrictConfig
+from avsl.types import FrontEnd
+
+_SAMPLE_RATE = 22050  # Hz
+_SCALE = 256  # the published network hears samples in [-256, 256]
+# Kernel, padding and channels of each layer, which strides by 2, and the maximum after it.
+_LAYERS = (
+    *((64, 32, 16, 8), (32, 16, 32, 8), (16, 8, 64, 1), (8, 4, 128, 1)),
+    *((4, 2, 256, 4), (4, 2, 512, 1), (4, 2, 1024, 1)),
+)
+_CODES = (5, 7)  # layers whose means over time are the code
+_SHORTEST = 4574  # samples that seven layers need
+
+
+class SoundNetWaveform(nn.Module):
+    """Waveform (B, T) to (B, 1, T') at 22,050 Hz, times 256; short sounds end in silence.
+
+    Args:
+        sample_rate: of the waveforms, Hz.
+    """
+
+    cacheable = False
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        self.key = f"soundnet-{sample_rate}"
+        self.resample = torchaudio.transforms.Resample(sample_rate, _SAMPLE_RATE)
+
+    @torch.no_grad()
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Always in float32."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            sound = _SCALE * self.resample(waveform.float())
+            return F.pad(sound, (0, max(0, _SHORTEST - sound.shape[-1]))).unsqueeze(1)
+
+
+class SoundNetEncoderConfig(StrictConfig):
+    """SoundNet.
+
+    Attributes:
+        kind: which of the audio encoders this is.
+        weights: ``soundnet``, or a safetensors file with its tensors' names; empty starts from scratch.
+        frozen: whether the network stays as it is, up to its code.
+        sample_rate: of the waveforms, Hz.
+    """
+
+    kind: Literal["soundnet"] = "soundnet"
+    weights: str = ""
+    frozen: bool = False
+    sample_rate: int = Field(16000, ge=8000, le=96000)
+
+
+class SoundNetEncoder(nn.Module):
+    """Waveform (B, 1, T) at 22,050 Hz to an embedding: seven layers, two means over time, linear layer.
+
+    Source: SoundNet (Aytar et al., NeurIPS 2016, arXiv 1610.09001), without its eighth layer, which has the classes of
+    its teachers. The code is the mean over time of the fifth layer (256 channels, after its maximum) and of the
+    seventh (1,024); the linear layer gets each of them with zero mean and unit variance.
+    """
+
+    code_dim = sum(_LAYERS[k - 1][2] for k in _CODES)
+
+    def __init__(self, config: SoundNetEncoderConfig, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.front_end: FrontEnd = SoundNetWaveform(config.sample_rate)
+        self.network = nn.ModuleDict()
+        before = 1
+        for k, (kernel, padding, width, _) in enumerate(_LAYERS, start=1):
+            self.network[f"conv{k}"] = nn.Conv1d(before, width, kernel, stride=2, padding=padding)
+            self.network[f"norm{k}"] = nn.BatchNorm1d(width)
+            before = width
+        if config.weights:
+            load_weights("model.audio.weights", config.weights, self.network, "SoundNet")
+        self.network.requires_grad_(not config.frozen)
+        self.head = nn.Linear(self.code_dim, dim)
+
+    def train(self, mode: bool = True) -> SoundNetEncoder:
+        """A frozen network keeps its statistics."""
+        super().train(mode)
+        if self.config.frozen:
+            self.network.eval()
+        return self
+
+    def forward(self, features: Tensor) -> AudioEncoding:
+        """Features of the front end, (B, 1, T)."""
+        codes = []
+        for k, (_, _, _, pool) in enumerate(_LAYERS, start=1):
+            features = F.relu(self.network[f"norm{k}"](self.network[f"conv{k}"](features)))
+            features = F.max_pool1d(features, pool)
+            if k in _CODES:
+                codes.append(features.mean(-1))
+        heard = torch.cat([F.layer_norm(code, code.shape[1:]) for code in codes], 1)
+        return AudioEncoding(self.head(heard), torch.cat(codes, 1))
