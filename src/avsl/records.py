@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,6 +14,8 @@ from avsl.data.prepared.format import PARTS
 from avsl.errors import DataError
 from avsl.files import write_json
 from avsl.schema import ConfigError, StrictConfig
+
+log = logging.getLogger(__name__)
 
 
 class StaleError(DataError):
@@ -53,6 +56,17 @@ class Record(StrictConfig):
             return cls.read(found, "")
         except ConfigError as error:
             raise DataError(f"{path}: {error}") from None
+
+    @classmethod
+    def find(cls, folder: Path) -> Self | None:
+        """The record of ``folder``; None where there is none, or, with a warning, none that can be read."""
+        if not cls.exists(folder):
+            return None
+        try:
+            return cls.load(folder)
+        except DataError as error:
+            log.warning("%s", error)
+            return None
 
     def save(self, folder: Path) -> None:
         """Write the record into ``folder``, atomically."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from avsl.errors import DataError
+from avsl.records import RunRecord
 from avsl.report.tables import report
 
 Cells = tuple[tuple[str, float, float], ...]
@@ -114,3 +115,15 @@ def test_a_test_part_without_sources_is_one_sentence(base: Path) -> None:
     path.write_text(json.dumps(figures))
     with pytest.raises(DataError, match=r"metrics\.json: its part 'test' has no row with a source in view"):
         report([f"root={base.parent}", "data=synthetic"])
+
+
+def test_trainings_of_other_lengths_and_seeds_are_marked(base: Path, made: Path) -> None:
+    """Columns that are there only where trainings differ in them; another model's evaluation is left out."""
+    assert not {"epochs", "seed"} & set(_read(made / "comparison.csv")[0])
+    for framework, changes in (("dmt", {"epochs": 7, "seed": 3}), ("supervised", {"model_hash": "later"})):
+        folder = base / "train" / "0.1" / f"{framework}-ezvsl"
+        RunRecord.load(folder).model_copy(update=changes).save(folder)
+    report([f"root={base.parent}", "data=synthetic"])
+    rows = [row for row in _read(base / "report" / "comparison.csv") if row["seed"]]
+    assert len(rows) == 3
+    assert [(row["model"], row["epochs"]) for row in rows if row["seed"] == "3"] == [("dmt", "7")]

@@ -128,7 +128,7 @@ def test_one_command_runs_all_steps_and_keeps_what_is_there(layout: _Where, capl
     assert json.loads((here.evaluation / "metrics.json").read_text()) == figures
 
     run(["seed=1"])
-    assert "epoch 1/2" in caplog.text
+    assert all(word in caplog.text for word in ("epoch 1/2", str(here.train), "other settings (seed 0"))
     assert RunRecord.load(here.train).run_id != trained.run_id
     assert RunRecord.load(here.train).model_hash != trained.model_hash
 

@@ -113,6 +113,8 @@ def _scored(cells: Sequence[Cell]) -> Iterator[tuple[Cell, str, Scores]]:
 
 
 def _rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    # Trainings of one length and seed need no word about it.
+    unlike = [name for name in ("epochs", "seed") if len({getattr(cell.run, name) for cell in cells}) > 1]
     rows = []
     for cell, ogl, scores in _scored(cells):
         rows.append(
@@ -125,6 +127,7 @@ def _rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             }
             | _figures(scores.test.scores, cell.interval if ogl == "no" else None)
             | {"training (s)": f"{cell.scores.train_seconds:.0f}"}
+            | {name: str(getattr(cell.run, name)) for name in unlike}
         )
     first = cells[0].scores
     for name, figures in first.baselines.items():
@@ -132,6 +135,7 @@ def _rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             {"model": _TITLES[name], "objective": "none", "labels": "none", "OGL": "no", "n of N": first.test.coverage}
             | _figures(figures, None)
             | {"training (s)": ""}
+            | dict.fromkeys(unlike, "")
         )
     return rows
 

@@ -20,6 +20,7 @@ def run(overrides: Sequence[str] = ()) -> None:
     prepare(overrides)
     split(overrides)
     _, drawn = load_data(layout)
-    if not RunRecord.exists(layout.train) or RunRecord.load(layout.train).identity != identity(config, drawn):
+    trained = RunRecord.find(layout.train)
+    if trained is None or trained.identity != identity(config, drawn):
         train(overrides)
     evaluate(overrides)

@@ -33,6 +33,15 @@ def train(overrides: Sequence[str] = ()) -> None:
     config = compose(overrides)
     layout = Layout.of(config)
     data, drawn = load_data(layout)
+    if (former := RunRecord.find(layout.train)) is not None and former.config_hash != config.training_hash():
+        # DVC empties the folder of a stage that it runs, so this is a training by hand.
+        log.warning(
+            "%s holds a model of other settings (seed %d, %d epochs), which this training will replace; root=FOLDER "
+            "keeps both",
+            layout.train,
+            former.seed,
+            former.epochs,
+        )
     store = open_store(config.tracking, config.root)
     run_id = find_checkpoint(layout.checkpoint, identity(config, drawn))
     tags = RunTags(

@@ -62,7 +62,8 @@ def _train(config: Config, prepared: Path, split: Path, origin: Mapping[str, str
         drawn = load_data(layout)[1]
         data = _opened(prepared, drawn.data_hash)
         wanted = identity(config, drawn)
-        if not RunRecord.exists(layout.train) or RunRecord.load(layout.train).identity != wanted:
+        trained = RunRecord.find(layout.train)
+        if trained is None or trained.identity != wanted:
             resume = find_checkpoint(layout.checkpoint, wanted) is not None
             train_and_export(config, data, drawn, _Reports(), origin, resume)
         return RunRecord.load(layout.train).validation.ciou
