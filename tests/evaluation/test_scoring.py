@@ -21,18 +21,14 @@ from avsl.data.loading import RowReader
 from avsl.data.prepared.format import Manifest, Sample, ShardEntry
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.prepared.writer import write_manifest, write_shard
-from avsl.evaluation.scoring import (
-    Maps,
-    break_down,
-    choose_presence,
-    compute_maps,
-    score_detection,
-    score_model,
-    score_part,
-)
+from avsl.evaluation.evaluate import score_model
+from avsl.evaluation.maps import Maps, compute_maps
+from avsl.evaluation.scoring import break_down, score_detection, score_part
+from avsl.evaluation.thresholds import choose_presence
 from avsl.files import file_hash
+from avsl.functional import detection as D
 from avsl.functional import localization as F
-from avsl.metrics import ExtendedScore, LocalizationScore, MultiSourceScore, SegmentationScore
+from avsl.functional import segmentation as S
 from avsl.models import ObjectPrior, ObjectPriorConfig
 from avsl.types import AVBatch, AVOutput
 
@@ -181,7 +177,7 @@ def test_figures_do_not_depend_on_the_rows_scored_at_a_time(
     rows = parts | {"test": np.concatenate([parts["test"], parts["test_offscreen"]])}
     found = []
     for size in (1, 2, 1000):
-        monkeypatch.setattr("avsl.evaluation.scoring._CHUNK", size)
+        monkeypatch.setattr("avsl.evaluation.maps._CHUNK", size)
         found.append(score_model([softened, noise], reader, rows, 4, _Sight(0.5)))
     one, two, once = (_flat(evaluation.figures) for evaluation in found)
     for figures in (one, two):
@@ -267,12 +263,12 @@ def test_silent_rows_are_negatives_of_the_test_rows(
     assert figures["test_offscreen"]["max_f1"] == pytest.approx(2 * (6 / 9) / (6 / 9 + 1))
     assert figures["test_offscreen"]["ap"] < 6 / 9
     computed = [compute_maps([noise], reader, parts[part], 4) for part in ("test", "test_offscreen")]
-    metric = ExtendedScore("fixed", 0.5)
-    for maps in computed:
-        metric.update(maps.confidence, reader.truth(maps.rows))
-    expected = metric.compute()
+    confidence = torch.cat([maps.confidence for maps in computed])
+    truth = torch.cat([reader.truth(maps.rows) for maps in computed])
+    sureness = D.top_quarter_mean(F.resize_as(confidence, (truth.shape[-2], truth.shape[-1]), "fixed"))
+    ciou = F.ciou(F.predict_mask(confidence, truth, "fixed", 0.5), truth)
     found = score_detection(computed, 0.5)
-    assert found == {"ap": expected["ap"], "max_f1": expected["max_f1"]}
+    assert found == {"ap": D.average_precision(sureness, ciou), "max_f1": D.max_f1(sureness, ciou)}
     assert found["max_f1"] < score_model([perfect], reader, parts, 4).figures["test_offscreen"]["max_f1"]
     without = {part: rows for part, rows in parts.items() if part != "test_offscreen"}
     assert "test_offscreen" not in score_model([noise], reader, without, batch_size=4).figures
@@ -342,12 +338,14 @@ def test_mixtures_have_the_multi_source_figures(
     maps = compute_maps([noise], reader, duets, 4)
     truth = torch.from_numpy(data.box_masks(duets)).float()
     found = score_part("test", maps, 0.4).figures
-    for metric, suffix in ((MultiSourceScore("fixed", 0.4), ""), (MultiSourceScore("median_aligned"), "_aligned")):
-        metric.update(maps.confidence, truth)
-        expected = metric.compute()
+    conventions: tuple[tuple[F.Convention, str], ...] = (("fixed", ""), ("median_aligned", "_aligned"))
+    for convention, suffix in conventions:
+        resized = F.resize_as(maps.confidence, (truth.shape[-2], truth.shape[-1]), convention)
+        pred = F.predict_mask(maps.confidence, truth, convention, 0.4 if convention == "fixed" else None)
+        expected = S.summarize_sources(F.ciou(pred, truth), S.pixel_average_precision(resized, truth))
         for name in names:
             assert found[name + suffix] == pytest.approx(expected[name].item(), abs=1e-9)
-    assert found["piap_as_published"] == pytest.approx(expected["piap_as_published"].item(), abs=1e-9)
+    assert found["piap_as_published"] == pytest.approx(S.piap_as_published(pred, truth).mean().item(), abs=1e-9)
     assert found["p10"] > found["p50"]
 
 
@@ -380,10 +378,9 @@ def test_every_annotators_boxes_give_the_published_figures_too(
     confidence = torch.rand(3, 7, 7, generator=_generator(0))
     maps = Maps(rows, [confidence], None, RowReader(PreparedData.open(tmp_path), [], rows))
     found = score_part("test", maps, 0.5).figures
-    metric = LocalizationScore("median")
-    for k, boxes in enumerate(drawn):
-        metric.update(confidence[k : k + 1], F.consensus_maps(torch.tensor([boxes]), 32))
-    expected = {f"{name}_consensus": value.item() for name, value in metric.compute().items()}
+    consensus = torch.cat([F.consensus_maps(torch.tensor([boxes]), 32) for boxes in drawn])
+    summary = F.summarize(F.ciou(F.predict_mask(confidence[:2], consensus, "median"), consensus))
+    expected = {f"{name}_consensus": value.item() for name, value in summary.items()}
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
     assert found["mean_ciou_consensus"] != pytest.approx(found["mean_ciou_median"])
     ours = Maps(parts["test"], [confidence[:1].repeat(6, 1, 1)], None, RowReader(data, [], np.arange(len(data))))
@@ -442,9 +439,11 @@ def test_exact_masks_are_the_truth(masked: PreparedData) -> None:
     share = exact[0].sum() / 256
     assert around["mean_ciou"] == pytest.approx(share)
     assert right["whole"]["mean_ciou"] == pytest.approx(exact[0].mean())
-    metric = SegmentationScore()
-    metric.update(torch.from_numpy(np.stack([boxed(row) for row in range(6)])).float(), torch.from_numpy(exact[:6]))
-    expected = {name: value.item() for name, value in metric.compute().items()}
+    said = torch.from_numpy(np.stack([boxed(row) for row in range(6)])).float()
+    confidence = F.resize_as(said.clamp(1e-6, 1 - 1e-6), (32, 32), "fixed")
+    truth = torch.from_numpy(exact[:6])
+    summary = S.summarize_avs(S.avs_iou(confidence, truth), S.avs_f_scores(confidence, truth))
+    expected = {name: value.item() for name, value in summary.items()}
     assert {name: around[name] for name in expected} == pytest.approx(expected)
     assert around["miou"] == pytest.approx((5 * share + 1) / 6)
 

@@ -70,6 +70,24 @@ def test_published_confidence_to_the_bit(published_metrics: dict[str, torch.Tens
     )
 
 
+@pytest.mark.reference
+def test_published_extended_protocol(published_metrics: dict[str, torch.Tensor]) -> None:
+    """SLAVC's AP and F1, from its confidences and maps."""
+    boxes = loc.box_masks(published_metrics["boxes"], published_metrics["box_offsets"], 224)
+    silent = published_metrics["extended_silent_maps"]
+    maps = torch.cat([published_metrics["raw_maps"], silent])
+    truth = torch.cat([boxes, torch.zeros(len(silent), 224, 224)])
+    absolute = (loc.resize_as(maps, (224, 224), "median_aligned") + 1) / 2
+    confidence = det.top_quarter_mean(absolute)
+    ciou = loc.ciou(loc.predict_mask(absolute, truth, "median_aligned"), truth)
+    expected = {name: published_metrics[f"extended_{name}"].item() for name in ("ap50", "f1_at_default", "max_f1")}
+    assert det.average_precision(confidence, ciou).item() == pytest.approx(expected["ap50"], rel=0, abs=1e-9)
+    f1 = det.f1(*det.precision_recall(confidence, ciou, torch.tensor([0.5])))[0].item()
+    assert f1 == pytest.approx(expected["f1_at_default"], rel=0, abs=1e-9)
+    # The published code rounds each F1 to 0.1 %.
+    assert round(100 * det.max_f1(confidence, ciou).item(), 1) / 100 == pytest.approx(expected["max_f1"])
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 7), (23, 24), (32, 32), (56, 41), (64, 65), (224, 224)])
 def test_top_quarter_mean_is_numpys(shape: tuple[int, int]) -> None:
     """Any number of pixels, to the bit; the quarter is rounded up."""

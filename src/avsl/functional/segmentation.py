@@ -14,7 +14,7 @@ from torch import Tensor
 from avsl.functional.localization import success_rate, sums_above
 
 _BETA2: Final = 0.3
-_THRESHOLDS: Final = 255
+F_THRESHOLDS: Final = 255
 
 
 def pixel_average_precision(maps: Tensor, truth: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def avs_f_scores(confidence: Tensor, truth: Tensor) -> Tensor:
     Returns:
         (B, 255) float32 in [0, 1]; NaN where the truth is empty.
     """
-    thresholds = torch.linspace(0, 1 - 1e-10, _THRESHOLDS).to(confidence.device)
+    thresholds = torch.linspace(0, 1 - 1e-10, F_THRESHOLDS).to(confidence.device)
     target = (truth != 0).float()
     hit = sums_above(confidence.float(), target, thresholds).float()
     chosen = sums_above(confidence.float(), torch.ones_like(target), thresholds).float()

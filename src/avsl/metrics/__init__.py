@@ -1,15 +1,7 @@
-"""torchmetrics classes over `avsl.functional`."""
+"""torchmetrics classes over `avsl.functional`: the only place where scores accumulate."""
 
-from avsl.metrics.detection import ExtendedScore
-from avsl.metrics.localization import FalsePositiveRate, InteractiveScore, LocalizationScore, ThresholdSweep
-from avsl.metrics.segmentation import MultiSourceScore, SegmentationScore
+from avsl.metrics.detection import DetectionScore
+from avsl.metrics.part import PartScore
+from avsl.metrics.threshold import ThresholdSweep
 
-__all__ = [
-    "ExtendedScore",
-    "FalsePositiveRate",
-    "InteractiveScore",
-    "LocalizationScore",
-    "MultiSourceScore",
-    "SegmentationScore",
-    "ThresholdSweep",
-]
+__all__ = ["DetectionScore", "PartScore", "ThresholdSweep"]

@@ -17,7 +17,7 @@ from avsl.config.models import Config
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
 from avsl.errors import DataError
-from avsl.evaluation.scoring import Evaluation, score_model
+from avsl.evaluation.evaluate import Evaluation, score_model
 from avsl.files import whole_file, write_text
 from avsl.models import LocalizerEnsemble, ObjectPrior, load_exported
 from avsl.models.front_ends import LogMel, LogMelConfig

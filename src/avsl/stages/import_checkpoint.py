@@ -10,7 +10,7 @@ from pathlib import Path
 
 from avsl.build import describe_model
 from avsl.config.compose import compose
-from avsl.evaluation.scoring import choose_presence
+from avsl.evaluation.thresholds import choose_presence
 from avsl.files import file_hash, project_root
 from avsl.models import LocalizerEnsemble, save_exported
 from avsl.models.hashing import hash_model

@@ -14,7 +14,9 @@ from avsl.config.compose import compose
 from avsl.config.models import Config, without_resumable_keys
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
-from avsl.evaluation.scoring import METRIC, choose_presence, choose_threshold, compute_maps, score_part
+from avsl.evaluation.maps import compute_maps
+from avsl.evaluation.scoring import METRIC, score_part
+from avsl.evaluation.thresholds import choose_presence, choose_threshold
 from avsl.files import project_root, write_text
 from avsl.models import save_exported
 from avsl.models.hashing import hash_model

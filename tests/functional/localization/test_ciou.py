@@ -173,11 +173,3 @@ def test_area_buckets_at_their_bounds() -> None:
     coarse = torch.zeros(1, 7, 7)
     coarse[0, 0, 0] = 1  # the same share as 32 of 224 pixels
     assert loc.area_bucket(coarse).tolist() == [1]
-
-
-def test_fires_where_a_pixel_reaches_the_threshold() -> None:
-    """Reaching counts, staying below does not."""
-    maps = torch.zeros(2, 4, 4)
-    maps[1] = 0.6
-    assert loc.fires(maps, (16, 16), 0.6).tolist() == [False, True]
-    assert loc.fires(maps, (16, 16), 0.61).tolist() == [False, False]

@@ -7,8 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from avsl.functional.localization.masks import binarize, count, resize_as
-from avsl.functional.localization.resize import resize_maps
+from avsl.functional.localization.masks import count, resize_as
 
 AREA_BUCKETS: Final = ("small", "medium", "large", "huge")
 """Names of `area_bucket`'s values."""
@@ -142,17 +141,3 @@ def area_bucket(truth: Tensor) -> Tensor:
     pixels = truth.shape[-2] * truth.shape[-1]
     bounds = torch.tensor([side**2 * pixels for side in _AREA_SIDES], device=truth.device)
     return torch.bucketize(area, bounds, right=True)
-
-
-def fires(maps: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
-    """Whether any pixel of the resized confidence reaches the threshold, as ``fixed`` would predict it.
-
-    Args:
-        maps: (B, h, w) confidence in [0, 1].
-        size: (H, W) of the frame.
-        threshold: in [0, 1].
-
-    Returns:
-        (B,) bool.
-    """
-    return count(binarize(resize_maps(maps, size, "opencv_bilinear"), "fixed", threshold)) > 0

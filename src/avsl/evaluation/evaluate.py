@@ -1,0 +1,112 @@
+"""Scores of a model on validation and test, with the baselines and controls that give them meaning."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from avsl.data.loading import RowReader
+from avsl.data.prepared.reader import PreparedData
+from avsl.evaluation.maps import Maps, compute_maps, guide
+from avsl.evaluation.scoring import METRIC, PartScores, baselines, break_down, score_detection, score_part
+from avsl.evaluation.thresholds import choose_threshold
+from avsl.models import ObjectPrior
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        figures: threshold, one entry for each part (``test`` broken down too; with silent rows the figures of
+            `score_detection`, those of ``test_offscreen`` together with ``test``; other test parts with sources in view
+            hold their ``baselines``), one for each member on its own, the baselines of ``test`` (empty where all of it
+            is silent), and ``ogl``: None, or the threshold and parts once more with an object prior.
+        table: CSV with a line for each test row.
+        validation: the validation rows' maps.
+        validation_ciou: (N,) float64, what they score at the fixed threshold; NaN on silent rows.
+    """
+
+    figures: dict[str, Any]
+    table: str
+    validation: Maps
+    validation_ciou: Tensor
+
+
+def score_model(
+    members: Sequence[nn.Module],
+    reader: RowReader,
+    parts: Mapping[str, NDArray[np.int64]],
+    batch_size: int,
+    prior: ObjectPrior | None = None,
+) -> Evaluation:
+    """Score a model.
+
+    Args:
+        members: localizers whose confidences are averaged, in evaluation mode.
+        reader: of the prepared data.
+        parts: row numbers by part; ``validation`` chooses the threshold, the others are test parts.
+        batch_size: rows the model sees at a time.
+        prior: scored with the model beside the model alone, with a threshold chosen for the two.
+    """
+    # One part is enough to see whether a model listens.
+    computed = {p: compute_maps(members, reader, rows, batch_size, shuffle=p == "test") for p, rows in parts.items()}
+    threshold = choose_threshold(computed["validation"])
+    scores = {part: score_part(part, maps, threshold) for part, maps in computed.items()}
+    figures: dict[str, Any] = {"metric": METRIC, "threshold": threshold}
+    figures |= {part: found.figures | _detection(part, scores, computed, threshold) for part, found in scores.items()}
+    for k in range(len(members) if len(members) > 1 else 0):
+        alone = {part: maps.member(k) for part, maps in computed.items() if part in ("validation", "test")}
+        own = choose_threshold(alone["validation"])
+        scored = {part: score_part(part, maps, own).figures for part, maps in alone.items()}
+        figures[f"member_{k}"] = {"threshold": own} | scored
+    for part, rows in parts.items():
+        known = baselines(computed[part]) if part != "validation" and figures[part]["n"] else {}
+        if part == "test":
+            figures[part] |= break_down(scores[part], [str(reader.data.labels[row]) for row in rows])
+            figures["baselines"] = known
+        elif known:
+            figures[part]["baselines"] = known
+    figures["ogl"] = None
+    if prior is not None:
+        guided = {part: guide(maps, prior, batch_size) for part, maps in computed.items()}
+        own = choose_threshold(guided["validation"])
+        scored = {part: score_part(part, maps, own).figures for part, maps in guided.items()}
+        figures["ogl"] = prior.config.model_dump(mode="json") | {"threshold": own} | scored
+    tests = {part: found for part, found in scores.items() if part != "validation"}
+    table = _table(reader.data, parts, tests)
+    return Evaluation(figures, table, computed["validation"], scores["validation"].ciou)
+
+
+def _detection(
+    part: str, scores: Mapping[str, PartScores], computed: Mapping[str, Maps], threshold: float
+) -> dict[str, float]:
+    """The figures of `score_detection` of a part with silent rows; those of ``test_offscreen`` need other rows too."""
+    if not scores[part].figures["n_silent"]:
+        return {}
+    together = ("test", part) if part == "test_offscreen" and "test" in computed else (part,)
+    if not any(scores[name].figures["n"] for name in together):
+        return {}
+    return score_detection((computed[name] for name in together), threshold)
+
+
+def _table(data: PreparedData, parts: Mapping[str, NDArray[np.int64]], scores: Mapping[str, PartScores]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["sample_id", "recording", "part", "label", "area", "ciou", "max_confidence"])
+    for part, found in scores.items():
+        columns = zip(parts[part], found.area.tolist(), found.ciou.tolist(), found.peak.tolist(), strict=True)
+        for row, area, ciou, peak in columns:
+            shown = f"{ciou:.4f}" if area > 0 else ""
+            of = (data.sample_ids[row], data.source_ids[row], part, data.labels[row])
+            writer.writerow([*of, f"{area:.4f}", shown, f"{peak:.4f}"])
+    return out.getvalue()

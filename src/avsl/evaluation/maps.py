@@ -1,0 +1,156 @@
+"""A model's maps over the samples of a part, a few at a time: with the right sounds, shuffled ones, an object prior.
+
+Maps are kept at the model's resolution and brought to the frame's a few rows at a time, so that memory does not grow
+with the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avsl.data.loading import RowReader
+from avsl.data.transforms import plain_view
+from avsl.functional.object_guided import object_guided
+from avsl.functional.seeds import derive_seed
+from avsl.models import ObjectPrior, average
+from avsl.types import AVBatch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Rows scored at a time: at 224 px a few of their maps fit into a core's cache.
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A few rows, ready to be scored.
+
+    Attributes:
+        rows: where they lie among the part's.
+        confidence: (B, h, w).
+        shuffled: the same with other rows' sounds; None where there are no such maps.
+        truth: (B, H, W) bool, as annotated.
+        exact: (B,) bool: the truth is a mask of the very pixels that sound, not boxes.
+        group: (B,) integer, the same for all of the part's rows that share a frame.
+    """
+
+    rows: slice
+    confidence: Tensor
+    shuffled: Tensor | None
+    truth: Tensor
+    exact: Tensor
+    group: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the truth, px."""
+        return self.truth.shape[-2], self.truth.shape[-1]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """An object prior's part in some maps (OGL).
+
+    Attributes:
+        objects: (N, h', w') object maps.
+        alpha: the model's share in the mixture.
+    """
+
+    objects: Tensor
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The maps of some rows.
+
+    Attributes:
+        rows: (N,) row numbers.
+        members: one (N, h, w) tensor of confidences for each member of the model.
+        shuffled: the same with each frame hearing another row's sound; None where that was not asked for.
+        reader: reads their truth.
+        guidance: an object prior to be mixed in; None for none.
+    """
+
+    rows: NDArray[np.int64]
+    members: Sequence[Tensor]
+    shuffled: Sequence[Tensor] | None
+    reader: RowReader
+    guidance: Guidance | None = None
+
+    @property
+    def confidence(self) -> Tensor:
+        """The model's own map: the members' mean."""
+        return average(self.members)
+
+    def member(self, k: int) -> Maps:
+        """The k-th member alone."""
+        shuffled = None if self.shuffled is None else [self.shuffled[k]]
+        return replace(self, members=[self.members[k]], shuffled=shuffled)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """A few rows at a time, in order."""
+        heard, shuffled = self.confidence, None if self.shuffled is None else average(self.shuffled)
+        data = self.reader.data
+        exact = torch.from_numpy(data.exact[self.rows])
+        group = torch.from_numpy(np.unique(data.group_ids[self.rows], return_inverse=True)[1])
+        for start in range(0, len(self.rows), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            truth = self.reader.truth(self.rows[part])
+            size = (truth.shape[-2], truth.shape[-1])
+            yield Chunk(
+                part,
+                self._guided(heard[part], part, size),
+                None if shuffled is None else self._guided(shuffled[part], part, size),
+                truth,
+                exact[part],
+                group[part],
+            )
+
+    def _guided(self, confidence: Tensor, part: slice, size: tuple[int, int]) -> Tensor:
+        if self.guidance is None:
+            return confidence
+        # What is mixed are logits: those of one localizer are linear in its similarity, the published map.
+        objects = self.guidance.objects[part]
+        return object_guided(confidence.logit(eps=1e-6), objects, self.guidance.alpha, size)
+
+
+@torch.inference_mode()
+def compute_maps(
+    members: Sequence[nn.Module], reader: RowReader, rows: NDArray[np.int64], batch_size: int, *, shuffle: bool = False
+) -> Maps:
+    """Run the members over ``rows``, with the right sounds and, where asked, with shuffled ones.
+
+    The shuffle is seeded and leaves no frame its own sound (where there are two rows).
+    """
+    order = np.random.default_rng(derive_seed(3000, len(rows))).permutation(len(rows))
+    other = np.empty_like(order)
+    other[order] = np.roll(order, 1)
+    maps: list[list[Tensor]] = [[] for _ in members]
+    shuffled: list[list[Tensor]] = [[] for _ in members]
+    for start in range(0, len(rows), batch_size):
+        stop = start + batch_size
+        view = plain_view(reader(rows[start:stop], masks=False))
+        for member, found in zip(members, maps, strict=True):
+            found.append(member(view).confidence)
+        if shuffle:
+            wrong = plain_view(reader(rows[other[start:stop]], masks=False))
+            swapped = AVBatch(view.frame, wrong.waveform, wrong.features, view.index, view.geometry)
+            for member, found in zip(members, shuffled, strict=True):
+                found.append(member(swapped).confidence)
+    return Maps(rows, [torch.cat(m) for m in maps], [torch.cat(m) for m in shuffled] if shuffle else None, reader)
+
+
+@torch.inference_mode()
+def guide(maps: Maps, prior: ObjectPrior, batch_size: int) -> Maps:
+    """The model's maps, to be mixed with an object prior (OGL) at the truth's size."""
+    batches = [maps.rows[start : start + batch_size] for start in range(0, len(maps.rows), batch_size)]
+    objects = torch.cat([prior(maps.reader(rows, masks=False).frame) for rows in batches])
+    return replace(maps, guidance=Guidance(objects, prior.config.alpha))
