@@ -231,6 +231,7 @@ class Figures(Record, Scores):
         member_1: the second.
         baselines: of the part ``test``, what needs no model, by its name; empty where all of it is silent.
         ogl: the scores with an object prior; None where there was none.
+        caveats: what a reader of the test score must know, a sentence each.
     """
 
     FILE = "metrics.json"
@@ -242,6 +243,7 @@ class Figures(Record, Scores):
     member_1: MemberScores | None = None
     baselines: dict[str, dict[str, float]]
     ogl: GuidedScores | None = None
+    caveats: list[str] = Field(default_factory=list)
 
     @property
     def members(self) -> list[MemberScores]:

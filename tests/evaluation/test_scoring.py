@@ -21,9 +21,9 @@ from avsl.data.loading import RowReader
 from avsl.data.prepared.format import Manifest, Sample, ShardEntry
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.prepared.writer import write_manifest, write_shard
-from avsl.evaluation.evaluate import score_model
+from avsl.evaluation.evaluate import caveats, score_model
 from avsl.evaluation.maps import Maps, compute_maps
-from avsl.evaluation.scoring import break_down, score_detection, score_part
+from avsl.evaluation.scoring import break_down, control_sounds, score_detection, score_part
 from avsl.evaluation.thresholds import choose_presence
 from avsl.files import file_hash
 from avsl.functional import detection as D
@@ -177,12 +177,12 @@ def test_figures_do_not_depend_on_the_rows_scored_at_a_time(
     rows = parts | {"test": np.concatenate([parts["test"], parts["test_offscreen"]])}
     found = []
     for size in (1, 2, 1000):
-        monkeypatch.setattr("avsl.evaluation.maps._CHUNK", size)
+        monkeypatch.setattr("avsl.evaluation.maps.CHUNK", size)
         found.append(score_model([softened, noise], reader, rows, 4, _Sight(0.5)))
     one, two, once = (_flat(evaluation.figures) for evaluation in found)
     for figures in (one, two):
         assert list(figures) == list(once)
-        numbers = [key for key, value in once.items() if not isinstance(value, str)]
+        numbers = [key for key, value in once.items() if not isinstance(value, str | list)]
         assert [figures[key] for key in numbers] == pytest.approx([once[key] for key in numbers], rel=0, abs=1e-9)
     assert found[0].table == found[1].table == found[2].table
 
@@ -593,3 +593,56 @@ def test_presence_keeps_all_but_a_twentieth_of_the_sounding_rows(reader: RowRead
         assert choose(np.concatenate([rows, silent]), [*peaks.tolist(), *(0.01 for _ in silent)]) == presence
     with pytest.raises(ValueError, match="no row has a source in view"):
         choose(silent, [0.5] * len(silent))
+
+
+class _Listener(nn.Module):
+    """Gives a box wherever it hears something louder than a whisper."""
+
+    def forward(self, view: AVBatch) -> AVOutput:
+        """Logits of one cell per frame."""
+        assert view.waveform is not None
+        loud = view.waveform.std(1) > 1e-3
+        return AVOutput(
+            (), torch.where(loud, 4.0, -4.0)[:, None, None].expand(-1, 4, 4), torch.zeros(len(view), 1, 1, 1)
+        )
+
+
+def test_negative_sounds_are_counted_at_the_very_threshold(
+    noise: _Fake, whole: _Fake, reader: RowReader, data: PreparedData, parts: dict[str, _Rows]
+) -> None:
+    """A listener stays empty in silence and fires at noise; a deaf model fires alike; other classes' sounds count."""
+    for model, threshold, expected in ((_Listener(), 0.5, (0, 1)), (whole, 0.5, (1, 1)), (_Listener(), 0.99, (0, 0))):
+        maps = compute_maps([model], reader, parts["test"], 4, shuffle=True)
+        found = control_sounds([model], maps, 4, threshold)
+        assert (found["boxed_silence"], found["boxed_noise"]) == expected
+    maps = compute_maps([noise], reader, parts["test"], 4, shuffle=True)
+    assert maps.sounds is not None
+    foreign = [
+        k for k, (a, b) in enumerate(zip(data.labels[maps.rows], data.labels[maps.sounds], strict=True)) if a != b
+    ]
+    assert foreign
+    assert maps.shuffled is not None
+    size = (data.manifest.image_size,) * 2
+    cut = float(F.resize_as(maps.shuffled[0], size, "fixed").amax((1, 2))[foreign].median())
+    boxed = F.binarize(F.resize_as(maps.shuffled[0][foreign], size, "fixed"), "fixed", cut).flatten(1).any(1)
+    found = control_sounds([noise], maps, 4, cut)
+    assert found["boxed_offscreen"] == boxed.double().mean()
+    assert 0 < found["boxed_offscreen"] < 1
+    figures = score_model([noise], reader, parts, batch_size=4).figures
+    assert {"boxed_silence", "boxed_noise", "boxed_offscreen"} <= figures["test"].keys()
+    assert "boxed_silence" not in figures["test_swap"]
+
+
+def test_caveats_name_few_recordings_and_scores_like_a_disc() -> None:
+    """Many clips and a clear lead give none; a tie, a loss and few recordings do; silent rows have no say."""
+    hit, miss = torch.full((60,), 0.8, dtype=torch.float64), torch.full((60,), 0.1, dtype=torch.float64)
+    names = [f"r{k}" for k in range(60)]
+    assert caveats(hit, miss, names) == []
+    (tie,) = caveats(hit, hit, names)
+    assert "does not differ" in tie
+    (loss,) = caveats(miss, hit, names)
+    assert "100.0 points" in loss
+    (few,) = caveats(hit, miss, [f"r{k % 5}" for k in range(60)])
+    assert "60 clips of 5 recordings" in few
+    assert caveats(torch.where(torch.arange(60) < 40, hit, torch.nan), miss, names) == []
+    assert caveats(hit * torch.nan, miss, names) == []

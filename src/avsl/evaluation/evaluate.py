@@ -13,13 +13,26 @@ from torch import Tensor, nn
 from avsl.data.loading import RowReader
 from avsl.data.prepared.reader import PreparedData
 from avsl.evaluation.maps import Maps, compute_maps, guide
-from avsl.evaluation.scoring import METRIC, PartScores, baselines, break_down, score_detection, score_part
+from avsl.evaluation.scoring import (
+    METRIC,
+    PartScores,
+    baselines,
+    break_down,
+    control_sounds,
+    score_detection,
+    score_part,
+)
 from avsl.evaluation.thresholds import choose_threshold
 from avsl.models import ObjectPrior
+from avsl.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+# Below so many recordings a 95 % interval of a share spans some 36 points.
+FEW_RECORDINGS = 30
 
 
 @dataclass(frozen=True)
@@ -27,10 +40,11 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        figures: threshold, one entry for each part (``test`` broken down too; with silent rows the figures of
-            `score_detection`, those of ``test_offscreen`` together with ``test``; other test parts with sources in view
-            hold their ``baselines``), one for each member on its own, the baselines of ``test`` (empty where all of it
-            is silent), and ``ogl``: None, or the threshold and parts once more with an object prior.
+        figures: threshold, one entry for each part (``test`` broken down too, with `control_sounds`; with silent rows
+            the figures of `score_detection`, those of ``test_offscreen`` together with ``test``; other test parts with
+            sources in view hold their ``baselines``), one for each member on its own, the baselines of ``test`` (empty
+            where all of it is silent), `caveats` of ``test``, and ``ogl``: None, or the threshold and parts once more
+            with an object prior.
         table: CSV with a line for each test row.
         validation: the validation rows' maps.
         validation_ciou: (N,) float64, what they score at the fixed threshold; NaN on silent rows.
@@ -70,8 +84,14 @@ def score_model(
         scored = {part: score_part(part, maps, own).figures for part, maps in alone.items()}
         figures[f"member_{k}"] = {"threshold": own} | scored
     for part, rows in parts.items():
-        known = baselines(computed[part]) if part != "validation" and figures[part]["n"] else {}
+        scored_here = part != "validation" and figures[part]["n"]
+        trivial = baselines(computed[part]) if scored_here else None
+        known = trivial.figures if trivial else {}
         if part == "test":
+            figures[part] |= control_sounds(members, computed[part], batch_size, threshold)
+            if trivial:
+                recordings = [str(reader.data.source_ids[row]) for row in rows]
+                figures["caveats"] = caveats(scores[part].ciou, trivial.disc, recordings)
             figures[part] |= break_down(scores[part], [str(reader.data.labels[row]) for row in rows])
             figures["baselines"] = known
         elif known:
@@ -110,3 +130,34 @@ def _table(data: PreparedData, parts: Mapping[str, NDArray[np.int64]], scores: M
             of = (data.sample_ids[row], data.source_ids[row], part, data.labels[row])
             writer.writerow([*of, f"{area:.4f}", shown, f"{peak:.4f}"])
     return out.getvalue()
+
+
+def caveats(ciou: Tensor, disc: Tensor, recordings: Sequence[str]) -> list[str]:
+    """What a reader of a test score must know: it does not differ from the centered disc's, or rests on few clips.
+
+    Args:
+        ciou: (N,) cIoU of a model; NaN on silent rows.
+        disc: (N,) that of the centered disc.
+        recordings: (N,) the recording of each row.
+
+    Returns:
+        A sentence for each caveat; none where no row has a source in view.
+    """
+    sounding = ~ciou.isnan()
+    kept = [recording for recording, sounds in zip(recordings, sounding.tolist(), strict=True) if sounds]
+    found: list[str] = []
+    n_recordings = len(set(kept))
+    if not kept:
+        return found
+    if n_recordings < FEW_RECORDINGS:
+        found.append(f"test CIoU@0.5 rests on {len(kept)} clips of {n_recordings} recordings: too few to rank models")
+    hits = (ciou[sounding] >= 0.5).double() - (disc[sounding] >= 0.5).double()
+    low, high = bootstrap_interval(hits.numpy(), kept)
+    if low <= 0 <= high:
+        found.append(
+            f"test CIoU@0.5 does not differ from the centered disc's: the difference is {100 * hits.mean():+.1f}"
+            f" points, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
+        )
+    elif high < 0:
+        found.append(f"test CIoU@0.5 is below the centered disc's by {-100 * hits.mean():.1f} points")
+    return found

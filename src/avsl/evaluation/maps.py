@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Rows scored at a time: at 224 px a few of their maps fit into a core's cache.
-_CHUNK = 16
+CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Maps:
         members: one (N, h, w) tensor of confidences for each member of the model.
         shuffled: the same with each frame hearing another row's sound; None where that was not asked for.
         reader: reads their truth.
+        sounds: (N,) the rows whose sounds were shuffled in; None where that was not asked for.
         guidance: an object prior to be mixed in; None for none.
     """
 
@@ -84,6 +85,7 @@ class Maps:
     shuffled: Sequence[Tensor] | None
     reader: RowReader
     guidance: Guidance | None = None
+    sounds: NDArray[np.int64] | None = None
 
     @property
     def confidence(self) -> Tensor:
@@ -101,8 +103,8 @@ class Maps:
         data = self.reader.data
         exact = torch.from_numpy(data.exact[self.rows])
         group = torch.from_numpy(np.unique(data.group_ids[self.rows], return_inverse=True)[1])
-        for start in range(0, len(self.rows), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, len(self.rows), CHUNK):
+            part = slice(start, start + CHUNK)
             truth = self.reader.truth(self.rows[part])
             size = (truth.shape[-2], truth.shape[-1])
             yield Chunk(
@@ -124,9 +126,17 @@ class Maps:
 
 @torch.inference_mode()
 def compute_maps(
-    members: Sequence[nn.Module], reader: RowReader, rows: NDArray[np.int64], batch_size: int, *, shuffle: bool = False
+    members: Sequence[nn.Module],
+    reader: RowReader,
+    rows: NDArray[np.int64],
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    waveform: Tensor | None = None,
 ) -> Maps:
     """Run the members over ``rows``, with the right sounds and, where asked, with shuffled ones.
+
+    With a ``waveform``, (T,) in [-1, 1], every frame is seen with that sound in place of its own.
 
     The shuffle is seeded and leaves no frame its own sound (where there are two rows).
     """
@@ -138,6 +148,9 @@ def compute_maps(
     for start in range(0, len(rows), batch_size):
         stop = start + batch_size
         view = plain_view(reader(rows[start:stop], masks=False))
+        if waveform is not None:
+            sound = waveform.expand(len(view), -1)
+            view = AVBatch(view.frame, sound, {}, view.index, view.geometry)
         for member, found in zip(members, maps, strict=True):
             found.append(member(view).confidence)
         if shuffle:
@@ -145,7 +158,8 @@ def compute_maps(
             swapped = AVBatch(view.frame, wrong.waveform, wrong.features, view.index, view.geometry)
             for member, found in zip(members, shuffled, strict=True):
                 found.append(member(swapped).confidence)
-    return Maps(rows, [torch.cat(m) for m in maps], [torch.cat(m) for m in shuffled] if shuffle else None, reader)
+    plain = Maps(rows, [torch.cat(m) for m in maps], None, reader)
+    return replace(plain, shuffled=[torch.cat(m) for m in shuffled], sounds=rows[other]) if shuffle else plain
 
 
 @torch.inference_mode()

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from avsl.evaluation.maps import Maps
+from avsl.evaluation.maps import CHUNK, Maps, compute_maps
 from avsl.functional import localization as F
 from avsl.metrics import DetectionScore, PartScore
+from avsl.models import average
 
 METRIC = "CIoU@0.5, fixed threshold chosen on validation"
 
@@ -115,7 +116,62 @@ def _rate_by(kinds: Sequence[str], scores: Tensor, order: Iterable[str]) -> dict
     return rates
 
 
-def baselines(maps: Maps) -> dict[str, dict[str, float]]:
+def share_boxed(confidence: Tensor, size: int, threshold: float) -> float:
+    """Share of (N, h, w) confidence maps in which some pixel of the frame, ``size`` px a side, reaches the threshold.
+
+    Raises:
+        ValueError: there is no map.
+    """
+    if not len(confidence):
+        raise ValueError("a share of frames needs at least one frame")
+    boxed = 0
+    for few in torch.split(confidence, CHUNK):
+        boxed += int((F.count(F.binarize(F.resize_as(few, (size, size), "fixed"), "fixed", threshold)) > 0).sum())
+    return boxed / len(confidence)
+
+
+def control_sounds(members: Sequence[nn.Module], maps: Maps, batch_size: int, threshold: float) -> dict[str, float]:
+    """Share of frames given a box at the threshold although no source in view sounds (arXiv 2410.01020).
+
+    Args:
+        members: localizers whose confidences are averaged, in evaluation mode.
+        maps: their maps of the frames, with shuffled sounds.
+        batch_size: frames the model sees at a time.
+        threshold: the fixed one.
+
+    Returns:
+        ``boxed_silence`` with digital silence, ``boxed_noise`` with white noise (seeded, SD 0.1) and, where classes are
+        known, ``boxed_offscreen`` with the sound of a sample of another class, over the frames that were given one.
+    """
+    data, side = maps.reader.data, maps.reader.data.manifest.image_size
+    length = data.manifest.n_samples_audio
+    noise = 0.1 * torch.randn(length, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name, sound in (("silence", torch.zeros(length)), ("noise", noise.clamp(-1, 1))):
+        heard = compute_maps(members, maps.reader, maps.rows, batch_size, waveform=sound)
+        found[f"boxed_{name}"] = share_boxed(heard.confidence, side, threshold)
+    if maps.shuffled is not None and maps.sounds is not None:
+        own, other = data.labels[maps.rows], data.labels[maps.sounds]
+        foreign = torch.from_numpy(((own != other) & (own != "") & (other != "")).astype(bool))
+        if bool(foreign.any()):
+            found["boxed_offscreen"] = share_boxed(average(maps.shuffled)[foreign], side, threshold)
+    return found
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What needs no model.
+
+    Attributes:
+        figures: by baseline and figure; empty where no row has a source in view.
+        disc: (N,) float64, cIoU of the centered disc at its fixed threshold; NaN on silent rows.
+    """
+
+    figures: dict[str, dict[str, float]]
+    disc: Tensor
+
+
+def baselines(maps: Maps) -> Baselines:
     """What needs no model, on the truth of some maps: the whole image, a centered disc, a perfect ranking of pixels.
 
     Each under the median convention; the first two at a fixed threshold too, where a perfect ranking means nothing.
@@ -135,4 +191,4 @@ def baselines(maps: Maps) -> dict[str, dict[str, float]]:
             scores = columns[name + suffix]
             summary = F.summarize(scores[~scores.isnan()])
             found[name] |= {key + suffix: float(value) for key, value in summary.items()}
-    return found
+    return Baselines(found, columns["centered_disc"])

@@ -54,6 +54,8 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     # Not as a resumed run: a second evaluation's figures must replace the first one's.
     run = TrackedRun(store, trained.run_id, resumed=False)
     log_evaluation(run, scores, layout.evaluation, config.trainer.epochs)
+    for caveat in scores.caveats:
+        log.warning("%s at %s: %s", layout.method, layout.ratio, caveat)
     log.info("%s at %s: %s (%s)", layout.method, layout.ratio, headline(scores.test), scores.test.coverage)
 
 
