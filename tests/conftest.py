@@ -27,6 +27,7 @@ from avsl.tracking.store import TrackingConfig, TrackingError, open_store
 from avsl.types import AVBatch
 
 pytest_plugins = [
+    "tests.fixtures.media",
     "tests.fixtures.project",
     "tests.fixtures.records",
     "tests.fixtures.reference",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from avsl.data.media.checks import SILENCE_DB
 from avsl.data.prepared.format import FrameFormat
 from avsl.schema import StrictConfig
 
@@ -131,6 +132,7 @@ class IndexedConfig(StrictConfig):
         root: the folder.
         image_size: side of the prepared frames, pixels.
         duration_s: of the prepared sound, at 16 kHz.
+        silence_db: peak of a sound, relative to full scale, below which it is silent and its row unusable.
         max_broken: highest share of the listed rows that may be missing or unusable.
         shard_rows: most rows in one shard; on average there are some 43 % of it.
         frames: ``raw`` pixels, which load fastest, or ``jpeg`` (quality 95), a fraction of their size.
@@ -142,6 +144,7 @@ class IndexedConfig(StrictConfig):
     root: str
     image_size: int = Field(224, ge=16, le=1024)
     duration_s: float = Field(3.0, gt=0, le=60)
+    silence_db: float = Field(SILENCE_DB, le=0)
     max_broken: float = Field(0.1, ge=0, lt=1)
     shard_rows: int = Field(128, ge=1, le=4096)
     frames: FrameFormat = "raw"

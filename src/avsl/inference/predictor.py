@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional as F
 
+from avsl.data.media.audio import scale_into_range
 from avsl.data.media.image import resize_frame
 from avsl.errors import AvslError
 from avsl.models import ExportedModel, LocalizerEnsemble, load_exported
@@ -85,7 +86,7 @@ class Predictor:
         Args:
             frames: RGB, (H, W, 3) each, of any sizes.
             waveforms: mono at the model's sample rate in [-1, 1], (T,) each; shorter than the model's duration
-                is tiled, longer is cut to its center.
+                is tiled, longer is cut to its center, and louder than 1 is scaled to 1, as in preparation.
 
         Returns:
             One localization for each frame.
@@ -127,7 +128,7 @@ class Predictor:
             raise InputError(f"waveform {row} holds NaN or infinite samples")
         length = round(self.duration_s * self.sample_rate)
         start = max(0, (len(waveform) - length) // 2)
-        return np.resize(waveform[start : start + length], length).astype(np.float32)
+        return scale_into_range(np.resize(waveform[start : start + length], length))[0]
 
 
 def find_boxes(confidence: NDArray[np.float32], threshold: float) -> list[Box]:

@@ -21,7 +21,7 @@ from avsl.data.media.video import Shot, iter_shots
 from avsl.errors import DataError
 from avsl.files import write_json
 from avsl.inference.predictor import Box, Predictor, find_boxes
-from avsl.inference.video_writer import write_film
+from avsl.inference.video_writer import write_video
 from avsl.viz.overlay import captioned, contact_sheet, overlay, save_png
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class _Look:
 
     Attributes:
         time_s: when, in seconds.
-        map: (S, S) confidences after smoothing; zeros where nothing was heard.
-        heard: whether there was a sound.
+        map: (S, S) confidences after smoothing; zeros where there is no sound.
+        heard: whether there is a sound.
     """
 
     time_s: float
@@ -125,40 +125,47 @@ class _Looker:
 
 def _frames(
     shots: Iterable[Shot], looker: _Looker, frames_per_second: float, advance: Callable[[], None]
-) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """Every frame with what is found at its time, between the looks before and after it."""
+) -> Iterator[tuple[float, Shot, NDArray[np.uint8]]]:
+    """Every frame with what is found at its time, between the looks before and after it.
+
+    A frame that is on screen during several looks comes again at each after the first.
+    """
     fade = min(_FADE_S, 1 / frames_per_second)
-    waiting: deque[Shot] = deque()
+    waiting: deque[tuple[float, Shot]] = deque()
     before: _Look | None = None
     last: Shot | None = None
     count = 0
 
-    def draw(shot: Shot, after: _Look | None) -> tuple[float, NDArray[np.uint8]]:
-        share = 1.0 if after is None else min(1.0, max(0.0, 1 - (after.time_s - shot.start_s) / fade))
+    def draw(start: float, shot: Shot, after: _Look | None) -> tuple[float, Shot, NDArray[np.uint8]]:
+        share = 1.0 if after is None else min(1.0, max(0.0, 1 - (after.time_s - start) / fade))
         left, right = before or after, after or before
         if left is None or right is None:
-            return shot.start_s, shot.pixels()
+            return start, shot, shot.pixels()
         confidence = np.float32(1 - share) * left.map + np.float32(share) * right.map
         boxes, words = looker.judge(confidence, (right if share >= 0.5 else left).heard)
-        return shot.start_s, captioned(_drawn(shot.pixels(), confidence, boxes), words)
+        return start, shot, captioned(_drawn(shot.pixels(), confidence, boxes), words)
 
     for shot in shots:
-        while (time := (count + 0.5) / frames_per_second) < shot.end_s:
+        start, looked = shot.start_s, False
+        while shot.is_on_screen(time := (count + 0.5) / frames_per_second):
             after = looker.look(time, shot.pixels())
-            for earlier in waiting:
-                yield draw(earlier, after)
+            for begin, earlier in waiting:
+                yield draw(begin, earlier, after)
             waiting.clear()
             before, count = after, count + 1
+            waiting.append((time if looked else start, shot))
+            looked = True
             advance()
-        waiting.append(shot)
-        while waiting and waiting[0].start_s < time - fade:
-            yield draw(waiting.popleft(), None)
+        if not looked:
+            waiting.append((start, shot))
+        while waiting and waiting[0][0] < time - fade:
+            yield draw(*waiting.popleft(), None)
         last = shot
     if not count and last is not None:
         before = looker.look(last.end_s / 2, last.pixels())
         advance()
-    for shot in waiting:
-        yield draw(shot, None)
+    for start, shot in waiting:
+        yield draw(start, shot, None)
 
 
 def localize_video(
@@ -202,16 +209,15 @@ def localize_video(
     if not 0 <= smoothing_s < math.inf:
         raise DataError(f"smoothing_s = {smoothing_s} is not 0 or more seconds")
     target = out_dir / f"{path.stem}.json"
-    film = target.with_suffix(".mp4")
-    if film.exists() and path.exists() and film.samefile(path):
+    annotated = target.with_suffix(".mp4")
+    if annotated.exists() and path.exists() and annotated.samefile(path):
         raise DataError(f"{path}: its overlay would take its own place: choose another folder")
     length = media_duration(path)
     damage: list[str] = []
     looker = _Looker(path, predictor, smoothing_s, damage)
-    total = None if length is None else max(1, round(length * frames_per_second))
-    with progress_bar(path.name, total) as bar:
+    with progress_bar(path.name, max(1, round(length * frames_per_second))) as bar:
         frames = _frames(iter_shots(path, damage), looker, frames_per_second, bar.advance)
-        write_film(film, frames, path)
+        write_video(annotated, frames, path)
         bar.set_total(len(looker.rows))
     for sentence in damage:
         log.warning("%s: %s", path, sentence)

@@ -1,9 +1,10 @@
-"""Writing a video: drawn frames with the sound of the recording that they were drawn on."""
+"""Writes an annotated video: drawn frames with the sound of the recording that they were drawn on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,13 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from avsl.data.media.container import JITTER_S, open_media, origin_s, salvage, sound_stream
+from avsl.data.media.container import JITTER_S, Recording, open_recording
+from avsl.data.media.video import Shot
 from avsl.errors import DataError
 from avsl.files import whole_file
 
 if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
+    from av.container import OutputContainer
 
 # What mp4 holds and players play; any other sound is encoded as AAC.
 _COPIED = ("aac", "ac3", "alac", "eac3", "mp3")
@@ -24,7 +26,7 @@ _COPIED = ("aac", "ac3", "alac", "eac3", "mp3")
 _TICK = Fraction(1, 30000)
 
 
-def write_film(target: Path, frames: Iterable[tuple[float, NDArray[np.uint8]]], source: Path) -> None:
+def write_video(target: Path, frames: Iterable[tuple[float, Shot, NDArray[np.uint8]]], source: Path) -> None:
     """Write an mp4, whole or not at all, in constant memory but for its index (some 15 MB an hour).
 
     H.264, or MPEG-4 part 2 where PyAV's FFmpeg is built without libx264. The sound is copied as it is where it is AAC,
@@ -32,39 +34,35 @@ def write_film(target: Path, frames: Iterable[tuple[float, NDArray[np.uint8]]], 
 
     Args:
         target: the file.
-        frames: seconds, ascending from the recording's beginning, and (H, W, 3) RGB, upright; all are brought to the
-            first one's size, odd sides enlarged by a pixel.
-        source: the recording, whose pixels have the same shape; its sound is read in step with the frames, whatever of
-            it cannot be read is left out.
+        frames: seconds, ascending from the recording's beginning, the shot of the recording, and what to show then,
+            (H, W, 3) RGB, upright; all are brought to the first one's size, odd sides enlarged by a pixel.
+        source: the recording; its sound is read in step with the frames, what of it cannot be read is left out.
 
     Raises:
         DataError: ``source`` has no sound, or FFmpeg cannot write the file.
         ValueError: there is no frame.
     """
-    with whole_file(target) as part, open_media(source) as recording:
+    with whole_file(target) as part, open_recording(source) as recording:
         try:
-            with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as out:
-                _write(out, iter(frames), recording, sound_stream(recording, source))
+            # Without the protocol a name with a colon would be an address.
+            with av.open(f"file:{part}", "w", format="mp4", options={"movflags": "faststart"}) as out:
+                _write(out, iter(frames), recording)
         except av.error.FFmpegError as error:
             raise DataError(f"{target}: cannot be written: {error.strerror}") from error
 
 
-def _write(
-    out: OutputContainer,
-    frames: Iterator[tuple[float, NDArray[np.uint8]]],
-    recording: InputContainer,
-    sound: av.AudioStream,
-) -> None:
-    time, pixels = next(frames, (0.0, None))
-    if pixels is None:
-        raise ValueError("a film needs a frame")
+def _write(out: OutputContainer, frames: Iterator[tuple[float, Shot, NDArray[np.uint8]]], recording: Recording) -> None:
+    first = next(frames, None)
+    if first is None:
+        raise ValueError("a video needs a frame")
+    _, shot, pixels = first
     height, width = (side + side % 2 for side in pixels.shape[:2])
     picture = _picture_track(out, width, height)
-    if aspect := _pixel_aspect(recording, pixels):
+    if aspect := shot.pixel_aspect(recording.video_stream().sample_aspect_ratio):
         picture.codec_context.sample_aspect_ratio = aspect
-    packets = _sound_packets(out, recording, sound)
+    packets = _sound_packets(out, recording)
     waiting = next(packets, None)
-    while pixels is not None:
+    for time, _, pixels in chain([first], frames):
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(width, height, "yuv420p", threads=1)
         frame.pts, frame.time_base = round(time / _TICK), _TICK
         out.mux(picture.encode(frame))
@@ -72,7 +70,6 @@ def _write(
         while waiting is not None and _seconds(waiting) <= time:
             out.mux(waiting)
             waiting = next(packets, None)
-        time, pixels = next(frames, (time, None))
     out.mux(picture.encode())
     while waiting is not None:
         out.mux(waiting)
@@ -90,18 +87,9 @@ def _picture_track(out: OutputContainer, width: int, height: int) -> av.VideoStr
     return track
 
 
-def _pixel_aspect(recording: InputContainer, pixels: NDArray[np.uint8]) -> Fraction | None:
-    """Width of a pixel over its height, where the recording says it: it is not 1 on DVDs and tapes."""
-    shown = recording.streams.video[0]
-    aspect = shown.sample_aspect_ratio
-    turned = pixels.shape[:2] != (shown.height, shown.width)
-    return 1 / aspect if aspect and turned else aspect
-
-
-def _sound_packets(
-    out: OutputContainer, recording: InputContainer, sound: av.AudioStream
-) -> Iterator[av.Packet[av.AudioStream]]:
+def _sound_packets(out: OutputContainer, recording: Recording) -> Iterator[av.Packet[av.AudioStream]]:
     """The packets of a new track of ``out``; the track is there once this returns."""
+    sound = recording.audio_stream()
     if sound.codec.canonical_name in _COPIED:
         return _copied(sound, out.add_stream_from_template(sound), recording)
     rates = av.Codec("aac", "w").audio_rates or []
@@ -110,11 +98,9 @@ def _sound_packets(
     return _encoded(sound, track, recording)
 
 
-def _copied(
-    sound: av.AudioStream, track: av.AudioStream, recording: InputContainer
-) -> Iterator[av.Packet[av.AudioStream]]:
+def _copied(sound: av.AudioStream, track: av.AudioStream, recording: Recording) -> Iterator[av.Packet[av.AudioStream]]:
     last = None
-    packets = recording.demux(sound)
+    packets = recording.container.demux(sound)
     while True:
         try:
             packet = next(packets)
@@ -122,7 +108,7 @@ def _copied(
             return
         if packet.dts is None or packet.pts is None or packet.is_corrupt or not packet.time_base:
             continue
-        shift = round(origin_s(recording) / packet.time_base)
+        shift = round(recording.origin_s / packet.time_base)
         packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
         if last is None or packet.dts > last:
             last = packet.dts
@@ -130,14 +116,12 @@ def _copied(
             yield packet
 
 
-def _encoded(
-    sound: av.AudioStream, track: av.AudioStream, recording: InputContainer
-) -> Iterator[av.Packet[av.AudioStream]]:
+def _encoded(sound: av.AudioStream, track: av.AudioStream, recording: Recording) -> Iterator[av.Packet[av.AudioStream]]:
     rate, clock = sound.rate, None
-    for frame in salvage(recording, sound, "sound", []):
+    for frame in recording.decode(sound, damage=[]):
         # Some containers count in whole packets, and encoders take no time stamp that goes back: samples are counted,
         # but for holes.
-        due = clock if frame.time is None else round((frame.time - origin_s(recording)) * rate)
+        due = clock if frame.time is None else round((frame.time - recording.origin_s) * rate)
         if clock is None or (due is not None and due > clock + JITTER_S * rate):
             clock = due or 0
         frame.pts, frame.time_base = clock, Fraction(1, rate)

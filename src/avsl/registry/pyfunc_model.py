@@ -21,20 +21,19 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import math
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
-import soundfile
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel  # type: ignore[attr-defined]  # MLflow re-exports it implicitly
 from numpy.typing import NDArray
-from PIL import Image
-from scipy.signal import resample_poly
 
+from avsl.data.media.audio import decode_sound
+from avsl.data.media.image import decode_picture
+from avsl.errors import DataError
 from avsl.inference.predictor import InputError, Predictor
 
 MAX_ROWS = 64
@@ -43,7 +42,6 @@ MAX_PIXELS = 2**22
 MAX_SECONDS = 60.0
 # Of all channels of the recordings: 64 stereo ones of 10 s at 48 kHz; a second's work to decode.
 MAX_SAMPLES = 2**26
-_BLOCK = 4096
 MIN_RATE, MAX_RATE = 4_000, 192_000  # Hz
 MAP_SIZES = ("frame", "grid")  # the first where a request says none
 
@@ -120,13 +118,12 @@ def _numbers(value: Any, row: int, column: str) -> NDArray[np.float64]:
 def _frame(value: Any, row: int, pixels_left: int) -> NDArray[np.uint8]:
     if isinstance(value, str):
         try:
-            with Image.open(_bytes(value, row, "frame"), formats=("PNG", "JPEG")) as picture:
-                # Known from its first bytes.
-                _check_pixels(picture.height, picture.width, row, pixels_left)
-                return np.array(picture.convert("RGB"))
-        except InputError:
-            raise
-        except Exception:  # whatever Pillow's decoders raise for a damaged file
+            return decode_picture(
+                _bytes(value, row, "frame"),
+                ("PNG", "JPEG"),
+                lambda width, height: _check_pixels(height, width, row, pixels_left),
+            )
+        except OSError:
             raise InputError(f"row {row}: 'frame' is not a readable PNG or JPEG picture") from None
     numbers = value if isinstance(value, np.ndarray) and value.dtype == np.uint8 else _numbers(value, row, "frame")
     if numbers.ndim != 3 or numbers.shape[2] != 3:
@@ -150,28 +147,19 @@ def _audio(value: Any, row: int, sample_rate: int, left: int) -> tuple[NDArray[n
         mono = _numbers(value, row, "audio")
         _check_length(mono.size, sample_rate, row)
         return mono, 0
+
+    def check(length: int, rate: int, decoded: int) -> None:
+        # Not what its first bytes say, which may be wrong or missing.
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise InputError(f"row {row}: 'audio' of {rate} Hz is not between {MIN_RATE} and {MAX_RATE} Hz")
+        _check_length(length, rate, row)
+        if decoded > left:
+            raise InputError(f"row {row}: 'audio' brings the request over {MAX_SAMPLES} samples in all")
+
     try:
-        with soundfile.SoundFile(_bytes(value, row, "audio")) as sound:
-            rate = sound.samplerate
-            if not MIN_RATE <= rate <= MAX_RATE:
-                raise InputError(f"row {row}: 'audio' of {rate} Hz is not between {MIN_RATE} and {MAX_RATE} Hz")
-            # Not what its first bytes say, which may be wrong or missing; in blocks, as channels may be many.
-            blocks = [np.zeros(0, np.float32)]
-            decoded = length = 0
-            while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
-                decoded, length = decoded + block.size, length + len(block)
-                _check_length(length, rate, row)
-                if decoded > left:
-                    raise InputError(f"row {row}: 'audio' brings the request over {MAX_SAMPLES} samples in all")
-                blocks.append(block.mean(axis=1))
-    except soundfile.SoundFileError:
-        raise InputError(f"row {row}: 'audio' is not a readable wav, flac or ogg sound") from None
-    heard: NDArray[np.float32] = np.concatenate(blocks)
-    if rate == sample_rate or not len(heard):
-        return heard, decoded
-    common = math.gcd(rate, sample_rate)
-    resampled: NDArray[np.float32] = resample_poly(heard, sample_rate // common, rate // common)
-    return resampled, decoded
+        return decode_sound(_bytes(value, row, "audio").getvalue(), sample_rate, check)
+    except DataError as error:
+        raise InputError(f"row {row}: 'audio' is not a readable wav, flac or ogg sound: {error}") from None
 
 
 def _check_length(samples: int, rate: int, row: int) -> None:

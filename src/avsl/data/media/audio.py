@@ -1,82 +1,95 @@
-"""Decoding of audio, video and pictures; whatever cannot be decoded is one DataError naming the file."""
+"""Sound: what plays around a time, mono and at one rate; the same for preparation, localization and serving."""
 
 from __future__ import annotations
 
 import math
+import os
+import struct
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from avsl.data.media.checks import check_file
-from avsl.data.media.container import (
-    JITTER_S,
-    cut_off,
-    duration,
-    open_media,
-    origin_s,
-    salvage,
-    sound_stream,
-)
+from avsl.data.media.checks import SILENCE_DB, check_file
+from avsl.data.media.container import JITTER_S, Recording, Track, open_recording
 from avsl.errors import DataError
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
 
 SOUND_SUFFIXES = (".wav", ".ogg", ".flac", ".mp3")
 
-
-# torchaudio filters with as many weights as the two rates' product divided by the square of what they share: 70,560
-# from 44.1 to 16 kHz, but 700 million, gigabytes, from 44,099 Hz, which a damaged header may state. Beyond this many,
-# SciPy's filter of a few weights a sample takes its place.
-_MAX_KERNEL = 2**20
 # Sample rates outside this range are damage; the decoding time grows with the rate.
 _MIN_RATE, _MAX_RATE = 1_000, 768_000  # Hz
+# So much is decoded and not heard where decoding begins in the middle: codecs need packets before the wanted one.
+_SETTLING_S = 1.0
+# Channels that cancel: their mean is so much weaker than the loudest of them.
+_CANCELLED = 0.1
+# Programs that write a wav into a pipe cannot know its size, and state one about as large as there can be.
+_UNKNOWN_SIZE = 0x7FFF0000 - 4096
+# What encoded sounds may be, by their first bytes, and FFmpeg's name of it. FFmpeg must not guess: it knows playlists.
+_ENCODED = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg"}
+_ENCODED_CODECS = ("pcm_", "adpcm_", "flac", "vorbis", "opus", "gsm_ms")
 
 
-def read_audio(path: Path, start_s: float | None, duration_s: float, sample_rate: int = 16000) -> NDArray[np.float32]:
+def read_audio(
+    path: Path,
+    start_s: float | None,
+    duration_s: float,
+    sample_rate: int = 16000,
+    silence_db: float = SILENCE_DB,
+) -> NDArray[np.float32]:
     """Decode a window of sound, mixed down to mono.
 
-    The window is moved into the recording where it reaches over an end; a recording shorter than the window is
-    tiled.
+    The window is moved into the sound where it reaches over an end; a sound shorter than the window is tiled. Where
+    the sound has a hole there is silence.
 
     Args:
-        path: wav, flac, ogg or mp3, or any container with an audio stream.
+        path: any container with an audio stream.
         start_s: where the window starts, in seconds; None centers it in the recording.
         duration_s: length of the window in seconds.
         sample_rate: of the result, in Hz.
+        silence_db: peak, relative to full scale, below which the window is silent.
 
     Returns:
-        (round(duration_s * sample_rate),) samples.
+        (round(duration_s * sample_rate),) samples, beyond ±1 where the file's are.
 
     Raises:
-        DataError: the file is missing, empty, truncated, not media, has no sound, or the window holds NaN,
-            infinity or nothing but zeros.
+        DataError: the file is missing, empty, truncated, not media, has no sound in the middle of the window, or the
+            window is silent or holds NaN or infinity.
     """
     check_file(path)
-    if path.suffix.lower() in SOUND_SUFFIXES:
-        samples, rate = _read_sound_file(path, start_s, duration_s)
-    else:
-        samples, rate = _read_sound_track(path, start_s, duration_s)
-    if not np.isfinite(samples).all():
-        raise DataError(f"{path}: the sound holds NaN or infinite samples")
-    if not samples.any():
+    with open_recording(path) as recording:
+        track = recording.need_sound()
+        center = None if start_s is None else start_s + duration_s / 2
+        if center is None and recording.picture is not None:
+            center = recording.stated_s / 2
+        over = recording.picture is None or center is None or center + duration_s / 2 > track.end_s - recording.origin_s
+        with path.open("rb") as file:
+            if over and (track.stated_s is not None or _is_cut_off(file, recording.container.format.name)):
+                raise DataError(f"{path}: {' '.join(track.cut_off()) or 'truncated, its end is not there'}")
+        early = 0.0 if center is None else center - duration_s / 2
+        window = _Sound(recording, duration_s, sample_rate, early).window(center)
+    if window is None:
+        raise DataError(f"{path}: has no sound at {center:.2f} s")
+    if is_silent(window, silence_db):
         raise DataError(f"{path}: the sound is silent")
-    return _window(samples, rate, duration_s, sample_rate)
+    return window
 
 
 def iter_audio(
-    path: Path, times: Iterable[float], duration_s: float, sample_rate: int, damage: list[str]
+    path: Path,
+    times: Iterable[float],
+    duration_s: float,
+    sample_rate: int,
+    damage: list[str],
+    silence_db: float = SILENCE_DB,
 ) -> Iterator[NDArray[np.float32] | None]:
     """Decode the sound around each of some times, in constant memory and one pass.
 
-    Windows are moved into the recording at its ends, and tiled where it is shorter, as in :func:`read_audio`. What
-    cannot be decoded is passed over and heard as silence.
+    Each window is the one that :func:`read_audio` gives. What cannot be decoded is passed over and heard as silence.
 
     Args:
         path: any container with an audio stream.
@@ -84,6 +97,7 @@ def iter_audio(
         duration_s: length of a window in seconds.
         sample_rate: of the result, in Hz.
         damage: gets a sentence for whatever of the sound is missing or broken.
+        silence_db: peak, relative to full scale, below which a window is silent.
 
     Yields:
         (round(duration_s * sample_rate),) samples; None in silence, and before and after the sound.
@@ -93,165 +107,261 @@ def iter_audio(
             or infinity.
     """
     check_file(path)
-    with open_media(path) as container:
-        chunks = _sound_chunks(container, path, 0.0, damage)
-        start, rate, chunk = next(chunks)
-        held, first = chunk, round(start * rate)  # `held` starts at sample `first` of the container's time
-        begin, length = first, round(duration_s * rate)
-        ended = False
+    with open_recording(path) as recording:
+        sound = _Sound(recording, duration_s, sample_rate, 0.0, damage)
+        damage += recording.need_sound().cut_off()
         for time in times:
-            wanted = max(round(time * rate) - length // 2, first)
-            while not ended and first + len(held) < wanted + length:
-                parts, end = [held], first + len(held)
-                for start, _, chunk in chunks:
-                    gap = round((start - end / rate) * rate)
-                    if gap > JITTER_S * rate:
-                        # A hole in the sound is silence; all of a long one need not be held.
-                        parts.append(np.zeros(min(gap, length), np.float32))
-                        if gap > length:
-                            parts, first = parts[-1:], end + gap - length
-                        end += gap
-                    parts.append(chunk)
-                    end += len(chunk)
-                    if end >= wanted + length:
-                        break
-                else:
-                    ended = True
-                held = np.concatenate(parts)
-            if not begin <= time * rate <= first + len(held):
-                yield None
-                continue
-            keep = min(max(wanted - first, 0), max(len(held) - length, 0))
-            held, first = held[keep:], first + keep
-            window = held[:length]
-            if not np.isfinite(window).all():
-                raise DataError(f"{path}: the sound holds NaN or infinite samples around {time:.2f} s")
-            yield _window(window, rate, duration_s, sample_rate) if window.any() else None
+            window = sound.window(time)
+            yield None if window is None or is_silent(window, silence_db) else window
 
 
-def _check_rate(rate: int, path: Path) -> None:
-    if not _MIN_RATE <= rate <= _MAX_RATE:
-        raise DataError(f"{path}: states {rate} samples a second, not {_MIN_RATE} to {_MAX_RATE}")
+def decode_sound(
+    content: bytes, sample_rate: int, check: Callable[[int, int, int], None]
+) -> tuple[NDArray[np.float32], int]:
+    """Decode a whole wav, flac or ogg, mixed down to mono.
+
+    Args:
+        content: of the file.
+        sample_rate: of the result, in Hz.
+        check: is called with the length in samples, the rate in Hz and the samples of all channels decoded so far, as
+            often as that grows, and raises to refuse more.
+
+    Returns:
+        (T,) samples, and how many samples of all channels were decoded.
+
+    Raises:
+        DataError: the bytes are no such sound, or truncated.
+    """
+    name = Path("sound")
+    container_format = _ENCODED.get(content[:4])
+    if container_format is None:
+        raise DataError("not a wav, flac or ogg sound")
+    with open_recording(name, BytesIO(content), container_format) as recording:
+        track = recording.need_sound()
+        codec = recording.audio_stream().codec_context.name
+        if not codec.startswith(_ENCODED_CODECS):
+            raise DataError(f"a {container_format} of {codec} is not read")
+        if track.stated_s is not None or _is_cut_off(BytesIO(content), container_format):
+            raise DataError("truncated")
+        chunks: list[NDArray[np.float32]] = []
+        rate, length, decoded = sample_rate, 0, 0
+        for _, rate, chunk in _chunks(recording, 0, None):
+            length, decoded = length + chunk.shape[1], decoded + chunk.size
+            check(length, rate, decoded)
+            chunks.append(chunk)
+    if not chunks:
+        raise DataError("holds no sound")
+    return _resample(_mono(np.concatenate(chunks, axis=1)), rate, sample_rate), decoded
 
 
-def _read_sound_file(path: Path, start_s: float | None, duration_s: float) -> tuple[NDArray[np.float32], int]:
-    try:
-        with soundfile.SoundFile(path) as sound:
-            rate, total = sound.samplerate, sound.frames
-            _check_rate(rate, path)
-            length = math.ceil(duration_s * rate)
-            start = (total - length) // 2 if start_s is None else round(start_s * rate)
-            start = max(0, min(start, total - length))
-            sound.seek(start)
-            samples = sound.read(length, dtype="float32", always_2d=True)
-            # libsndfile shortens a cut-off wav to what is there and only notes it.
-            cut_off = len(samples) < min(length, total) or "should be" in sound.extra_info
-    except soundfile.SoundFileError as error:
-        raise DataError(f"{path}: cannot be decoded: {error}") from error
-    if cut_off or (path.suffix.lower() == ".ogg" and _ogg_is_cut_off(path)):
-        raise DataError(f"{path}: truncated, the sound ends earlier than the file says")
-    if not len(samples):
-        raise DataError(f"{path}: holds no sound")
-    return samples.mean(axis=1), rate
+def scale_into_range(samples: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], bool]:
+    """Scale a sound that is louder than full scale; cut off, it would be another sound.
+
+    Args:
+        samples: (T,).
+
+    Returns:
+        (T,) in [-1, 1], and whether it was louder.
+    """
+    peak = float(np.abs(samples).max(initial=0.0))
+    return (samples / max(1.0, peak)).astype(np.float32), peak > 1
 
 
-def _ogg_is_cut_off(path: Path) -> bool:
-    """Whether the last page is incomplete or not marked as the end of the stream (RFC 3533, section 6)."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2 * 65307))  # a page has at most 65,307 bytes
-        tail = file.read()
+def to_pcm16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Samples in [-1, 1] as they are stored, (T,)."""
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+
+
+def is_silent(samples: NDArray[np.float32], silence_db: float = SILENCE_DB) -> bool:
+    """Whether the peak of a sound, as it is stored, lies below a level relative to full scale."""
+    stored = to_pcm16(samples)
+    return not stored.any() or bool(np.abs(stored.astype(np.int32)).max() < 32768 * 10 ** (silence_db / 20))
+
+
+class _Sound:
+    """The sound of a recording, decoded as far as windows ask for it.
+
+    Output sample k is the sound ``k / sample_rate`` after the sound's beginning, however much is decoded around it: the
+    filter of the resampler gets all samples that it weighs, and starts in the same phase.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        duration_s: float,
+        sample_rate: int,
+        early_s: float,
+        damage: list[str] | None = None,
+    ) -> None:
+        """Begin to decode for windows that start at ``early_s`` or later."""
+        self._recording, self._track = recording, recording.need_sound()
+        self._sample_rate, self._length = sample_rate, round(duration_s * sample_rate)
+        self._begin_s = self._track.begin_s - recording.origin_s
+        self._end_s = self._track.end_s - recording.origin_s
+        # Windows are moved in at the end, and begin where the filter's phase is 0: within a second.
+        wanted_s = recording.origin_s + min(early_s, self._end_s - duration_s) - 1.0
+        first = _packet_before(self._track, wanted_s - _SETTLING_S)
+        self._chunks = _chunks(recording, first, damage)
+        settled_s = float(self._track.due_s[first]) + _SETTLING_S - recording.origin_s if first else -math.inf
+        for time, rate, chunk in self._chunks:
+            if time + chunk.shape[1] / rate > settled_s:
+                break
+        else:
+            raise DataError(f"{recording.path}: holds no sound")
+        self._rate = rate
+        if not first:
+            self._begin_s = settled_s = time
+        self._first = self._stop = round((settled_s - self._begin_s) * rate)  # the samples that are held
+        late = round((time - settled_s) * rate)
+        self._next: tuple[int, NDArray[np.float32]] | None = (self._first + max(late, 0), chunk[:, max(-late, 0) :])
+        self._held = deque([chunk[:, :0]])
+        self._ended = False
+
+    def window(self, center_s: float | None) -> NDArray[np.float32] | None:
+        """The samples around a time, or in the middle of the sound; None before and after the sound.
+
+        Raises:
+            DataError: they hold NaN or infinity.
+        """
+        rate, total = self._rate, round((self._end_s - self._begin_s) * self._rate)
+        if center_s is None:
+            start = (self._resampled(total) - self._length) // 2
+        elif self._begin_s <= center_s <= self._end_s:
+            start = round((center_s - self._begin_s) * self._sample_rate) - self._length // 2
+        else:
+            return None
+        start = max(0, min(start, self._resampled(total) - self._length))
+        margin = _reach(rate, self._sample_rate)
+        down = rate // math.gcd(rate, self._sample_rate)
+        stop = math.ceil((start + self._length) * rate / self._sample_rate) + margin
+        self._hold(stop, stop - start * rate // self._sample_rate + margin + down + rate)
+        if self._ended:
+            if total - self._stop > JITTER_S * rate:  # what cannot be decoded is silence
+                self._append(np.zeros((len(self._held[0]), min(total, stop) - self._stop), np.float32))
+            else:
+                start = max(0, min(start, self._resampled(self._stop) - self._length))
+        begin = max(self._first, start * rate // self._sample_rate - margin, 0)
+        begin = (begin // down + (begin // down * down < self._first)) * down
+        samples = np.concatenate(self._held, axis=1)[:, begin - self._first : stop - self._first]
+        if not np.isfinite(samples).all():
+            raise DataError(f"{self._recording.path}: the sound holds NaN or infinite samples")
+        skip = start - begin // down * (self._sample_rate * down // rate)
+        heard = _resample(_mono(samples), rate, self._sample_rate)[skip : skip + self._length]
+        return np.resize(heard, self._length) if len(heard) < self._length else heard
+
+    def _resampled(self, samples: int) -> int:
+        return math.ceil(samples * self._sample_rate / self._rate)
+
+    def _hold(self, stop: int, span: int) -> None:
+        """Decode up to sample ``stop``; forget what lies further back than ``span``."""
+        while self._stop < stop and not self._ended:
+            if self._next is None:
+                decoded = next(self._chunks, None)
+                if decoded is None:
+                    self._ended = True
+                    return
+                time, _, chunk = decoded
+                due = round((time - self._begin_s) * self._rate)
+                # Time stamps are rounded: samples are counted, but for holes, and for what comes a second time.
+                step = 0 if abs(due - self._stop) <= JITTER_S * self._rate else due - self._stop
+                self._next = self._stop + max(step, 0), chunk[:, max(-step, 0) :]
+            due, chunk = self._next
+            if due > self._stop:  # a hole
+                chunk = np.zeros((len(chunk), min(due, stop) - self._stop), np.float32)
+            else:
+                self._next = None
+            self._append(chunk)
+            while len(self._held) > 1 and self._stop - self._first - self._held[0].shape[1] >= span:
+                self._first += self._held.popleft().shape[1]
+
+    def _append(self, chunk: NDArray[np.float32]) -> None:
+        self._held.append(chunk)
+        self._stop += chunk.shape[1]
+
+
+def _packet_before(track: Track, due: float) -> int:
+    """The last packet that decoding can begin with and that is due by then, on the container's clock."""
+    found = np.flatnonzero(track.keys & (track.due_s <= due))
+    return int(found[-1]) if len(found) and track.clock_s is None else 0
+
+
+def _chunks(
+    recording: Recording, first: int, damage: list[str] | None
+) -> Iterator[tuple[float, int, NDArray[np.float32]]]:
+    """Start in seconds, rate in Hz and samples (channels, n) of each decoded frame, all of one layout and rate."""
+    converter: av.AudioResampler | None = None
+    given: tuple[object, ...] = ()
+    layout: av.AudioLayout | None = None
+    rate, end = 0, 0.0
+    for frame in recording.decode(recording.audio_stream(), first, damage):
+        if not _MIN_RATE <= frame.sample_rate <= _MAX_RATE:
+            raise DataError(
+                f"{recording.path}: states {frame.sample_rate} samples a second, not {_MIN_RATE} to {_MAX_RATE}"
+            )
+        if converter is None or given != (frame.format.name, frame.layout.name, frame.sample_rate):
+            given = (frame.format.name, frame.layout.name, frame.sample_rate)
+            layout, rate = layout or frame.layout, rate or frame.sample_rate
+            converter = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+        start = end if frame.time is None else frame.time - recording.origin_s
+        for converted in converter.resample(frame):
+            end = start + converted.samples / rate
+            yield start, rate, converted.to_ndarray().astype(np.float32, copy=False)
+            start = end
+
+
+def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of the channels (C, n); of channels that cancel, the loudest: (n,)."""
+    mean: NDArray[np.float32] = samples.mean(axis=0, dtype=np.float32)
+    if len(samples) > 1:
+        loudness = np.sqrt(np.square(samples, dtype=np.float64).mean(axis=1))
+        if np.sqrt(np.square(mean, dtype=np.float64).mean()) < _CANCELLED * loudness.max():
+            mean = samples[int(loudness.argmax())]
+    return mean
+
+
+def _reach(rate: int, sample_rate: int) -> int:
+    """How many samples to either side of a moment the resampler weighs."""
+    return 0 if rate == sample_rate else 10 * math.ceil(max(1.0, rate / sample_rate)) + 1
+
+
+def _resample(samples: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:
+    if rate == sample_rate or not len(samples):
+        return samples
+    # Takes a moment to import, and most prepared sets need no resampling.
+    from scipy.signal import resample_poly
+
+    common = math.gcd(rate, sample_rate)
+    resampled: NDArray[np.float32] = resample_poly(samples, sample_rate // common, rate // common)
+    return resampled
+
+
+def _is_cut_off(file: BinaryIO, container_format: str) -> bool:
+    """Whether the end of a wav or an ogg is missing, which FFmpeg does not tell."""
+    size = file.seek(0, os.SEEK_END)
+    if container_format == "wav":
+        stated, begin = _wav_data(file)
+        return 0 < stated < _UNKNOWN_SIZE and begin + stated > size
+    if container_format != "ogg":
+        return False
+    # The last page is incomplete, or not marked as the end of the stream (RFC 3533, section 6).
+    file.seek(max(0, size - 2 * 65307))  # a page has at most 65,307 bytes
+    tail = file.read()
     page = tail[tail.rfind(b"OggS") :]
     if len(page) < 27 or len(page) < 27 + page[26]:
         return True
     return not page[5] & 4 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
-def _read_sound_track(path: Path, start_s: float | None, duration_s: float) -> tuple[NDArray[np.float32], int]:
-    with open_media(path) as container:
-        if container.duration or start_s is None:
-            latest = max(0.0, duration(container, path) - duration_s)
-            start_s = latest / 2 if start_s is None else min(start_s, latest)
-        start_s = max(0.0, start_s or 0.0)
-        parts: list[NDArray[np.float32]] = []
-        held, length, rate, first = 0, 0, 1, 0.0
-        for time, rate, chunk in _sound_chunks(container, path, start_s):
-            if not parts:
-                first, length = time, math.ceil(duration_s * rate)
-            parts.append(chunk)
-            held += len(chunk)
-            if first + held / rate >= max(first, start_s) + duration_s:
-                break
-        else:
-            if start_s > 0 and (held < length or not parts):
-                return _end_of_sound_track(path, duration_s)
-    if not parts:
-        raise DataError(f"{path}: holds no sound")
-    skip = max(0, min(round((start_s - first) * rate), held - length))
-    return np.concatenate(parts)[skip : skip + length], rate
-
-
-def _end_of_sound_track(path: Path, duration_s: float) -> tuple[NDArray[np.float32], int]:
-    """The last samples of a track that ends before its container does: only decoding finds where."""
-    parts: deque[NDArray[np.float32]] = deque()
-    held, length, rate = 0, 0, 1
-    with open_media(path) as container:
-        for _, rate, chunk in _sound_chunks(container, path, 0.0):
-            length = math.ceil(duration_s * rate)
-            parts.append(chunk)
-            held += len(chunk)
-            while held - len(parts[0]) >= length:
-                held -= len(parts.popleft())
-    if not parts:
-        raise DataError(f"{path}: holds no sound")
-    return np.concatenate(parts)[-length:], rate
-
-
-def _sound_chunks(
-    container: InputContainer, path: Path, start_s: float, damage: list[str] | None = None
-) -> Iterator[tuple[float, int, NDArray[np.float32]]]:
-    """Start in seconds, rate in Hz and mono samples of each decoded frame that ends after ``start_s``.
-
-    Raises:
-        DataError: there is no audio stream, or all of it holds nothing, or, where there is no list for ``damage``, it
-            ends earlier than its header says.
-    """
-    stream = sound_stream(container, path)
-    origin = origin_s(container)
-    if start_s > 0:
-        # A little early: some decoders need packets before the wanted one to settle.
-        container.seek(math.floor((max(0.0, start_s - 0.2) + origin) * av.time_base))
-    to_float = av.AudioResampler(format="fltp")  # keeps layout and rate
-    end: float | None = None
-    frames = container.decode(stream) if damage is None else salvage(container, stream, "sound", damage)
-    for decoded in frames:
-        _check_rate(decoded.sample_rate, path)
-        for frame in to_float.resample(decoded):
-            time = (frame.time if frame.time is not None else (end or 0.0) + origin) - origin
-            end = time + frame.samples / frame.sample_rate
-            if end > start_s:
-                yield time, frame.sample_rate, frame.to_ndarray().mean(axis=0, dtype=np.float32)
-    if end is None:
-        if start_s > 0:
-            return
-        raise DataError(f"{path}: holds no sound")
-    for sentence in cut_off("sound", stream, end + origin):
-        if damage is None:
-            raise DataError(f"{path}: {sentence}")
-        damage.append(sentence)
-
-
-def _window(samples: NDArray[np.float32], rate: int, duration_s: float, sample_rate: int) -> NDArray[np.float32]:
-    """Resample and bring to the exact length: tiled where short, cut where long."""
-    common = math.gcd(rate, sample_rate)
-    if rate * sample_rate > _MAX_KERNEL * common**2:
-        from scipy.signal import resample_poly
-
-        samples = resample_poly(samples, sample_rate // common, rate // common)
-    elif rate != sample_rate:
-        # torchaudio takes a second to import and most prepared media need no resampling.
-        import torch
-        from torchaudio.functional import resample
-
-        samples = resample(torch.from_numpy(samples), rate, sample_rate).numpy()
-    length = round(duration_s * sample_rate)
-    return np.resize(samples, length) if len(samples) < length else samples[:length]
+def _wav_data(file: BinaryIO) -> tuple[int, int]:
+    """How many bytes of samples a wav states, 0 where that is not known, and where they begin."""
+    file.seek(12)
+    long_size = 0
+    while len(header := file.read(8)) == 8:
+        name, size = struct.unpack("<4sI", header)
+        if name == b"data":
+            return long_size or size, file.tell()
+        if name == b"ds64" and len(sizes := file.read(16)) == 16:
+            long_size = struct.unpack("<QQ", sizes)[1]
+            size -= 16
+        file.seek(size + size % 2, os.SEEK_CUR)
+    return 0, 0

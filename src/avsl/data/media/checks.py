@@ -1,4 +1,4 @@
-"""Refuses files and frames that cannot, or must not, be decoded."""
+"""What media must be: refuses files and frames that cannot, or must not, be decoded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # Larger pictures and frames are refused before they are decoded: one of 8192 x 8192 takes some 0.8 GB on the way.
 MAX_PIXELS = 2**26
+# Peak of a sound, relative to full scale, below which it is silent: muted tracks of lossy codecs lie far below.
+SILENCE_DB = -60.0
 
 
 def check_file(path: Path) -> None:

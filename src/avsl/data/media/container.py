@@ -1,141 +1,328 @@
-"""Decoding of audio, video and pictures; whatever cannot be decoded is one DataError naming the file."""
+"""Containers of audio and video: which streams count, on which clock, how long they are and what of them is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import av
+import numpy as np
+from av.stream import Disposition
 
 from avsl.data.media.checks import MAX_PIXELS, check_file, check_pixels
 from avsl.errors import DataError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-
-# How much earlier than its header says a stream may end before the file counts as cut off.
-CUT_OFF_S = 0.5
-
+    from numpy.typing import NDArray
 
 # Time stamps of adjoining frames of sound are rounded, by a millisecond in Matroska; a larger step is a hole.
 JITTER_S = 0.05
+# How much earlier than its header says a recording may end before it counts as cut off.
+_CUT_OFF_S = 0.5
+# A larger step between two time stamps is damage.
+LONGEST_STEP_S = 3600.0
+# Containers whose headers state a length, and those that count samples. In others FFmpeg estimates it, from the bit
+# rate or the last time stamp.
+_STATES_LENGTH = {"avi", "mov"}
+_STATES_SAMPLES = {"aiff", "au", "caf", "flac"}
+# Time stamp, duration, whether decoding can begin here and whether it is not to be shown, of a packet.
+_Stamp = tuple[int | None, int, bool, bool]
+_COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
-def media_duration(path: Path) -> float | None:
-    """Length in seconds that a container states; None where it states none (a raw stream).
+@dataclass(frozen=True)
+class Track:
+    """The packets of a stream, on the container's own clock.
+
+    Attributes:
+        index: of the stream.
+        what: ``picture`` or ``sound``.
+        begin_s: when its first frame is due.
+        end_s: when its last one is over.
+        stated_s: when its last frame is over by the header, where the file was cut off; None where nothing is missing.
+        due_s: when each packet's frame is due, in the order of decoding; NaN where it is not to be shown.
+        keys: whether decoding can begin at a packet.
+        clock_s: when frames are due in the order of showing, where the container's time stamps do not tell.
+    """
+
+    index: int
+    what: str
+    begin_s: float
+    end_s: float
+    stated_s: float | None
+    due_s: NDArray[np.float64]
+    keys: NDArray[np.bool_]
+    clock_s: NDArray[np.float64] | None
+
+    def cut_off(self) -> list[str]:
+        """A sentence if the track ends earlier than the header says: a cut file just ends, only its header tells."""
+        if self.stated_s is None:
+            return []
+        ends, stated = self.end_s - self.begin_s, self.stated_s - self.begin_s
+        return [f"truncated, the {self.what} ends at {ends:.1f} s of {stated:.1f} s"]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An open container. Time counts from the first picture or sound, whichever comes first.
+
+    Attributes:
+        path: names it.
+        container: with nothing decoded yet.
+        picture: FFmpeg's default video, cover art aside; None where there is none.
+        sound: FFmpeg's default sound; None where there is none.
+    """
+
+    path: Path
+    container: InputContainer
+    picture: Track | None
+    sound: Track | None
+
+    @property
+    def _tracks(self) -> list[Track]:
+        return [track for track in (self.picture, self.sound) if track is not None]
+
+    @property
+    def origin_s(self) -> float:
+        """Time 0 on the container's own clock, s."""
+        return min((track.begin_s for track in self._tracks), default=0.0)
+
+    @property
+    def length_s(self) -> float:
+        """From the first picture or sound to the end of the last, s."""
+        return max((track.end_s for track in self._tracks), default=0.0) - self.origin_s
+
+    @property
+    def stated_s(self) -> float:
+        """The length before the file was cut off, by its header, s; `length_s` where it is whole."""
+        ends = [track.end_s if track.stated_s is None else track.stated_s for track in self._tracks]
+        return max(ends, default=0.0) - self.origin_s
+
+    def need_picture(self) -> Track:
+        """The picture.
+
+        Raises:
+            DataError: there is none.
+        """
+        if self.picture is None:
+            raise DataError(f"{self.path}: has no video stream")
+        return self.picture
+
+    def need_sound(self) -> Track:
+        """The sound.
+
+        Raises:
+            DataError: there is none.
+        """
+        if self.sound is None:
+            raise DataError(f"{self.path}: has no audio stream")
+        return self.sound
+
+    def video_stream(self) -> av.VideoStream:
+        """The stream of the picture, which refuses frames that are too large.
+
+        Raises:
+            DataError: there is none, or its frames are too large.
+        """
+        stream = self.container.streams[self.need_picture().index]
+        assert isinstance(stream, av.VideoStream)
+        check_pixels(stream.width, stream.height, self.path)
+        # A stream may hold larger frames than its header states.
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        return stream
+
+    def audio_stream(self) -> av.AudioStream:
+        """The stream of the sound.
+
+        Raises:
+            DataError: there is none.
+        """
+        stream = self.container.streams[self.need_sound().index]
+        assert isinstance(stream, av.AudioStream)
+        return stream
+
+    @overload
+    def decode(
+        self, stream: av.VideoStream, first: int = 0, damage: list[str] | None = None
+    ) -> Iterator[av.VideoFrame]: ...
+
+    @overload
+    def decode(
+        self, stream: av.AudioStream, first: int = 0, damage: list[str] | None = None
+    ) -> Iterator[av.AudioFrame]: ...
+
+    def decode(
+        self, stream: av.VideoStream | av.AudioStream, first: int = 0, damage: list[str] | None = None
+    ) -> Iterator[av.VideoFrame | av.AudioFrame]:
+        """Decode a stream, once for each recording that is opened.
+
+        Nothing is sought: what a seek finds depends on the container and its index. Reading past packets costs little.
+
+        Args:
+            stream: of this recording.
+            first: the packet to begin with.
+            damage: gets a sentence for what cannot be decoded, which is passed over; None: that is an error.
+
+        Yields:
+            Its frames.
+
+        Raises:
+            av.error.FFmpegError: a packet cannot be decoded, where ``damage`` is None.
+        """
+        packets = self.container.demux(stream)
+        now, count, first_fault, number = 0.0, 0, 0.0, -1
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                break
+            except av.error.FFmpegError as error:
+                if damage is None:
+                    raise
+                damage.append(f"cannot be read beyond {now:.1f} s: {error.strerror}")
+                break
+            number += 1
+            if number < first and packet.size:
+                continue
+            if packet.pts is not None and packet.time_base:
+                now = float(packet.pts * packet.time_base) - self.origin_s
+            faulty = packet.is_corrupt
+            try:
+                frames = [frame for frame in packet.decode() if isinstance(frame, (av.VideoFrame, av.AudioFrame))]
+            except av.error.FFmpegError:
+                if damage is None:
+                    raise
+                frames, faulty = [], True
+            if faulty or any(frame.is_corrupt for frame in frames):
+                first_fault = first_fault if count else now
+                count += 1
+            yield from frames
+        if count and damage is not None:
+            what = "picture" if isinstance(stream, av.VideoStream) else "sound"
+            damage.append(f"{count} packets of the {what} are damaged, the first at {first_fault:.1f} s")
+
+
+def media_duration(path: Path) -> float:
+    """Length in seconds from the first picture or sound to the end of the last; of a file cut off, as it was whole.
 
     Raises:
         DataError: the file is missing, empty or not media.
     """
     check_file(path)
-    with open_media(path) as container:
-        return container.duration / av.time_base if container.duration else None
+    with open_recording(path) as recording:
+        return recording.stated_s
 
 
 @contextmanager
-def open_media(path: Path) -> Iterator[InputContainer]:
-    """Open a container.
+def open_recording(
+    path: Path, content: BytesIO | None = None, container_format: str | None = None
+) -> Iterator[Recording]:
+    """Open a container and read through it once, as headers may be wrong, or missing.
+
+    Args:
+        path: the file, or what to call ``content``.
+        content: the file's bytes, where it is none on disk.
+        container_format: FFmpeg's name of the container; None lets FFmpeg guess.
 
     Raises:
-        DataError: in the block, for whatever FFmpeg cannot do.
+        DataError: in the block too, for whatever FFmpeg cannot do.
     """
     try:
-        with av.open(str(path)) as container:
-            yield container
+        with _open(path, content, container_format) as container:
+            picture, sound = _scan(container)
+        # Opened again: not every container can be read from its beginning a second time.
+        with _open(path, content, container_format) as container:
+            yield Recording(path, container, picture, sound)
     except av.error.FFmpegError as error:
         raise DataError(f"{path}: cannot be decoded: {error.strerror}") from error
 
 
-def origin_s(container: InputContainer) -> float:
-    """The time stamp of a container's beginning, s: all times elsewhere count from there."""
-    return (container.start_time or 0) / av.time_base
+def _open(path: Path, content: BytesIO | None, container_format: str | None) -> InputContainer:
+    if content is not None:
+        content.seek(0)
+        return av.open(content, "r", format=container_format)
+    # Without the protocol a name with a colon would be an address.
+    return av.open(f"file:{path}", "r", format=container_format)
 
 
-def duration(container: InputContainer, path: Path) -> float:
-    """Length that the container states, s.
-
-    Raises:
-        DataError: it states none.
-    """
-    if not container.duration:
-        raise DataError(f"{path}: states no length")
-    return container.duration / av.time_base
-
-
-def video_stream(container: InputContainer, path: Path) -> av.VideoStream:
-    """The video stream of a container.
-
-    Raises:
-        DataError: there is none, or its frames are too large.
-    """
-    if not container.streams.video:
-        raise DataError(f"{path}: has no video stream")
-    stream = container.streams.video[0]
-    check_pixels(stream.width, stream.height, path)
-    # A stream may hold larger frames than its header states.
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-    return stream
-
-
-def sound_stream(container: InputContainer, path: Path) -> av.AudioStream:
-    """The first sound track of a container.
-
-    Raises:
-        DataError: there is none.
-    """
-    if not container.streams.audio:
-        raise DataError(f"{path}: has no audio stream")
-    return container.streams.audio[0]
+def _scan(container: InputContainer) -> tuple[Track | None, Track | None]:
+    """The picture and the sound, from their packets, which are not decoded."""
+    videos = [stream for stream in container.streams.video if not stream.disposition & _COVERS]
+    default = container.streams.best("video")
+    video = default if default in videos else max(videos, key=_is_default, default=None)
+    audio = container.streams.best("audio", video) or container.streams.best("audio")
+    assert video is None or isinstance(video, av.VideoStream)
+    assert audio is None or isinstance(audio, av.AudioStream)
+    streams = [stream for stream in (video, audio) if stream is not None]
+    packets: dict[int, list[_Stamp]] = {stream.index: [] for stream in streams}
+    try:
+        for packet in container.demux(streams) if streams else ():
+            if packet.size:  # the others only end a stream
+                pts = None if packet.is_discard else packet.pts
+                packets[packet.stream_index].append((pts, packet.duration or 0, packet.is_keyframe, packet.is_discard))
+    except av.error.FFmpegError:
+        pass  # the file ends here; whoever decodes beyond meets the error again
+    tracks = [None if stream is None else _track(stream, packets[stream.index], container) for stream in (video, audio)]
+    end = max((track.end_s for track in tracks if track is not None), default=0.0)
+    stated = (container.duration or 0) / av.time_base
+    if _name(container) == "matroska" and end < stated - _CUT_OFF_S:
+        # It states the end of the whole alone, on its own clock.
+        tracks = [None if track is None else replace(track, stated_s=stated) for track in tracks]
+    return tracks[0], tracks[1]
 
 
-def cut_off(what: str, stream: av.VideoStream | av.AudioStream, end: float) -> list[str]:
-    """A truncated file just ends early; only the header still tells. A sentence if so."""
-    if stream.duration is None or stream.time_base is None:
-        return []
-    stated = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    return [f"truncated, the {what} ends at {end:.1f} s of {stated:.1f} s"] if end < stated - CUT_OFF_S else []
+def _is_default(stream: av.VideoStream) -> bool:
+    return bool(stream.disposition & Disposition.default)
 
 
-@overload
-def salvage(
-    container: InputContainer, stream: av.VideoStream, what: str, damage: list[str]
-) -> Iterator[av.VideoFrame]: ...
+def _name(container: InputContainer) -> str:
+    return container.format.name.partition(",")[0]
 
 
-@overload
-def salvage(
-    container: InputContainer, stream: av.AudioStream, what: str, damage: list[str]
-) -> Iterator[av.AudioFrame]: ...
+def _track(stream: av.VideoStream | av.AudioStream, packets: list[_Stamp], container: InputContainer) -> Track:
+    tick, is_video = float(stream.time_base or 0), isinstance(stream, av.VideoStream)
+    step = float(1 / stream.average_rate) if is_video and stream.average_rate else 0.0
+    due = np.array([np.nan if pts is None else pts * tick for pts, *_ in packets], dtype=np.float64)
+    lasting = np.array([duration * tick or step for _, duration, *_ in packets], dtype=np.float64)
+    shown = np.array([not discarded for *_, discarded in packets], dtype=bool)
+    begin = (stream.start_time or 0) * tick
+    if np.isnan(due[shown]).any():
+        due[shown] = begin + np.cumsum(lasting[shown]) - lasting[shown]
+        stamped = False
+    else:
+        # AVI stamps packets in the order of decoding, whatever the order of showing.
+        stamped = not (is_video and _name(container) == "avi")
+        if stream.start_time is None and shown.any():
+            begin = float(due[shown].min())
+    order = np.flatnonzero(shown)[np.argsort(due[shown], kind="stable")]
+    end = begin
+    if len(order):
+        leaps = np.flatnonzero(np.diff(due[order]) > LONGEST_STEP_S)
+        last = order[leaps[0] if len(leaps) else -1]
+        end = max(end, float(due[last] + (lasting[last] if lasting[last] <= LONGEST_STEP_S else 0)))
+    return Track(
+        index=stream.index,
+        what="picture" if is_video else "sound",
+        begin_s=begin,
+        end_s=end,
+        stated_s=_stated_end(stream, container, begin, end),
+        due_s=due,
+        keys=np.array([key for _, _, key, _ in packets], dtype=bool),
+        clock_s=None if stamped else due[order],
+    )
 
 
-def salvage(
-    container: InputContainer, stream: av.VideoStream | av.AudioStream, what: str, damage: list[str]
-) -> Iterator[av.VideoFrame | av.AudioFrame]:
-    """Decode a stream, passing over what cannot be decoded; ``damage`` gets a sentence for that at the end."""
-    origin, now = origin_s(container), 0.0
-    first, count = 0.0, 0
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            break
-        except av.error.FFmpegError as error:
-            damage.append(f"cannot be read beyond {now:.1f} s: {error.strerror}")
-            break
-        if packet.pts is not None and stream.time_base is not None:
-            now = float(packet.pts * stream.time_base) - origin
-        try:
-            frames = [frame for frame in packet.decode() if isinstance(frame, (av.VideoFrame, av.AudioFrame))]
-        except av.error.FFmpegError:
-            frames, faulty = [], True
-        else:
-            faulty = packet.is_corrupt or any(frame.is_corrupt for frame in frames)
-        if faulty:
-            first = first if count else now
-            count += 1
-        yield from frames
-    if count:
-        damage.append(f"{count} packets of the {what} are damaged, the first at {first:.1f} s")
+def _stated_end(
+    stream: av.VideoStream | av.AudioStream, container: InputContainer, begin: float, end: float
+) -> float | None:
+    """Where a track ended before the file was cut off, by the header; None where nothing seems to be missing."""
+    exact = _name(container) in _STATES_SAMPLES
+    if not (exact or _name(container) in _STATES_LENGTH) or stream.duration is None or stream.time_base is None:
+        return None
+    length = float(stream.duration * stream.time_base)
+    return begin + length if end < begin + length - (JITTER_S if exact else _CUT_OFF_S) else None

@@ -1,37 +1,29 @@
-"""Decoding of audio, video and pictures; whatever cannot be decoded is one DataError naming the file."""
+"""Frames of a video: which is on screen at a time, and all of them in turn."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from avsl.data.media.checks import PICTURE_FORMATS, PICTURE_SUFFIXES, check_file, check_pixels
-from avsl.data.media.container import (
-    CUT_OFF_S,
-    cut_off,
-    duration,
-    open_media,
-    origin_s,
-    salvage,
-    video_stream,
-)
+from avsl.data.media.checks import PICTURE_SUFFIXES, check_file
+from avsl.data.media.container import LONGEST_STEP_S, Recording, Track, open_recording
+from avsl.data.media.image import read_picture
 from avsl.errors import DataError
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
+    from av.sidedata.sidedata import SideDataContainer
 
-# No frame is on screen for longer; a damaged time stamp may say that one is for days.
-_LONGEST_SHOT_S = 3600.0
+# Times that differ by less are the same: they are sums of floats.
+_SAME_S = 1e-6
+# How many key frames before the one on screen are tried before decoding begins at the first packet.
+_TRIES = 3
 
 
 def read_frame(path: Path, time_s: float | None) -> NDArray[np.uint8]:
@@ -39,7 +31,8 @@ def read_frame(path: Path, time_s: float | None) -> NDArray[np.uint8]:
 
     Args:
         path: jpg or png, or any container with a video stream.
-        time_s: the frame on screen at that time, in seconds; None is the middle. A picture has no time.
+        time_s: the frame on screen at that time, in seconds; None is the middle. The first frame is on screen before
+            its time too, and the last one to the end of the sound. A picture has no time.
 
     Returns:
         (H, W, 3) RGB, upright.
@@ -47,34 +40,24 @@ def read_frame(path: Path, time_s: float | None) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, empty, truncated, not media, or ends before ``time_s``.
     """
-    check_file(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of a limit above ours
-                picture = Image.open(path, formats=PICTURE_FORMATS)
-            with picture:
-                check_pixels(picture.width, picture.height, path)
-                return np.array(picture.convert("RGB"))
-        except DataError:
-            raise
-        except Exception as error:  # whatever Pillow's decoders raise for a damaged file
-            raise DataError(f"{path}: cannot read the picture: {error}") from error
-    with open_media(path) as container:
-        stream = video_stream(container, path)
-        if time_s is None:
-            time_s = duration(container, path) / 2
-        origin = origin_s(container)
-        shown: av.VideoFrame | None = None
-        for frame in _frames_around(container, stream, time_s + origin):
-            if frame.time is None:
-                continue
-            if shown is not None and frame.time - origin > time_s:
-                return _upright(shown)
-            shown = frame
-        if shown is None or _end(shown) - origin < time_s:
-            raise DataError(f"{path}: has no frame at {time_s:.2f} s")
-        return _upright(shown)
+        return read_picture(path)
+    check_file(path)
+    with open_recording(path) as recording:
+        track = recording.need_picture()
+        time = recording.stated_s / 2 if time_s is None else time_s
+        if track.stated_s is not None and time > track.end_s - recording.origin_s:
+            raise DataError(f"{path}: {track.cut_off()[0]}")
+        first, *others = _beginnings(track, time + recording.origin_s)
+        shot = _shot_at(recording, time, first)
+    for first in others:
+        if shot is not None:
+            break
+        with open_recording(path) as recording:
+            shot = _shot_at(recording, time, first)
+    if shot is None:
+        raise DataError(f"{path}: has no frame at {time:.2f} s")
+    return shot.pixels()
 
 
 @dataclass(frozen=True)
@@ -91,16 +74,26 @@ class Shot:
     end_s: float
     frame: av.VideoFrame
 
+    def is_on_screen(self, time_s: float) -> bool:
+        """Whether no later frame is due at a time: of frames in turn, the first of which that is so is on screen."""
+        return time_s < self.end_s - _SAME_S
+
     def pixels(self) -> NDArray[np.uint8]:
         """(H, W, 3) RGB, upright."""
-        return _upright(self.frame)
+        # One thread: there is a process for every core already, and the pool takes longer to start than a frame.
+        rgb = self.frame.reformat(format="rgb24", threads=1).to_ndarray().astype(np.uint8, copy=False)
+        return np.ascontiguousarray(_upright(rgb, self.frame))
+
+    def pixel_aspect(self, stored: Fraction | None) -> Fraction | None:
+        """Width over height of an upright pixel, given that of a stored one; None where it is not known."""
+        return 1 / stored if stored and _display(self.frame)[2] else stored
 
 
 def iter_shots(path: Path, damage: list[str]) -> Iterator[Shot]:
     """Decode every frame of a video, in constant memory and one pass.
 
-    What cannot be decoded is passed over. A frame is on screen until the next one; one that comes too late to be shown
-    is left out.
+    What cannot be decoded is passed over. A frame is on screen until the next one, the last to the end of the sound;
+    one that comes too late to be shown is left out.
 
     Args:
         path: any container with a video stream.
@@ -113,70 +106,98 @@ def iter_shots(path: Path, damage: list[str]) -> Iterator[Shot]:
         DataError: the file is missing, empty, not media, or without a picture that can be decoded.
     """
     check_file(path)
-    with open_media(path) as container:
-        stream = video_stream(container, path)
+    with open_recording(path) as recording:
+        stream = recording.video_stream()
         stream.thread_type = "AUTO"
-        origin = origin_s(container)
-        shown: av.VideoFrame | None = None
-        beyond: float | None = None
-        for frame in salvage(container, stream, "picture", damage):
-            if frame.time is None or (shown is not None and frame.time <= shown.time):
-                continue
-            if shown is not None:
-                if frame.time - shown.time > _LONGEST_SHOT_S:
-                    beyond = frame.time
-                    break
-                yield Shot(shown.time - origin, frame.time - origin, shown)
-            shown = frame
-        if shown is None:
+        count = 0
+        for shot in _shots(recording, recording.decode(stream, damage=damage), 0, damage):
+            count += 1
+            yield shot
+        if not count:
             raise DataError(f"{path}: the video stream holds no frame")
-        start, end = shown.time, _end(shown) if beyond is None else beyond
-        if end - start > _LONGEST_SHOT_S:
-            damage.append(f"the picture is lost after {start - origin:.1f} s, as its time leaps on by over an hour")
-            end = start
-        yield Shot(start - origin, end - origin, shown)
-        damage += cut_off("picture", stream, end)
-        # Matroska states the length of the whole alone, and that may be the sound's.
-        whole = container.duration / av.time_base if container.duration and stream.duration is None else 0.0
-        if end - origin < whole - CUT_OFF_S:
-            damage.append(f"the picture ends at {end - origin:.1f} s of {whole:.1f} s")
+        damage += recording.need_picture().cut_off()
 
 
-def _frames_around(container: InputContainer, stream: av.VideoStream, time: float) -> Iterator[av.VideoFrame]:
-    """Decode from the key frame before ``time``, in the container's seconds, to the end.
+def _shots(
+    recording: Recording, frames: Iterable[av.VideoFrame], first: int, damage: list[str] | None = None
+) -> Iterator[Shot]:
+    """Each frame until the next one: the rule of what is on screen, for one frame as for all.
 
-    Of what comes before the frame on screen then, only frames that others are decoded from are: a quarter less work.
+    Args:
+        recording: that they are of.
+        frames: in order of showing.
+        first: the packet that decoding has begun with.
+        damage: gets a sentence where time leaps on by over an hour.
     """
-    wanted = math.floor(time / stream.time_base) if stream.time_base else None
-    early = 0.0
-    while True:
-        start = max(0.0, time - early)
-        container.seek(math.floor(start * av.time_base))
-        packets = container.demux(stream)
-        ahead: list[av.Packet[av.VideoStream]] = []
-        for packet in packets:
-            ahead.append(packet)
-            # No frame is shown before it is decoded: with this packet all that are shown by then have been seen.
-            if wanted is None or packet.dts is None or packet.dts > wanted:
-                break
-        times = [packet.pts for packet in ahead if packet.pts is not None]
-        shown = max((pts for pts in times if wanted is not None and pts <= wanted), default=None)
-        # A key frame may be decoded before that time and shown after it: then it is the one before.
-        if shown is not None or not times or start == 0:
-            break
-        early = 2 * early + 1
-    for packet in chain(ahead, packets):
-        passed_over = shown is not None and packet.pts is not None and packet.pts < shown
-        stream.codec_context.skip_frame = "NONREF" if passed_over else "DEFAULT"
-        yield from packet.decode()
+    track = recording.need_picture()
+    clock = None if track.clock_s is None or first else iter(track.clock_s.tolist())
+    shown: av.VideoFrame | None = None
+    start = 0.0
+    for frame in frames:
+        stamp = frame.time if clock is None else next(clock, None)
+        if stamp is None:
+            continue
+        time = stamp - recording.origin_s
+        if shown is not None:
+            if time <= start:
+                continue
+            if time - start > LONGEST_STEP_S:
+                if damage is not None:
+                    damage.append(f"the picture is lost after {start:.1f} s, as its time leaps on by over an hour")
+                yield Shot(start, start, shown)
+                return
+            yield Shot(start, time, shown)
+        shown, start = frame, time
+    if shown is not None:
+        yield Shot(start, max(recording.length_s, start), shown)
 
 
-def _end(frame: av.VideoFrame) -> float:
-    return (frame.time or 0.0) + (float(frame.duration * frame.time_base) if frame.time_base else 0.0)
+def _beginnings(track: Track, due: float) -> list[int]:
+    """The packets from which to decode the frame on screen at ``due``, on the container's clock; the fastest first.
+
+    A container may call a key what is none: then the next beginning gives the frame, the first packet in any case.
+    """
+    wanted = _wanted(track, due)
+    if wanted is None or track.clock_s is not None:
+        return [0]
+    # Frames that are decoded after a key frame and shown before it need what comes before it.
+    keys = np.flatnonzero(track.keys & (track.due_s <= wanted))
+    return [*(int(key) for key in keys[::-1][:_TRIES] if key), 0]
 
 
-def _upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """RGB, turned as the file's display matrix says (cameras held sideways)."""
-    # One thread: there is a process for every core already, and the pool takes longer to start than a frame.
-    pixels: NDArray[np.uint8] = frame.reformat(format="rgb24", threads=1).to_ndarray().astype(np.uint8, copy=False)
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+def _wanted(track: Track, due: float) -> float | None:
+    """When the frame that is on screen at ``due`` came; None before the first."""
+    shown = track.due_s[track.due_s <= due + _SAME_S]
+    return float(shown.max()) if len(shown) else None
+
+
+def _shot_at(recording: Recording, time: float, first: int) -> Shot | None:
+    """The frame on screen, decoded from a packet on; None where that packet is too late to decode it from."""
+    frames = recording.decode(recording.video_stream(), first)
+    shot = next((shot for shot in _shots(recording, frames, first) if shot.is_on_screen(time)), None)
+    if first == 0 or shot is None:
+        return shot
+    wanted = _wanted(recording.need_picture(), time + recording.origin_s)
+    found = wanted is not None and abs(shot.start_s + recording.origin_s - wanted) < _SAME_S
+    return shot if found and not shot.frame.is_corrupt else None
+
+
+def _display(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How a frame is to be shown: mirrored from left to right, then upside down, of its rows and columns exchanged."""
+    matrix = cast("SideDataContainer", frame.side_data).get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return a < 0, d < 0, False
+    return c < 0, b < 0, True
+
+
+def _upright(pixels: NDArray[np.uint8], frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """A frame as the file's display matrix says (cameras held sideways, mirrored, or upside down)."""
+    leftward, upward, exchanged = _display(frame)
+    if exchanged:
+        pixels = pixels.transpose(1, 0, 2)
+    if leftward:
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if upward else pixels

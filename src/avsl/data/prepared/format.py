@@ -56,7 +56,8 @@ class Sample:
             None where nobody drew boxes.
         mask: (H, W) bool, the exact pixels that sound, where known.
         meta: small JSON values; under ``sounding`` the classes that sound at once, where they are several, under
-            ``boxes_256`` the boxes of all annotators in units of a 256-pixel frame, where some agree in part only.
+            ``boxes_256`` the boxes of all annotators in units of a 256-pixel frame, where some agree in part only,
+            under ``scaled`` that the sound was louder than full scale.
     """
 
     sample_id: str

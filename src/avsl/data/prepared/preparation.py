@@ -19,7 +19,8 @@ import numpy as np
 
 from avsl.console import print_notice
 from avsl.data.index import MIDDLE, Entry, Index, IndexedConfig
-from avsl.data.media.audio import read_audio
+from avsl.data.media.audio import read_audio, scale_into_range, to_pcm16
+from avsl.data.media.checks import SILENCE_DB
 from avsl.data.media.container import media_duration
 from avsl.data.media.image import read_mask, resize_frame
 from avsl.data.media.video import read_frame
@@ -54,12 +55,14 @@ class _Decode:
         rows: all rows.
         image_size: side of the frames, pixels.
         duration_s: of the sounds.
+        silence_db: peak, relative to full scale, below which a sound is silent.
     """
 
     root: str
     rows: RowFile
     image_size: int
     duration_s: float
+    silence_db: float = SILENCE_DB
 
     def __call__(self, k: int) -> ShardRows:
         samples: list[Sample] = []
@@ -80,14 +83,11 @@ class _Decode:
             raise DataError(f"{entry.sample_id}: no frame in the folder")
         time_s = entry.time_s
         if time_s is None and entry.moment != MIDDLE:
-            length = media_duration(entry.picture)
-            if length is None:
-                raise DataError(f"{entry.picture}: states no length")
-            time_s = entry.moment * length
+            time_s = entry.moment * media_duration(entry.picture)
         picture = read_frame(entry.picture, time_s)
         boxes = self._boxes(entry, picture)
         frame = resize_frame(picture, self.image_size)
-        waveform = self._sound(entry, time_s)
+        waveform, scaled = self._sound(entry, time_s)
         mask = None if entry.mask is None else read_mask(entry.mask, self.image_size)
         return Sample(
             sample_id=entry.sample_id,
@@ -99,7 +99,7 @@ class _Decode:
             waveform=waveform,
             boxes=boxes,
             mask=mask,
-            meta=entry.meta,
+            meta={**entry.meta, "scaled": True} if scaled else entry.meta,
         )
 
     def _boxes(self, entry: Entry, picture: NDArray[np.uint8]) -> NDArray[np.float32] | None:
@@ -118,17 +118,16 @@ class _Decode:
             raise DataError(f"{entry.sample_id}: none of its {len(given)} boxes covers a pixel")
         return boxes
 
-    def _sound(self, entry: Entry, time_s: float | None) -> NDArray[np.int16]:
+    def _sound(self, entry: Entry, time_s: float | None) -> tuple[NDArray[np.int16], bool]:
+        """The sum of a row's sounds, and whether one, or the sum, was louder than full scale."""
         start = None if time_s is None else time_s - self.duration_s / 2
         total = np.zeros(round(self.duration_s * SAMPLE_RATE), dtype=np.float32)
         for path in entry.sounds:
             if path is None:
                 raise DataError(f"{entry.sample_id}: no sound in the folder")
-            total += read_audio(path, start, self.duration_s, SAMPLE_RATE)
-        if len(entry.sounds) > 1:
-            # A sum may leave the range; cut off, it would sound like neither.
-            total /= max(1.0, float(np.abs(total).max()))
-        return np.clip(np.rint(total * 32768), -32768, 32767).astype(np.int16)
+            total += read_audio(path, start, self.duration_s, SAMPLE_RATE, self.silence_db)
+        waveform, scaled = scale_into_range(total)
+        return to_pcm16(waveform), scaled
 
 
 def clean_boxes(boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
@@ -202,6 +201,7 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
         print_notice(f"{name}: {dropped} boxes without a pixel dropped")
     write_contact_sheet(data)
     _print_cost(name, config, data)
+    _print_scaled(name, data)
     return manifest
 
 
@@ -223,7 +223,7 @@ def _prepare(
     name: str, rows: RowFile, config: IndexedConfig, root: Path, workers: int
 ) -> tuple[Manifest, list[tuple[str, str]]]:
     """The shards; what `prepare_shards` says of them."""
-    decode = _Decode(config.root, rows, config.image_size, config.duration_s)
+    decode = _Decode(config.root, rows, config.image_size, config.duration_s, config.silence_db)
     hashing = _Key(rows, root.with_name(HASHES))
     keys = in_processes(hashing, range(rows.n_shards), 1, title=f"{name}: files", total=rows.n_shards)
     return prepare_shards(
@@ -235,7 +235,12 @@ def _prepare(
         sample_rate=SAMPLE_RATE,
         n_samples_audio=round(config.duration_s * SAMPLE_RATE),
         classes=sorted({entry.label for entry in rows} - {""}),
-        settings={"duration_s": config.duration_s, "image_size": config.image_size, "decoder_sha256": _decoder()},
+        settings={
+            "duration_s": config.duration_s,
+            "image_size": config.image_size,
+            "silence_db": config.silence_db,
+            "decoder_sha256": _decoder(),
+        },
         workers=workers,
         frames=config.frames,
         keys=[keys[k] for k in range(rows.n_shards)],
@@ -258,6 +263,13 @@ def _print_cost(name: str, config: IndexedConfig, data: PreparedData) -> None:
     if config.frames != "raw":
         said += f" (raw {config.image_size**2 * 3 / 1e3:,.1f} kB)"
     print_notice(f"{name}: {said}")
+
+
+def _print_scaled(name: str, data: PreparedData) -> None:
+    scaled = int(data.scaled(np.arange(len(data))).sum())
+    if scaled:
+        said = f"{name}: {scaled} of {len(data)} sounds were louder than full scale and are scaled to it"
+        print_notice(said)
 
 
 @dataclass(frozen=True)
@@ -353,7 +365,7 @@ def check_index(name: str, index: Index, config: IndexedConfig, workers: int) ->
     with tempfile.TemporaryDirectory() as folder:
         rows = _listed(index, config, Path(folder) / "rows")
         _check_ids(config.root, rows)
-        decode = _Decode(config.root, rows, config.image_size, config.duration_s)
+        decode = _Decode(config.root, rows, config.image_size, config.duration_s, config.silence_db)
         look, shards = _Look(decode), range(rows.n_shards)
         found = in_processes(look, shards, workers, title=f"{name}: looking", total=rows.n_shards)
         listed = Counter(entry.part for entry in rows)

@@ -255,6 +255,10 @@ class PreparedData:
         """(n,) bool: several sources sound at once."""
         return self._where(index, lambda meta: len(meta.get("sounding", ())) > 1)
 
+    def scaled(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(n,) bool: the sound was louder than full scale, and is scaled to it."""
+        return self._where(index, lambda meta: bool(meta.get("scaled")))
+
     def voted(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(n,) bool: the boxes of every annotator are kept."""
         return self._where(index, lambda meta: "boxes_256" in meta)
