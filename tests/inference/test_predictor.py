@@ -72,12 +72,18 @@ def test_more_clips_than_pass_at_once_keep_their_order(predictor: Predictor) -> 
 
 def test_sounds_are_tiled_or_cut_to_their_center(predictor: Predictor, model: _Bright) -> None:
     """The network hears what NumPy's tile and slices give."""
-    short, exact, long = np.arange(30.0), np.arange(80.0), np.arange(200.0)
+    short, exact, long = np.arange(30) / 200, np.arange(80) / 200, np.arange(200) / 200
     predictor.predict([_frame(8, 8)] * 3, [short, exact, long])
-    expected = np.stack([np.tile(short, 3)[:80], exact, long[60:140]])
+    expected = np.stack([np.tile(short, 3)[:80], exact, long[60:140]]).astype(np.float32)
     np.testing.assert_array_equal(model.waveforms.numpy(), expected)
     assert model.waveforms.dtype == torch.float32
     assert model.frames.shape == (3, 32, 32, 3)
+
+
+def test_a_sound_louder_than_full_scale_is_scaled_as_in_preparation(predictor: Predictor, model: _Bright) -> None:
+    """The network hears the peak of what it is given at 1."""
+    predictor.predict([_frame(8, 8)], [np.concatenate([np.full(200, 9.0), np.linspace(-4, 2, 80), np.full(200, 9.0)])])
+    np.testing.assert_allclose(model.waveforms[0].numpy(), np.linspace(-1, 0.5, 80), rtol=1e-6)
 
 
 def test_nothing_above_the_threshold_has_no_box(predictor: Predictor) -> None:

@@ -26,7 +26,6 @@ _REQUIRED = (
     "pydantic",
     "safetensors",
     "scipy",
-    "soundfile",
     "timm",
     "torch",
     "torchaudio",

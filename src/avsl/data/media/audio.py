@@ -144,14 +144,17 @@ def decode_sound(
         if track.stated_s is not None or _is_cut_off(BytesIO(content), container_format):
             raise DataError("truncated")
         chunks: list[NDArray[np.float32]] = []
-        rate, length, decoded = sample_rate, 0, 0
-        for _, rate, chunk in _chunks(recording, 0, None):
+        rate, length, decoded, begin_s = sample_rate, 0, 0, 0.0
+        for time, rate, chunk in _chunks(recording, 0, None):
+            begin_s = begin_s if chunks else time
             length, decoded = length + chunk.shape[1], decoded + chunk.size
             check(length, rate, decoded)
             chunks.append(chunk)
     if not chunks:
         raise DataError("holds no sound")
-    return _resample(_mono(np.concatenate(chunks, axis=1)), rate, sample_rate), decoded
+    # As long as preparation takes it to be: decoders may give a part of a packet more.
+    total = round((track.end_s - recording.origin_s - begin_s) * rate)
+    return _resample(_mono(np.concatenate(chunks, axis=1)[:, :total]), rate, sample_rate), decoded
 
 
 def scale_into_range(samples: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], bool]:
