@@ -304,11 +304,13 @@ def _chunks(
         if converter is None or given != (frame.format.name, frame.layout.name, frame.sample_rate):
             given = (frame.format.name, frame.layout.name, frame.sample_rate)
             layout, rate = layout or frame.layout, rate or frame.sample_rate
-            converter = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+            # Interleaved: with planes of 8 channels at 192 kHz PyAV's conversion to an array has crashed.
+            converter = av.AudioResampler(format="flt", layout=layout, rate=rate)
         start = end if frame.time is None else frame.time - recording.origin_s
         for converted in converter.resample(frame):
             end = start + converted.samples / rate
-            yield start, rate, converted.to_ndarray().astype(np.float32, copy=False)
+            samples = converted.to_ndarray().reshape(-1, converted.layout.nb_channels)
+            yield start, rate, samples.T.astype(np.float32)
             start = end
 
 
