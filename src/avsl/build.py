@@ -64,7 +64,9 @@ def make_reader(
     return RowReader(data, front_ends, rows)
 
 
-def describe_model(model: LocalizerEnsemble, data: PreparedData, threshold: float, presence: float) -> ExportedModel:
+def describe_model(
+    model: LocalizerEnsemble, data: PreparedData, threshold: float, presence: float, trained_on: str = ""
+) -> ExportedModel:
     """What an export says of a model whose threshold and presence were chosen on ``data``."""
     manifest = data.manifest
     return ExportedModel(
@@ -74,6 +76,7 @@ def describe_model(model: LocalizerEnsemble, data: PreparedData, threshold: floa
         duration_s=manifest.n_samples_audio / manifest.sample_rate,
         threshold=threshold,
         presence=presence,
+        trained_on=trained_on,
     )
 
 

@@ -222,6 +222,20 @@ class GuidedScores(Scores):
     backbone: str
 
 
+_SUMMARY = (
+    ("validation", "ciou"),
+    ("test", "ciou"),
+    ("test", "auc"),
+    ("test", "ciou_median"),
+    ("test", "ciou_shuffled"),
+    ("test_small", "ciou"),
+    ("test_duet", "ciou"),
+    ("test_swap", "iiou"),
+    ("test_unheard", "ciou"),
+    ("test_offscreen", "false_positive_rate"),
+)
+
+
 class Figures(Record, Scores):
     """What an evaluation finds out about any model.
 
@@ -249,6 +263,12 @@ class Figures(Record, Scores):
     def members(self) -> list[MemberScores]:
         """The localizers alone, where the model is two."""
         return [member for member in (self.member_0, self.member_1) if member is not None]
+
+    def summary(self) -> dict[str, float]:
+        """The scores that people look at first, by part and name; what a data set does not have is left out."""
+        named = {part: scores.scores for part, scores in self.parts.items()}
+        found = {f"{part}_{name}": named[part][name] for part, name in _SUMMARY if name in named.get(part, {})}
+        return {"threshold": self.threshold} | found
 
     def by_name(self) -> Iterator[tuple[str, float]]:
         """Each number of the test parts, breakdowns by size included, under its keys joined by ``/``."""

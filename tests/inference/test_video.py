@@ -143,6 +143,7 @@ def test_boxes_follow_the_object_and_confidence_the_sound(tmp_path: Path, predic
     assert record == {
         "video": "moving.mkv",
         "model": "test model",
+        "trained_on": None,
         "threshold": 0.3,
         "presence": 0.0,
         "sound_window_s": 0.5,
@@ -384,6 +385,22 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, predictor: Predictor) -
     with pytest.raises(DataError, match=r"own\.mp4: its overlay would take its own place"):
         localize_video(mp4, predictor, tmp_path, model="m")
     assert mp4.read_bytes() == content
+
+
+@pytest.mark.parametrize(("data", "drawn"), [("synthetic", True), ("vggss", False), ("", False)])
+def test_a_model_of_drawn_shapes_says_so(
+    data: str, drawn: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its folder and data set are named; other models load without a word. The record has the data set."""
+    member = LocalizerConfig(dim=8)
+    description = ExportedModel(
+        members=[member], image_size=48, sample_rate=RATE, duration_s=0.75, threshold=0.25, trained_on=data
+    )
+    save_exported(tmp_path / "model", LocalizerEnsemble([Localizer(member)]), description)
+    predictor, source = load_predictor(checkpoint=tmp_path / "model", data="synthetic", ratio=0.03)
+    assert ("'synthetic'" in caplog.text and source in caplog.text) is drawn
+    target = localize_video(write_video(tmp_path / "v.mkv", [0.9]), predictor, tmp_path, model="m")
+    assert json.loads(target.read_text())["trained_on"] == (data or None)
 
 
 def test_models_that_cannot_be_are_refused(tmp_path: Path) -> None:

@@ -312,10 +312,10 @@ def _changed(copy: _Copy) -> set[str]:
 
 def _copied(folder: Path, params: Mapping[str, Any]) -> _Copy:
     """The project's copy with other values in params.yaml, committed."""
-    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".dvc" / "plots").mkdir(parents=True)
     for name in ("src", "pipelines"):
         shutil.copytree(_PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
+    for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots/by_model.json"):
         shutil.copyfile(_PROJECT / name, folder / name)
     (folder / "conf" / "model").mkdir(parents=True)
     (folder / "conf" / "model" / "tiny.yaml").write_text(yaml.safe_dump(_MODEL))
@@ -354,13 +354,23 @@ class TestRepro:
         assert not copy("git", "status", "--porcelain")
 
     def test_metrics_and_plots_are_shown(self, copy: _Copy) -> None:
-        """`dvc metrics show` has every evaluation and the summary; `dvc plots show` every epoch of every training."""
+        """A dozen metrics for each cell; every epoch of every training in the color of its model; pictures."""
         shown = json.loads(copy("dvc", "metrics", "show", "--json"))[""]["data"]
         cells = [(_RATIO, "supervised"), (_RATIO, "dmt"), (1.0, "supervised")]
-        files = {f"outputs/synthetic/evaluate/{ratio}/{framework}-ezvsl/metrics.json" for ratio, framework in cells}
-        assert set(shown) == files | {"outputs/synthetic/report/summary.json"}
-        (plot,) = json.loads(copy("dvc", "plots", "show", "--json"))["data"].values()
-        points = plot[0]["content"]["data"]["values"]
+        files = {f"outputs/synthetic/evaluate/{ratio}/{framework}-ezvsl/summary.json" for ratio, framework in cells}
+        assert set(shown) == files
+        for found in shown.values():
+            assert {"threshold", "validation_ciou", "test_ciou"} <= set(found["data"])
+            assert len(found["data"]) <= 12
+        plots = json.loads(copy("dvc", "plots", "show", "--json"))["data"]
+        ((plot,),) = (plot for path, plot in plots.items() if path.endswith(".csv"))
+        assert plot["content"]["spec"]["encoding"]["color"]["field"] == "model"
+        assert plot["content"]["facet"]["column"]["field"] == "label_ratio"
+        pictures = {name for name in plots if name.endswith(".png")}
+        assert {"outputs/synthetic/report/comparison.png", "outputs/synthetic/report/curves.png"} < pictures
+        assert len(pictures) == 2 + 2 * len(cells)
+        assert not copy("git", "status", "--porcelain")
+        points = plot["content"]["data"]["values"]
         assert {(float(p["label_ratio"]), p["model"], int(p["epoch"])) for p in points} == {
             (*cell, epoch) for cell in cells for epoch in range(1, 11)
         }
@@ -381,7 +391,7 @@ class TestRepro:
         script = (
             "import json, mlflow\n"
             "model = mlflow.pyfunc.load_model('models:/avsl-synthetic-ratio-0.03@champion')\n"
-            "found = model.predict(model.input_example)\n"
+            "found = model.predict(model.input_example, params={'map_size': 'frame'})\n"
             "print(json.dumps([[len(row['map']), len(row['map'][0]), row['threshold']] for row in found]))\n"
         )
         environment = copy.environment | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_TRACKING_URI": store}
@@ -480,7 +490,7 @@ class TestRepro:
 
         shown = json.loads(copy("dvc", "metrics", "diff", "--json"))
         changed = {path for path, values in shown.items() if values}
-        assert f"outputs/synthetic/evaluate/{_RATIO}/dmt-ezvsl/metrics.json" in changed
+        assert f"outputs/synthetic/evaluate/{_RATIO}/dmt-ezvsl/summary.json" in changed
         assert not any("supervised" in path for path in changed)
 
     def test_an_experiment_sets_delta(self, copy: _Copy) -> None:

@@ -116,6 +116,23 @@ def test_contact_sheet_lays_pictures_out_in_rows() -> None:
         pictures.contact_sheet(colors, ["one"], columns=2)
 
 
+def test_a_contact_sheet_names_its_model_above_a_legend_of_the_colors() -> None:
+    """All of the heading is there, on more lines where the sheet is narrow; the legend marks the threshold."""
+    heading = "video.mp4 · models:/avsl-synthetic-ratio-0.03@champion · trained on synthetic"
+    bare = pictures.contact_sheet([GRAY] * 6, ["a"] * 6, 6)
+    wide = pictures.contact_sheet([GRAY] * 6, ["a"] * 6, 6, heading=heading)
+    narrow = pictures.contact_sheet([GRAY], ["a"], 6, heading=heading)
+    assert wide.height - bare.height < narrow.height - pictures.contact_sheet([GRAY], ["a"], 6).height
+    np.testing.assert_array_equal(np.asarray(wide)[-100:], np.asarray(bare)[-100:])
+    marks = []
+    for threshold in (0.1, 0.9):
+        sheet = np.asarray(pictures.contact_sheet([GRAY] * 6, ["a"] * 6, 6, heading=heading, threshold=threshold))
+        assert (sheet[: sheet.shape[0] - 200] == (252, 255, 164)).all(axis=2).any()  # inferno's last color
+        _, columns = np.nonzero((sheet == pictures.BOX_COLOR).all(axis=2))
+        marks.append(columns.mean())
+    assert marks[1] - marks[0] == pytest.approx(0.8 * 119, abs=2)
+
+
 def test_png_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     """A failed write leaves the old file and no other."""
     path = tmp_path / "new" / "picture.png"

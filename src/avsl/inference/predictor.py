@@ -58,6 +58,7 @@ class Predictor:
         threshold: confidence from which a pixel counts as sounding.
         presence: peak of a map below which no visible source sounds.
         image_size: side of the square that a frame is brought to, px.
+        trained_on: name of the data set it was trained on; empty where that is unknown.
     """
 
     def __init__(self, model: LocalizerEnsemble, description: ExportedModel, device: str = "cpu") -> None:
@@ -66,6 +67,7 @@ class Predictor:
         self.threshold = description.threshold
         self.presence = description.presence
         self.image_size = description.image_size
+        self.trained_on = description.trained_on
         self._model = model.to(device)
         self._device = device
 

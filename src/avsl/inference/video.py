@@ -52,9 +52,11 @@ class _Tiles:
             self._stride *= 2
             self._kept = {k: tile for k, tile in self._kept.items() if self.wants(k)}
 
-    def sheet(self) -> Image.Image:
+    def sheet(self, heading: str, threshold: float) -> Image.Image:
         images, captions = zip(*self._kept.values(), strict=True)
-        return contact_sheet(list(images), list(captions), min(_SHEET_COLUMNS, len(images)))
+        return contact_sheet(
+            list(images), list(captions), min(_SHEET_COLUMNS, len(images)), heading=heading, threshold=threshold
+        )
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ def localize_video(
         path: any container PyAV reads.
         predictor: the model.
         out_dir: gets ``<stem>.mp4``, the video with maps, boxes and their peak (between two times, a mixture of their
-            maps) and its own sound; ``<stem>.png``, a contact sheet of at most 60 overlays; and ``<stem>.json``.
+            maps) and its own sound; ``<stem>.png``, a contact sheet of at most 60 overlays under the model's name and
+            a legend of the colors; and ``<stem>.json``.
         model: where the model is from, for the record.
         frames_per_second: times in a second; each lies in the middle of its interval.
         smoothing_s: time constant of the average, in seconds; 0 for none.
@@ -221,10 +224,12 @@ def localize_video(
         bar.set_total(len(looker.rows))
     for sentence in damage:
         log.warning("%s: %s", path, sentence)
-    save_png(looker.tiles.sheet(), target.with_suffix(".png"))
+    heading = f"{path.name} · {model} · trained on {predictor.trained_on or 'unknown data'}"
+    save_png(looker.tiles.sheet(heading, predictor.threshold), target.with_suffix(".png"))
     record = {
         "video": path.name,
         "model": model,
+        "trained_on": predictor.trained_on or None,
         "threshold": predictor.threshold,
         "presence": predictor.presence,
         "sound_window_s": predictor.duration_s,

@@ -31,6 +31,7 @@ class ExportedModel(StrictConfig):
         threshold: confidence from which a pixel counts as sounding, chosen on validation.
         presence: peak of a map below which no visible source sounds, chosen on validation; 0, as in exports from
             before there was one, leaves that to the threshold alone.
+        trained_on: name of the data set it was trained on; empty where that is unknown, as of a published model.
     """
 
     members: list[LocalizerConfig] = Field(min_length=1)
@@ -39,6 +40,7 @@ class ExportedModel(StrictConfig):
     duration_s: float = Field(gt=0)
     threshold: float = Field(ge=0, le=1)
     presence: float = Field(default=0.0, ge=0, le=1)
+    trained_on: str = ""
 
 
 def save_exported(folder: Path, model: LocalizerEnsemble, description: ExportedModel) -> None:

@@ -71,8 +71,8 @@ def model_card(name: str, trained: Path, evaluation: Path, split: Split) -> str:
 
 _CALLING = """\
 A row has a `frame` (base64 of a PNG or JPEG, or nested 0..255) and an `audio` (base64 of a wav, flac or ogg, or mono \
-samples at the model's rate); the answer has its `map`, `boxes` and `threshold`. The parameter `map_size` is `frame` \
-(a map as large as its frame) or `grid` (as the network has it: far smaller and faster to answer).
+samples at the model's rate); the answer has its `map`, `boxes` and `threshold`. The parameter `map_size` is `grid` \
+(as the network has it, the default) or `frame` (a map as large as its frame: far larger and slower to answer).
 
 ```
 mlflow.pyfunc.load_model("models:/{name}@champion").predict([{{"frame": frame, "audio": audio}}])   # Python

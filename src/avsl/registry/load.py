@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+from avsl.data.datasets import DATASETS, on_disk
 from avsl.inference.predictor import Predictor
 from avsl.registry.rules import model_name
 from avsl.registry.versions import CHAMPION, model_folder
 from avsl.schema import ConfigError
 from avsl.tracking.store import open_store
+
+log = logging.getLogger(__name__)
 
 
 def load_predictor(
@@ -19,7 +23,7 @@ def load_predictor(
     ratio: float = 0.03,
     device: str = "cpu",
 ) -> tuple[Predictor, str]:
-    """Load the model that a person named.
+    """Load the model that a person named; a warning says so where it was trained on drawn pictures.
 
     Args:
         checkpoint: an exported model's folder; goes before the others.
@@ -36,7 +40,7 @@ def load_predictor(
         TrackingError: the URI is none, or MLflow has no such model.
     """
     if checkpoint is not None:
-        return Predictor.load(checkpoint, device), str(checkpoint)
+        return _checked(Predictor.load(checkpoint, device), str(checkpoint))
     if uri is None:
         if not 0 < ratio <= 1:
             raise ConfigError(f"label ratio {ratio} is not in (0, 1]")
@@ -46,4 +50,16 @@ def load_predictor(
 
     config = compose()
     with model_folder(open_store(config.tracking, config.root, writes=False), uri) as (folder, found):
-        return Predictor.load(folder, device), found
+        return _checked(Predictor.load(folder, device), found)
+
+
+def _checked(predictor: Predictor, source: str) -> tuple[Predictor, str]:
+    name = predictor.trained_on
+    if name in DATASETS and name not in on_disk():
+        log.warning(
+            "%s was trained on '%s', drawn shapes and synthetic sounds: in a real video its boxes mean little; "
+            "choose a model of real recordings by --data, --model or --checkpoint",
+            source,
+            name,
+        )
+    return predictor, source

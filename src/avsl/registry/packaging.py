@@ -44,7 +44,7 @@ def model_code() -> ModelCode:
     inputs = Schema([ColSpec(either(), "frame"), ColSpec(either(), "audio")])
     grid = Array(Array(DataType.double))
     outputs = Schema([ColSpec(grid, "map"), ColSpec(grid, "boxes"), ColSpec(DataType.double, "threshold")])
-    parameters = ParamSchema([ParamSpec("map_size", DataType.string, default="frame")])
+    parameters = ParamSchema([ParamSpec("map_size", DataType.string, default="grid")])
     return ModelCode(
         script=package / "registry" / "pyfunc_model.py",
         package=package,

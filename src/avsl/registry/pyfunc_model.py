@@ -2,12 +2,12 @@
 
 Input: a table or a list of records with the columns ``frame`` (base64 of a PNG or JPEG picture, or a nested
 (H, W, 3) array of 0..255) and ``audio`` (base64 of a wav, flac or ogg sound, or a list of mono samples in [-1, 1] at
-the model's sample rate). Output: for each row ``{"map": P as (H, W) nested floats to four decimals, "boxes": [[x0,
+the model's sample rate). Output: for each row ``{"map": P as (h, w) nested floats to four decimals, "boxes": [[x0,
 y0, x1, y1, confidence], ...], "threshold": float}``.
 
-The parameter ``map_size`` says how large maps are answered: ``frame``, the default, as large as each frame; ``grid``,
-as the network has them, of which those are the bilinear interpolation. A grid has hundreds of numbers where a frame's
-map has tens of thousands, which take a server longer to write than the network takes to find them. A parameter that
+The parameter ``map_size`` says how large maps are answered: ``grid``, the default, as the network has them; ``frame``,
+as large as each frame, the grid's bilinear interpolation. A grid has hundreds of numbers where a frame's map has tens
+of thousands, which take a server longer to write than the network takes to find them. A parameter that
 the signature does not name, a mistyped one, never gets here: MLflow drops it and warns in its log.
 
 Limits of a request: ``MAX_ROWS`` rows, ``MAX_PIXELS`` in all its frames together, ``MAX_SECONDS`` of sound in a row at
@@ -43,7 +43,7 @@ MAX_SECONDS = 60.0
 # Of all channels of the recordings: 64 stereo ones of 10 s at 48 kHz; a second's work to decode.
 MAX_SAMPLES = 2**26
 MIN_RATE, MAX_RATE = 4_000, 192_000  # Hz
-MAP_SIZES = ("frame", "grid")  # the first where a request says none
+MAP_SIZES = ("grid", "frame")  # the first where a request says none
 
 
 class LocalizerModel(PythonModel):

@@ -18,7 +18,7 @@ from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
 from avsl.errors import DataError
 from avsl.evaluation.evaluate import Evaluation, score_model
-from avsl.files import whole_file, write_text
+from avsl.files import whole_file, write_json, write_text
 from avsl.models import LocalizerEnsemble, ObjectPrior, load_exported
 from avsl.models.front_ends import LogMel, LogMelConfig
 from avsl.paths import Layout
@@ -50,6 +50,7 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     layout.evaluation.mkdir(parents=True, exist_ok=True)
     _draw_curves(layout.train / "curves.csv", layout.evaluation / "curves.png")
     write_evaluation(config, data, result, scores, layout.evaluation)
+    write_json(layout.evaluation / "summary.json", scores.summary())
     store = replace(open_store(config.tracking, config.root), system_metrics=False)
     # Not as a resumed run: a second evaluation's figures must replace the first one's.
     run = TrackedRun(store, trained.run_id, resumed=False)

@@ -87,7 +87,7 @@ def train_and_export(
     threshold = choose_threshold(maps)
     figures = score_part("validation", maps, threshold).figures
     validation = ValidationScores(**{name: figures[name] for name in ValidationScores.model_fields})
-    description = describe_model(module.ensemble(), data, threshold, choose_presence(maps))
+    description = describe_model(module.ensemble(), data, threshold, choose_presence(maps), config.data.name)
     shutil.rmtree(layout.train, ignore_errors=True)
     save_exported(layout.train / "model", module.ensemble(), description)
     write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -152,7 +153,15 @@ def gallery(rows: Sequence[GalleryRow], cell: int = 176) -> Image.Image:
     return sheet
 
 
-def contact_sheet(images: Sequence[Pixels], captions: Sequence[str], columns: int, width: int = 240) -> Image.Image:
+def contact_sheet(
+    images: Sequence[Pixels],
+    captions: Sequence[str],
+    columns: int,
+    width: int = 240,
+    *,
+    heading: str = "",
+    threshold: float | None = None,
+) -> Image.Image:
     """Set pictures out in rows, each with its caption beneath.
 
     Args:
@@ -160,6 +169,8 @@ def contact_sheet(images: Sequence[Pixels], captions: Sequence[str], columns: in
         captions: one for each image; shortened to the cell's width.
         columns: pictures in a row.
         width: of a cell in pixels.
+        heading: a line above the pictures, broken where it is wider than they are.
+        threshold: in [0, 1]; above the pictures, a legend has the colors of confidences with a mark at it.
 
     Raises:
         ValueError: there is no image, captions and images differ in number, or columns is below 1.
@@ -175,11 +186,18 @@ def contact_sheet(images: Sequence[Pixels], captions: Sequence[str], columns: in
     height = round(width * max(image.shape[0] / image.shape[1] for image in images))
     line = _FONT_SIZE + 7
     rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (_GAP + (width + _GAP) * columns, _GAP + (height + line) * rows), _PAPER)
+    full = _GAP + (width + _GAP) * columns
+    words = _wrapped(heading, full - 2 * _GAP)
+    first = _GAP + line * (len(words) + (threshold is not None))
+    sheet = Image.new("RGB", (full, first + (height + line) * rows), _PAPER)
     draw = ImageDraw.Draw(sheet)
+    for index, text in enumerate(words):
+        draw.text((_GAP, _GAP + index * line), text, fill=_INK, font=_font())
+    if threshold is not None:
+        _draw_legend(sheet, (_GAP, first - line), threshold)
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left = _GAP + index % columns * (width + _GAP)
-        top = _GAP + index // columns * (height + line)
+        top = first + index // columns * (height + line)
         fitted = round(width * image.shape[0] / image.shape[1])
         picture = Image.fromarray(image).resize((width, fitted), Image.Resampling.BICUBIC)
         sheet.paste(picture, (left, top + (height - fitted) // 2))
@@ -219,6 +237,28 @@ def _fitted(text: str, width: int, size: int = _FONT_SIZE) -> str:
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of about ``width`` pixels; a longer word, as a path, is broken."""
+    if not text:
+        return []
+    per_character = _font().getlength(text) / len(text)
+    return [_fitted(line, width) for line in textwrap.wrap(text, max(1, int(0.9 * width / per_character)))]
+
+
+def _draw_legend(sheet: Image.Image, corner: tuple[int, int], threshold: float) -> None:
+    """Colors of the confidences from 0 to 1, a mark at the threshold, and what the mark is."""
+    draw = ImageDraw.Draw(sheet)
+    (left, top), length, height = corner, 120, _FONT_SIZE
+    draw.text((left, top), "0", fill=_INK, font=_font())
+    start = left + 12
+    bar = np.repeat(_color_table("inferno")[np.linspace(0, 255, length).round().astype(int)][None], height, axis=0)
+    sheet.paste(Image.fromarray(bar), (start, top + 1))
+    mark = start + round(threshold * (length - 1))
+    draw.rectangle((mark - 1, top - 1, mark + 1, top + height + 2), fill=BOX_COLOR, outline=_SHADOW)
+    text = f"1   confidence, boxes from {threshold:.2f}"
+    draw.text((start + length + 6, top), _fitted(text, sheet.width - start - length - 6), fill=_INK, font=_font())
 
 
 def _outline(image: Image.Image, boxes: Floats, color: Color) -> None:
