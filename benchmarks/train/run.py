@@ -34,7 +34,7 @@ from avsl.data.transforms import plain_view
 from avsl.files import write_text
 from avsl.frameworks.branch import Branch, Teacher, forward_together
 from avsl.frameworks.dmt import DMT
-from avsl.frameworks.label_store import LabelStore
+from avsl.frameworks.label_memory import LabelMemory
 from avsl.frameworks.xpl import XPL
 from avsl.functional.ema import ema_update
 from avsl.types import AVBatch, SemiBatch, Views
@@ -44,7 +44,7 @@ RESULTS = Path(__file__).with_name("results.md")
 NOTES = """\
 Nothing is read from a tensor on the way, so that no step waits for a GPU (tested on every framework and objective),
 but by XPL once it labels: labels lie on the host's disk, and which clips are admitted is asked of all labels, this
-step's among them. What the store itself takes is the line 'label store'; on a GPU each such step waits once for the
+step's among them. What the memory itself takes is the line 'label memory'; on a GPU each such step waits once for the
 labelers. Writing later could hide the copy, but a clip's admission needs its new reliability: deferring that would
 change results.
 
@@ -248,14 +248,14 @@ class Clock:
 # What belongs to which part, besides what `measure_parts` calls itself.
 _WATCHED: Sequence[tuple[Any, str, str]] = (
     (Teacher, "forward", "labeling: teachers' or peers' forward"),
-    (avsl.frameworks.xpl, "ask", "labeling: teachers' or peers' forward"),
+    (avsl.frameworks.xpl, "predict_in_eval_mode", "labeling: teachers' or peers' forward"),
     (DMT, "label", "labeling: filter, geometry"),
     (XPL, "label", "labeling: filter, geometry"),
-    (avsl.frameworks.dmt, "carry", "labeling: filter, geometry"),
-    (avsl.frameworks.xpl, "carry", "labeling: filter, geometry"),
+    (avsl.frameworks.dmt, "transfer_labels", "labeling: filter, geometry"),
+    (avsl.frameworks.xpl, "transfer_labels", "labeling: filter, geometry"),
     (avsl.frameworks.xpl, "admission_threshold", "labeling: filter, geometry"),
-    (LabelStore, "read", "labeling: label store"),
-    (LabelStore, "write", "labeling: label store"),
+    (LabelMemory, "read", "labeling: label memory"),
+    (LabelMemory, "write", "labeling: label memory"),
     (Branch, "forward", "students' forward"),
 )
 _ORDER = (
@@ -263,7 +263,7 @@ _ORDER = (
     "augmentation",
     "labeling: teachers' or peers' forward",
     "labeling: filter, geometry",
-    "labeling: label store",
+    "labeling: label memory",
     "students' forward",
     "losses",
     "backward",

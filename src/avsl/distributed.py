@@ -14,17 +14,6 @@ def together() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes: a process alone is."""
-    return not together() or distributed.get_rank() == 0
-
-
-def wait_for_all() -> None:
-    """Go on when all processes have come here."""
-    if together():
-        distributed.barrier()
-
-
 def gather(rows: Tensor) -> Tensor:
     """The rows of all processes, in the order of their ranks: (B, ...) in each to (processes · B, ...) in all.
 

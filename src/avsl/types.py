@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -237,33 +236,9 @@ class Calibrated(Protocol):
 
 
 @runtime_checkable
-class KeepsState(Protocol):
-    """A framework with state too large for a checkpoint, which it keeps in a folder beside it.
-
-    What has changed since the last checkpoint is staged under a token before the next one, which carries the token, is
-    written, and committed after it: so a training that is killed at any point goes on with the state that belongs to
-    its checkpoint.
-    """
-
-    def open_state(self, folder: Path, rows: int, owner: str, token: str | None) -> None:
-        """Start, or go on with, the state in ``folder``.
-
-        Args:
-            folder: the framework's own.
-            rows: of the prepared data set.
-            owner: identifies the training (configuration, split, code).
-            token: of the checkpoint that is continued; None starts empty.
-        """
-        ...
-
-    def stage(self, token: str) -> None:
-        """Make all changes durable, to be taken up iff a checkpoint carries ``token``."""
-        ...
-
-    def commit(self) -> None:
-        """The checkpoint with the staged token is written: take its changes up."""
-        ...
+class KeepsLabels(Protocol):
+    """A framework that remembers pseudo-labels on the host, outside its tensors."""
 
     def undo(self) -> None:
-        """Take back what the last training step has changed; only before anything is staged."""
+        """Take back the labels that the last training step has written."""
         ...

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from avsl.frameworks.branch import Branch, ask, forward_together, pseudo_label_loss
+from avsl.frameworks.branch import Branch, forward_together, predict_in_eval_mode, pseudo_label_loss
 from avsl.models import Localizer, LocalizerConfig
 from avsl.objectives.ezvsl import EZVSL, EZVSLConfig
 from avsl.types import AVBatch, SemiBatch, Views, join
@@ -37,7 +37,7 @@ def test_a_student_is_asked_in_evaluation_mode_and_left_as_it_was(
         student([view])
     student.train(training)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    answer = ask(student, view)
+    answer = predict_in_eval_mode(student, view)
     assert all(part.training == training for part in student.model.modules())
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
     assert not answer.logits.requires_grad
@@ -73,7 +73,7 @@ def test_a_student_that_fails_keeps_its_mode(tables: MakeTables) -> None:
 
     student.model = Broken()
     with pytest.raises(RuntimeError, match="broken"):
-        ask(student, make_empty())
+        predict_in_eval_mode(student, make_empty())
     assert student.model.training
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avsl.functional.geometry import carry, identity, relative, warp
+from avsl.functional.geometry import identity, relative, transfer_labels, warp
 
 Array = NDArray[np.float64]
 SIDE = 48
@@ -93,12 +93,12 @@ def test_relative_maps_compose(source: Tensor, target: Tensor) -> None:
 def test_labels_carried_over_agree_with_the_frame_and_come_back(source: Tensor, target: Tensor, seed: int) -> None:
     """Where the source view reached, a carried map is the one the target shows; and carried back it is itself."""
     labels, direct = _waves(seed, source), _waves(seed, target)
-    carried, seen = carry(labels, source, target)
+    carried, seen = transfer_labels(labels, source, target)
     inside = seen > 0.999
     torch.testing.assert_close(carried[inside], direct[inside], atol=0.01, rtol=0)
-    returned, seen_back = carry(carried, target, source)
+    returned, seen_back = transfer_labels(carried, target, source)
     # Cells whose neighbors in the target view were all seen.
-    whole = (seen_back > 0.999) & (carry(inside.float(), target, source)[0] > 0.999)
+    whole = (seen_back > 0.999) & (transfer_labels(inside.float(), target, source)[0] > 0.999)
     torch.testing.assert_close(returned[whole], labels[whole], atol=0.02, rtol=0)
 
 
@@ -106,7 +106,7 @@ def test_labels_carried_over_agree_with_the_frame_and_come_back(source: Tensor, 
 @settings(max_examples=25, deadline=None)
 def test_seen_says_what_the_source_view_showed(source: Tensor, target: Tensor) -> None:
     """``seen`` is 1 inside the source view, 0 outside it, and what is not seen carries no label."""
-    carried, seen = carry(torch.ones(1, SIDE, SIDE), source, target)
+    carried, seen = transfer_labels(torch.ones(1, SIDE, SIDE), source, target)
     depth = torch.from_numpy(_distances(relative(source, target), (0, 0, SIDE, SIDE)))[None]
     assert (seen[depth > 1] > 0.999).all()
     assert (seen[depth < -1] == 0).all()
@@ -118,7 +118,7 @@ def test_seen_says_what_the_source_view_showed(source: Tensor, target: Tensor) -
 def test_a_view_that_shows_half_says_so() -> None:
     """A source view of the left half has seen the left half of the frame and nothing else."""
     left = torch.tensor([[[0.5, 0.0, -0.5], [0.0, 1.0, 0.0]]])
-    carried, seen = carry(torch.ones(1, 8, 8), left, identity(1))
+    carried, seen = transfer_labels(torch.ones(1, 8, 8), left, identity(1))
     expected = torch.zeros(1, 8, 8)
     expected[..., :4] = 1
     torch.testing.assert_close(seen.round(), expected)
@@ -133,14 +133,14 @@ def test_what_is_not_known_is_not_carried(source: Tensor, target: Tensor, seed: 
     labels, poison = torch.rand(2, 1, SIDE, SIDE, generator=generator)
     known = torch.ones(1, SIDE, SIDE)
     known[..., : SIDE // 2] = 0
-    carried, seen = carry(labels, source, target, known)
-    other, seen_other = carry(torch.where(known > 0, labels, poison), source, target, known)
+    carried, seen = transfer_labels(labels, source, target, known)
+    other, seen_other = transfer_labels(torch.where(known > 0, labels, poison), source, target, known)
     assert torch.equal(carried, other)
     assert torch.equal(seen, seen_other)
     torch.testing.assert_close(seen, warp(known[:, None], relative(source, target))[:, 0])
-    constant, _ = carry(torch.full_like(labels, 0.7), source, target, known)
+    constant, _ = transfer_labels(torch.full_like(labels, 0.7), source, target, known)
     torch.testing.assert_close(constant[seen > 0.1], torch.full_like(constant[seen > 0.1], 0.7))
-    assert carry(labels, source, target, torch.zeros_like(known))[1].max() == 0
+    assert transfer_labels(labels, source, target, torch.zeros_like(known))[1].max() == 0
 
 
 @given(geometry=geometries, source=geometries, box=boxes)
@@ -156,7 +156,7 @@ def test_a_box_mask_carried_is_the_box_carried(
     depth = _distances(geometry, box)
     np.testing.assert_allclose(direct[depth > 1], 1, atol=1e-4)
     np.testing.assert_allclose(direct[depth < -1], 0, atol=1e-4)
-    carried, seen = carry(warp(mask[:, None], source)[:, 0], source, geometry)
+    carried, seen = transfer_labels(warp(mask[:, None], source)[:, 0], source, geometry)
     known = seen[0].numpy() > 0.999
     np.testing.assert_allclose(carried[0].numpy()[known & (depth > 2)], 1, atol=1e-3)
     np.testing.assert_allclose(carried[0].numpy()[known & (depth < -2)], 0, atol=1e-3)
@@ -178,9 +178,9 @@ def test_autocast_moves_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     source, target = _geometry(0.7, 0.31, -0.47, flip=False), _geometry(0.83, -0.6, 0.11, flip=True)
     labels = torch.rand(1, 16, 16, generator=generator)
-    exact = carry(labels, source, target)
+    exact = transfer_labels(labels, source, target)
     with torch.autocast("cpu", torch.bfloat16):
-        halved = carry(labels, source, target)
+        halved = transfer_labels(labels, source, target)
     for one, other in zip(exact, halved, strict=True):
         assert other.dtype == torch.float32
         assert torch.equal(one, other)

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import pytest
 import torch
 from benchmarks.faults.damage import write_model
@@ -15,7 +14,6 @@ from benchmarks.faults.damage import write_model
 from avsl.cli import main
 from avsl.data.prepared.reader import PreparedData
 from avsl.files import PART
-from avsl.frameworks.label_store import LabelStore
 from avsl.models import load_exported, save_exported
 
 
@@ -117,21 +115,6 @@ def test_mlflow(split_data: Path, disk: _Disk, capsys: pytest.CaptureFixture[str
     disk.resize(64_000)
     assert main(["train", *store]) == 0
     assert _weights(split_data, "dmt")
-
-
-def test_labels_beside_a_checkpoint(disk: _Disk) -> None:
-    """Labels that find no room are an error, not a signal; their journal stays, and is taken up with room."""
-    rows, grid = np.arange(50), (32, 32)
-    labels = np.random.default_rng(0).random((50, 2, *grid)).astype(np.float16)
-    store = LabelStore(2, disk.folder / "labels", 50, "owner")
-    store.write(rows, labels, np.ones(50, np.float32))
-    store.stage("first")
-    disk.fill(60)
-    with pytest.raises(OSError, match="No space left on device"):
-        store.commit()
-    disk.resize(64_000)
-    again = LabelStore(2, disk.folder / "labels", 50, "owner", "first")
-    np.testing.assert_array_equal(again.read(rows, grid), labels)
 
 
 def test_an_exported_model(disk: _Disk) -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from torch import nn
 
 from avsl.build import make_framework
 from avsl.config.compose import compose
@@ -27,15 +28,17 @@ from avsl.data.loading import StepLoader, TrainingRows
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
 from avsl.frameworks import FRAMEWORKS
-from avsl.frameworks.xpl import XPL
 from avsl.paths import Layout
 from avsl.records import RunRecord
 from avsl.stages.prepare import split
 from avsl.stages.train import train
 from avsl.tracking.store import open_store
 from avsl.training import loop as fit
-from avsl.training.loop import find_checkpoint, identity
-from avsl.training.module import SemiModule, TrainingError
+from avsl.training.checkpoint import find_checkpoint
+from avsl.training.errors import TrainingError
+from avsl.training.loop import identity
+from avsl.training.module import SemiModule
+from avsl.training.nonfinite import NonFiniteGuard
 
 _Where = Callable[..., Layout]
 _DrawBoxes = Callable[[PreparedData, Collection[str], NDArray[np.float32]], None]
@@ -117,7 +120,7 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
             train(asked)
         saved = torch.load(here.state / "last.ckpt", weights_only=True)
         assert saved["global_step"] == kept
-        assert {path.name for path in here.state.iterdir()} <= {"last.ckpt", "last.lock", "framework"}
+        assert {path.name for path in here.state.iterdir()} <= {"last.ckpt", "last.lock"}
         assert not here.train.exists()
     train(asked)
     assert caplog.text.count("continuing from") == 2
@@ -236,65 +239,6 @@ def test_a_checkpoint_replaces_the_last_one_only_when_it_is_whole(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("checkpoint", "owner", "name"),
-    [(2, "lightning.Trainer", "save_checkpoint"), (1, "XPL", "commit")],
-    ids=["between journal and checkpoint", "between checkpoint and state"],
-)
-def test_a_framework_that_keeps_state_may_be_killed_between_its_files(
-    checkpoint: int, owner: str, name: str, project: Path, layout: _Where, undisturbed: Callable[..., tuple[bytes, str]]
-) -> None:
-    """SIGKILL after a checkpoint's labels are staged, and after it is written: nothing is lost, nothing is too many."""
-    script = (
-        "import os, signal\n"
-        "import lightning\n"
-        "from avsl.stages.train import train\n"
-        "from avsl.frameworks.xpl import XPL\n"
-        "def dying(self, *args, **kwargs):\n"
-        "    calls.append(0)\n"
-        f"    if len(calls) == {checkpoint}:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return method(self, *args, **kwargs)\n"
-        "calls = []\n"
-        f"owner, name = {owner}, '{name}'\n"
-        "method = getattr(owner, name)\n"
-        "setattr(owner, name, dying)\n"
-        "train(['framework=xpl'])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=project, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    here = layout("framework=xpl")
-    assert (here.state / "framework" / "journal.npz").is_file()
-    assert torch.load(here.state / "last.ckpt", weights_only=True)["global_step"] == 2
-    train(["framework=xpl"])
-    assert _outcome(here) == undisturbed("framework=xpl")
-    assert not here.state.exists()
-
-
-@pytest.mark.slow
-def test_kept_state_belongs_to_its_checkpoint(
-    layout: _Where, undisturbed: Callable[..., tuple[bytes, str]], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Another configuration starts with an empty state and leaves no checkpoint without its own; lost state is said."""
-    caplog.set_level(logging.INFO)
-    asked, other = ["framework=xpl"], ["framework=xpl", "framework.xpl.label_momentum=0.9"]
-    here = layout(*asked)
-    with _killed_at(5):
-        train(asked)
-    with _killed_at(1):
-        train(other)
-    assert not (here.state / "last.ckpt").exists()
-    with _killed_at(5):
-        train(asked)
-    shutil.rmtree(here.state / "framework")
-    with pytest.raises(ValueError, match="lacks the labels of the checkpoint beside it: delete both"):
-        train(asked)
-    shutil.rmtree(here.state)
-    train(asked)
-    assert _outcome(here) == undisturbed(*asked)
-
-
-@pytest.mark.slow
 def test_without_labels_it_does_not_matter_which_rows_have_them(
     layout: _Where, undisturbed: Callable[..., tuple[bytes, str]]
 ) -> None:
@@ -335,7 +279,7 @@ def test_a_step_that_is_not_finite_ends_the_training(
 ) -> None:
     """The error names the step, its rows and the last checkpoint, which is from before, however late one looks."""
     if waits:  # as on a GPU, where nobody looks until a checkpoint or the validation is due
-        monkeypatch.setattr(SemiModule, "on_train_batch_end", lambda *_: None)
+        monkeypatch.setattr(NonFiniteGuard, "on_train_batch_end", lambda *_: None)
     asked: list[TrainingRows] = []
     rows = StepLoader.rows
 
@@ -376,29 +320,38 @@ def test_a_skipped_step_changes_nothing_and_is_counted(
     The step's loss is in no mean.
     """
     seen: dict[int, tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]] = {}
-    step = SemiModule.optimizer_step
+    at_start: dict[str, torch.Tensor] = {}
+    step, end = SemiModule.training_step, NonFiniteGuard.on_train_batch_end
 
     def state(module: SemiModule) -> dict[str, torch.Tensor]:
-        tensors = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        assert isinstance(module.framework, nn.Module)
+        tensors: dict[str, torch.Tensor] = {}
+        for name, value in module.framework.state_dict().items():
+            parts = value if isinstance(value, dict) else {"": value}
+            tensors |= {f"{name}{key}": part.clone().nan_to_num(-1) for key, part in parts.items()}
         moments = module.trainer.optimizers[0].state_dict()["state"]
-        if isinstance(module.framework, XPL):
-            rows = np.arange(24 + 6 + 6 + 4 + 3 + 5)  # of the project's data set
-            tensors["labels"] = torch.from_numpy(module.framework.labels.read(rows, (8, 8))).nan_to_num(-1)
-            tensors["reliability"] = torch.from_numpy(module.framework.labels.reliability)
         return tensors | {f"{k}.{name}": m.clone() for k, entry in moments.items() for name, m in entry.items()}
 
-    def watched(self: SemiModule, *args: Any, **kwargs: Any) -> None:
-        before = state(self)
-        step(self, *args, **kwargs)
-        seen[self._step] = before, state(self)
+    def at_its_start(self: SemiModule, rows: TrainingRows, batch_idx: int) -> torch.Tensor:
+        at_start.clear()
+        at_start.update(state(self))
+        return step(self, rows, batch_idx)
 
-    monkeypatch.setattr(SemiModule, "optimizer_step", watched)
+    def at_its_end(
+        self: NonFiniteGuard, trainer: lightning.Trainer, module: lightning.LightningModule, *args: Any
+    ) -> None:
+        end(self, trainer, module, *args)
+        assert isinstance(module, SemiModule)
+        seen[module.step] = dict(at_start), state(module)
+
+    monkeypatch.setattr(SemiModule, "training_step", at_its_start)
+    monkeypatch.setattr(NonFiniteGuard, "on_train_batch_end", at_its_end)
     with _spoilt_at(1, 2):
         train([*asked, "trainer.non_finite=skip", "trainer.epochs=1", "trainer.gradient_clip=0"])
     for number, (before, after) in seen.items():
         kept = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
         if number in (1, 2):
-            assert kept == after.keys() == before.keys()
+            assert kept == before.keys() == after.keys()
         else:
             assert len(kept) < len(after) / 2
     (line,) = csv.DictReader((layout(*asked).train / "curves.csv").read_text().splitlines())

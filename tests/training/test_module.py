@@ -15,7 +15,7 @@ from avsl.frameworks import FRAMEWORKS
 from avsl.paths import Layout
 from avsl.stages.prepare import load_data
 from avsl.training.module import SemiModule
-from avsl.types import KeepsState
+from avsl.types import KeepsLabels
 
 
 class _ReadError(Exception):
@@ -51,7 +51,7 @@ def test_a_step_reads_no_value(framework: str, layout: Callable[..., Layout]) ->
     loader = make_loader(config, reader, drawn, module.framework)
     for step in (0, 5):
         rows = loader.rows(step)
-        if isinstance(module.framework, KeepsState) and step:
+        if isinstance(module.framework, KeepsLabels) and step:
             with _unread(), pytest.raises(_ReadError):
                 module.training_step(rows, 0)
             continue

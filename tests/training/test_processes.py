@@ -22,7 +22,7 @@ from avsl.schema import ConfigError
 from avsl.stages.train import train
 from avsl.tracking.store import open_store
 from avsl.training import processes
-from avsl.training.module import TrainingError
+from avsl.training.errors import TrainingError
 
 _Where = Callable[..., Layout]
 _TWO = ["trainer.devices=2"]

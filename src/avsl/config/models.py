@@ -73,6 +73,7 @@ class TrainerConfig(StrictConfig):
         channels_last: memory layout of images and kernels.
         cache_features: compute spectrograms once and keep them in a file beside the prepared set.
         checkpoint_every: steps between checkpoints.
+        checkpoint_every_s: seconds after which a checkpoint is written all the same.
         loss_limit: a loss beyond it, on either side of 0, has exploded and counts as not finite.
         non_finite: what becomes of a step whose loss or gradient is NaN or infinite: ``stop`` ends the training,
             ``skip`` changes nothing by it and counts it.
@@ -97,6 +98,7 @@ class TrainerConfig(StrictConfig):
     channels_last: bool = True
     cache_features: bool = True
     checkpoint_every: int = Field(100, ge=1)
+    checkpoint_every_s: float = Field(30.0, ge=0)
     loss_limit: float = Field(1e4, gt=0)
     non_finite: Literal["stop", "skip"] = "stop"
 

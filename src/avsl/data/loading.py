@@ -79,6 +79,15 @@ class TrainingRows:
     hidden: Tensor | None
     step: int
 
+    def to(self, device: torch.device) -> TrainingRows:
+        """The same rows on ``device``."""
+        return replace(
+            self,
+            labeled=self.labeled.to(device),
+            unlabeled=None if self.unlabeled is None else self.unlabeled.to(device),
+            hidden=None if self.hidden is None else self.hidden.to(device, non_blocking=True),
+        )
+
 
 class RowReader:
     """Reads rows by number, with front-end outputs cached.

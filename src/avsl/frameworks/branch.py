@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from avsl.distributed import gather, together
 from avsl.functional.ema import ema_update
-from avsl.functional.geometry import carry
+from avsl.functional.geometry import transfer_labels
 from avsl.functional.pseudo_labels import confident_mask, not_empty, pixel_bce, to_grid
 from avsl.schema import StrictConfig
 from avsl.types import (
@@ -137,7 +137,7 @@ class Teacher(nn.Module):
 
 
 @torch.no_grad()
-def ask(student: Branch, view: AVBatch) -> AVOutput:
+def predict_in_eval_mode(student: Branch, view: AVBatch) -> AVOutput:
     """What a student's localizer makes of a view in evaluation mode, so that no row's label depends on the others.
 
     Afterwards it is in the mode in which it was, and its statistics are what they were.
@@ -261,7 +261,7 @@ def hard_label_step(
         with torch.no_grad():
             mask = confident_mask(labeler(weak).confidence, config.delta)
         pseudo = PseudoLabels(mask, accepted=not_empty(mask))
-        target, seen = carry(mask, weak.geometry, strong.geometry)
+        target, seen = transfer_labels(mask, weak.geometry, strong.geometry)
     outputs, labeled, unlabeled = forward_together(student, batch)
     terms = [
         (1.0, "supervised", supervised_loss(labeled, batch.labeled.strong[0])),

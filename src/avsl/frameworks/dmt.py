@@ -20,7 +20,7 @@ from avsl.frameworks.branch import (
     weighted_sum,
 )
 from avsl.functional.ema import ema_update
-from avsl.functional.geometry import carry
+from avsl.functional.geometry import transfer_labels
 from avsl.functional.pseudo_labels import confident_mask, consensus
 from avsl.schema import StrictConfig
 from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
@@ -101,7 +101,7 @@ class DMT(nn.Module):
         if step >= config.warmup_steps and views is not None:
             weak, strong = views
             pseudo = self.label(weak)
-            target, seen = carry(pseudo.mask, weak.geometry, strong.geometry)
+            target, seen = transfer_labels(pseudo.mask, weak.geometry, strong.geometry)
         terms = []
         for name, (student, _) in zip("ab", self.pairs, strict=True):
             outputs, labeled, unlabeled = forward_together(student, batch)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from avsl.frameworks.branch import Branch, HardLabelConfig, MakeBranch, ask, hard_label_step
+from avsl.frameworks.branch import Branch, HardLabelConfig, MakeBranch, hard_label_step, predict_in_eval_mode
 from avsl.types import SemiBatch, StepOutput
 
 
@@ -37,7 +37,7 @@ class PseudoLabel(nn.Module):
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
         """The loss of one step."""
-        return hard_label_step(self.student, partial(ask, self.student), batch, step, self.config)
+        return hard_label_step(self.student, partial(predict_in_eval_mode, self.student), batch, step, self.config)
 
     def after_step(self, step: int) -> None:
         """The momentum encoders' step, where the objective has them."""

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from avsl.distributed import gather, is_first, wait_for_all
+from avsl.distributed import gather
 from avsl.frameworks.branch import (
     MakeBranch,
-    ask,
     forward_together,
+    predict_in_eval_mode,
     pseudo_label_loss,
     supervised_loss,
     unlabeled_views,
     weighted_sum,
 )
-from avsl.frameworks.label_store import LabelStore
+from avsl.frameworks.label_memory import LabelMemory
 from avsl.functional.curriculum import Shape, admission_threshold, pace, soft_iou
-from avsl.functional.geometry import carry, identity
+from avsl.functional.geometry import identity, transfer_labels
 from avsl.functional.pseudo_labels import average_labels, sharpen, to_finest_grid
 from avsl.schema import ConfigError, StrictConfig
 from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
@@ -99,8 +98,8 @@ class XPL(nn.Module):
     what they have, and cells that were never shown carry no label; labels lie on the finer peer's grid; the unlabeled
     term is a mean over all unlabeled rows, rejected ones counting 0.
 
-    The samples' labels are no part of ``state_dict`` but kept by ``avsl.types.KeepsState``. Processes that train
-    together tell each other the labels of their rows, so that each ranks and averages as a single one would.
+    The samples' labels are part of the framework's state. Processes that train together exchange the labels of their
+    rows, so that each ranks and averages as a single one would.
     """
 
     needs_weak_view = True
@@ -113,7 +112,7 @@ class XPL(nn.Module):
         self.branches = (make_branch(0), make_branch(1))
         self.peers = nn.ModuleList(self.branches)
         self.n_views = self.branches[0].needs.views
-        self.labels = LabelStore(len(self.peers))
+        self.labels = LabelMemory(len(self.peers))
 
     @torch.no_grad()
     def label(self, weak: AVBatch) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -123,10 +122,10 @@ class XPL(nn.Module):
             Ŷ_A and Ŷ_B in the frames' geometry, (B, h, w) in [0, 1]; (B, h, w) in {0, 1}, which of their cells have
             ever been shown; the labels' reliability, (B,) in [0, 1].
         """
-        confidences = to_finest_grid([ask(student, weak).confidence for student in self.branches])
+        confidences = to_finest_grid([predict_in_eval_mode(student, weak).confidence for student in self.branches])
         maps = [sharpen(confidence, self.config.temperature) for confidence in confidences]
         frame = identity(len(weak), weak.geometry.device)
-        carried, seen = zip(*(carry(q, weak.geometry, frame) for q in maps), strict=True)
+        carried, seen = zip(*(transfer_labels(q, weak.geometry, frame) for q in maps), strict=True)
         current = torch.stack(carried, 1)
         rows = weak.index.cpu().numpy()
         previous = torch.from_numpy(self.labels.read(rows, tuple(current.shape[2:]))).to(current)
@@ -150,11 +149,11 @@ class XPL(nn.Module):
             share = pace(step - config.warmup_steps, pacing.start, pacing.end, pacing.length, pacing.shape)
             admitted = reliability >= admission_threshold(torch.from_numpy(self.labels.reliability), share)
             frame = identity(len(weak), weak.geometry.device)
-            mask, _ = carry((labels[0] + labels[1]) / 2, frame, weak.geometry, known)
+            mask, _ = transfer_labels((labels[0] + labels[1]) / 2, frame, weak.geometry, known)
             pseudo = PseudoLabels(mask, admitted, reliability)
             if config.cross:
                 labels.reverse()
-            targets = [carry(label, frame, strong.geometry, known) for label in labels]
+            targets = [transfer_labels(label, frame, strong.geometry, known) for label in labels]
         terms = []
         for k, (name, student) in enumerate(zip("ab", self.branches, strict=True)):
             outputs, labeled, unlabeled = forward_together(student, batch)
@@ -179,27 +178,6 @@ class XPL(nn.Module):
         """Both peers."""
         return [student.inference_model() for student in self.branches]
 
-    def open_state(self, folder: Path, rows: int, owner: str, token: str | None) -> None:
-        """Keep the samples' labels in ``folder``."""
-        if is_first():
-            self.labels = LabelStore(len(self.branches), folder, rows, owner, token)
-        wait_for_all()
-        if not is_first():
-            self.labels = LabelStore(len(self.branches), folder, rows, owner, token, keeps=False)
-
-    def stage(self, token: str) -> None:
-        """Make the labels' changes durable, for the checkpoint that carries ``token``."""
-        if is_first():
-            self.labels.stage(token)
-
-    def commit(self) -> None:
-        """Take the staged changes up."""
-        if is_first():
-            self.labels.commit()
-        wait_for_all()
-        if not is_first():
-            self.labels.follow()
-
     def undo(self) -> None:
-        """Take the labels of the last step's rows back, in every process alike."""
+        """Take back the labels of the last step's rows."""
         self.labels.undo()

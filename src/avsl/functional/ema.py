@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 @torch.no_grad()
@@ -18,7 +17,7 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float, *, buffers:
         decay: β in [0, 1); 0 copies the student.
         buffers: whether the student's buffers (batch-norm statistics) are copied; not where the teacher keeps its own.
     """
-    averaged = cast("list[Tensor]", list(teacher.parameters()))
-    torch._foreach_lerp_(averaged, [p.detach() for p in student.parameters()], 1.0 - decay)
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch's own
+    average(list(teacher.parameters()), list(student.parameters()), None)
     if buffers and (own := list(teacher.buffers())):
         torch._foreach_copy_(own, list(student.buffers()))

@@ -42,7 +42,9 @@ def warp(images: Tensor, geometry: Tensor, size: tuple[int, int] | None = None, 
         return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
-def carry(labels: Tensor, source: Tensor, target: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def transfer_labels(
+    labels: Tensor, source: Tensor, target: Tensor, known: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Carry (B, h, w) labels made in one view to another view of the same frames.
 
     Args:

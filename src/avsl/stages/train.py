@@ -25,7 +25,9 @@ from avsl.records import RunRecord, ValidationScores
 from avsl.stages.prepare import load_data
 from avsl.tracking.runs import Recorder, RunTags, git_commit, start_or_resume_run
 from avsl.tracking.store import open_store
-from avsl.training.loop import find_checkpoint, fit, identity, write_history
+from avsl.training.checkpoint import find_checkpoint
+from avsl.training.logger import write_history
+from avsl.training.loop import fit_on_all_devices, identity
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ def train_and_export(
         TrainingError: another training uses the same folder, or a step was not finite.
     """
     layout = Layout.of(config)
-    module, epochs, reader = fit(config, data, drawn, run, layout.checkpoint, resume)
+    module, epochs, reader = fit_on_all_devices(config, data, drawn, run, layout.checkpoint, resume)
     members = [member.float().eval() for member in module.framework.eval_models()]
     rows = rows_of(data, drawn.validation)
     maps = compute_maps(members, reader, rows, config.evaluate.batch_size)

@@ -19,7 +19,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from torch import distributed
 
 from avsl.files import write_json
-from avsl.training.module import TrainingError
+from avsl.training.errors import TrainingError
 
 # What each of the others runs; its arguments are a folder, where its task lies and all meet, and its rank.
 _OTHER = "from avsl.training.loop import take_part; take_part()"

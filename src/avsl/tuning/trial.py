@@ -21,7 +21,8 @@ from avsl.paths import Layout
 from avsl.records import RunRecord
 from avsl.stages.prepare import load_data
 from avsl.stages.train import train_and_export
-from avsl.training.loop import find_checkpoint, identity
+from avsl.training.checkpoint import find_checkpoint
+from avsl.training.loop import identity
 
 # A worker that the driver or its node has lost may be alive for a moment and still be writing.
 _PATIENCE_S = 120
