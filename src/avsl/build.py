@@ -25,12 +25,12 @@ from avsl.objectives import OBJECTIVES
 from avsl.types import Framework
 
 
-def make_branch(config: Config, k: int) -> Branch:
-    """The k-th student, initialized from its own seed; the global generator is left as it was."""
+def make_branch(config: Config, k: int, total_steps: int) -> Branch:
+    """The k-th student of a training, initialized from its own seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, k))
         build, _ = OBJECTIVES[config.objective.name]
-        objective = build(config.objective.settings)
+        objective = build(config.objective.settings.in_steps(total_steps))
         described = config.model.student(k)
         described = described.model_copy(update={"heads": objective.needs.heads})
         model: Any = Localizer(described)  # torch leaves memory_format out of to()'s type
@@ -39,10 +39,11 @@ def make_branch(config: Config, k: int) -> Branch:
         return Branch(model, objective)
 
 
-def make_framework(config: Config) -> Framework:
-    """The framework over freshly initialized students."""
+def make_framework(config: Config, total_steps: int) -> Framework:
+    """The framework over freshly initialized students, for a training of ``total_steps``."""
     framework, _ = FRAMEWORKS[config.framework.name]
-    return framework(lambda k: make_branch(config, k), config.framework.settings)
+    settings = config.framework.settings.in_steps(total_steps)
+    return framework(lambda k: make_branch(config, k, total_steps), settings)
 
 
 def steps_per_epoch(config: Config, split: Split) -> int:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from avsl.errors import AvslError
 
 
 class ConfigError(AvslError):
     """A configuration that cannot be used; the message is one sentence naming the key."""
+
+
+def _whole_or_share(value: float) -> float:
+    if value >= 1 and value != int(value):
+        raise ValueError("from 1 on it is a number of steps, which is whole; below 1 it is a share of the training")
+    return value
+
+
+# From 1 on a number of optimizer steps; below 1 a share of the training's, which `in_steps` resolves.
+_STEPS = AfterValidator(_whole_or_share)
+Steps = Annotated[int | float, Field(ge=0), _STEPS]
 
 
 class StrictConfig(BaseModel):
@@ -27,6 +38,20 @@ class StrictConfig(BaseModel):
     SPACE: ClassVar[Mapping[str, Any]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    def in_steps(self, total: int) -> Self:
+        """The same section with each share of the training as a number of its ``total`` steps."""
+        changed: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, StrictConfig):
+                changed[name] = value.in_steps(total)
+            elif (
+                any(isinstance(m, AfterValidator) and m.func is _whole_or_share for m in field.metadata)
+                and 0 < value < 1
+            ):
+                changed[name] = max(1, round(value * total))
+        return self.model_copy(update=changed)
 
     @classmethod
     def read(cls, section: Mapping[str, Any], where: str) -> Self:

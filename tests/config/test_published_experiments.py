@@ -47,7 +47,7 @@ def test_objectives_have_their_published_settings(objective: str, published: Str
 
 def test_lvs_looks_through_a_finer_grid() -> None:
     """A 224 px frame and 3 s of sound, in the branch that is trained: 512 channels on 14 x 14 cells, not projected."""
-    branch = make_branch(_compose("lvs_vggss"), 0).eval()
+    branch = make_branch(_compose("lvs_vggss"), 0, total_steps=1).eval()
     view = AVBatch(
         frame=torch.zeros(1, 3, 224, 224),
         waveform=torch.rand(1, 48000, generator=torch.Generator().manual_seed(0)) - 0.5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import logging
+import re
 import shutil
 import signal
 import subprocess
@@ -411,7 +412,7 @@ def test_the_truth_of_unlabeled_rows_decides_nothing(
     assert found == weights
     before, after = (list(csv.DictReader(text.splitlines())) for text in (curves, written))
     told = {key for a, b in zip(before, after, strict=True) for key in a if a[key] != b[key]}
-    if make_framework(compose(asked)).needs_weak_view:
+    if make_framework(compose(asked), 6).needs_weak_view:
         assert told == {"pseudo/precision", "pseudo/recall", "pseudo/iou"}
     else:
         assert not told
@@ -445,13 +446,52 @@ def test_every_epoch_tells_what_the_issue_asks_for(layout: _Where) -> None:
     assert set(last) - {"epoch"} <= set(recorded)
 
 
+@pytest.mark.parametrize(
+    ("asked", "key"),
+    [
+        (["framework.dmt.warmup_steps=3"], "framework.dmt.warmup_steps"),
+        (["objective=fnac", "objective.fnac.warmup_steps=4"], "objective.fnac.warmup_steps"),
+    ],
+)
+def test_a_method_that_would_never_start_is_refused(asked: list[str], key: str, layout: _Where) -> None:
+    """A warm-up as long as the training names its key and the training's 3 steps."""
+    with pytest.raises(TrainingError, match=rf"^{re.escape(key)} = \d, but the training has 3 steps"):
+        train(["trainer.epochs=1", *asked])
+    assert not layout(*asked).train.exists()
+
+
 @pytest.mark.slow
-def test_a_warm_up_that_outlasts_the_training_is_said(layout: _Where, caplog: pytest.LogCaptureFixture) -> None:
-    """On either axis, by its key; one step less is no news."""
-    train(["trainer.epochs=1", "framework.dmt.warmup_steps=3", "objective=fnac", "objective.fnac.warmup_steps=4"])
-    said = "but the training has 3 steps: what begins after them never does"
-    assert f"framework.dmt.warmup_steps = 3, {said}" in caplog.text
-    assert f"objective.fnac.warmup_steps = 4, {said}" in caplog.text
-    caplog.clear()
-    train(["trainer.epochs=1", "framework.dmt.warmup_steps=2"])
-    assert said not in caplog.text
+def test_a_share_of_the_training_is_that_many_steps(undisturbed: Callable[..., tuple[bytes, str]]) -> None:
+    """Warm-up, pacing and half-life as shares of 6 steps are the same training as in steps; other shares are not."""
+    xpl = ("framework=xpl", "framework.xpl.warmup_steps={}", "framework.xpl.pacing.length={}")
+    dmt = ("framework=dmt", "framework.dmt.warmup_steps={}", "framework.dmt.ema_half_life={}")
+    for keys in (xpl, dmt):
+        shares, steps, others = (tuple(key.format(n) for key in keys) for n in ("0.34", "2", "0.5"))
+        assert undisturbed(*shares)[0] == undisturbed(*steps)[0] != undisturbed(*others)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_a_training_with_a_sentence_and_its_state_is_kept(
+    sent: str, code: int, project: Path, layout: _Where
+) -> None:
+    """The code is the shell's, the sentence names the checkpoint, written by time here, and the run is KILLED."""
+    script = (
+        "import os, signal, sys\n"
+        "from avsl.cli import main\n"
+        "from avsl.data.loading import StepLoader\n"
+        "rows = StepLoader.rows\n"
+        "def stopped(self, number):\n"
+        "    if number == 2:\n"
+        f"        os.kill(os.getpid(), signal.{sent})\n"
+        "    return rows(self, number)\n"
+        "StepLoader.rows = stopped\n"
+        "sys.exit(main(['train', 'trainer.checkpoint_every=100', 'trainer.checkpoint_every_s=0']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    checkpoint = layout().state / "last.ckpt"
+    assert f"{checkpoint}, after 2 steps" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+    assert list(_runs().values()) == ["KILLED"]

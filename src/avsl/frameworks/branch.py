@@ -15,7 +15,7 @@ from avsl.distributed import gather, together
 from avsl.functional.ema import ema_update
 from avsl.functional.geometry import transfer_labels
 from avsl.functional.pseudo_labels import confident_mask, not_empty, pixel_bce, to_grid
-from avsl.schema import StrictConfig
+from avsl.schema import Steps, StrictConfig
 from avsl.types import (
     AVBatch,
     AVOutput,
@@ -223,7 +223,8 @@ class HardLabelConfig(StrictConfig):
         delta: δ, confidence from which the labeler calls a cell sounding.
         unlabeled_weight: λ_u of the loss on pseudo-labels.
         contrastive_weight: λ_c of the objective on L ∪ U.
-        warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used.
+        warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used; below 1 a share of
+            the training.
     """
 
     SPACE: ClassVar[Mapping[str, Any]] = {
@@ -236,7 +237,7 @@ class HardLabelConfig(StrictConfig):
     delta: float = Field(0.6, ge=0, le=1)
     unlabeled_weight: float = Field(1.0, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
-    warmup_steps: int = Field(200, ge=0)
+    warmup_steps: Steps = 200
 
 
 def hard_label_step(

@@ -19,10 +19,10 @@ from avsl.frameworks.branch import (
     unlabeled_views,
     weighted_sum,
 )
-from avsl.functional.ema import ema_update
+from avsl.functional.ema import ema_update, half_life_decay
 from avsl.functional.geometry import transfer_labels
 from avsl.functional.pseudo_labels import confident_mask, consensus
-from avsl.schema import StrictConfig
+from avsl.schema import Steps, StrictConfig
 from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
 
 
@@ -35,9 +35,12 @@ class DMTConfig(StrictConfig):
         target: Y, what of the two masks is taught; the method is their ``intersection``, its ablations the ``union``
             and the ``first`` teacher's mask alone.
         ema_decay: β of the teachers.
+        ema_half_life: steps in which a student's weight in the average halves, or below 1 a share of the training; 0
+            for ``ema_decay`` instead.
         unlabeled_weight: λ_u of the loss on pseudo-labels.
         contrastive_weight: λ_c of the objective on L ∪ U.
-        warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used.
+        warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used; below 1 a share of
+            the training.
     """
 
     SPACE: ClassVar[Mapping[str, Any]] = {
@@ -53,9 +56,10 @@ class DMTConfig(StrictConfig):
     tau: float = Field(0.5, ge=0, le=1)
     target: Literal["intersection", "union", "first"] = "intersection"
     ema_decay: float = Field(0.99, ge=0, lt=1)
+    ema_half_life: Steps = 0
     unlabeled_weight: float = Field(1.0, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
-    warmup_steps: int = Field(200, ge=0)
+    warmup_steps: Steps = 200
 
 
 class DMT(nn.Module):
@@ -77,6 +81,7 @@ class DMT(nn.Module):
     def __init__(self, make_branch: MakeBranch, config: DMTConfig) -> None:
         super().__init__()
         self.config = config
+        self.decay = half_life_decay(config.ema_half_life) if config.ema_half_life else config.ema_decay
         students = [make_branch(0), make_branch(1)]
         self.n_views = students[0].needs.views
         self.pairs = [(student, Teacher(student)) for student in students]
@@ -115,7 +120,7 @@ class DMT(nn.Module):
 
     def after_step(self, step: int) -> None:
         """EMA of both pairs; until the warm-up ends a teacher is its student's copy."""
-        decay = self.config.ema_decay if step >= self.config.warmup_steps else 0.0
+        decay = self.decay if step >= self.config.warmup_steps else 0.0
         for student, teacher in self.pairs:
             ema_update(teacher.model, student.model, decay)
             student.after_step()

@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import nn
 
 from avsl.frameworks.branch import Branch, HardLabelConfig, MakeBranch, Teacher, hard_label_step
-from avsl.functional.ema import ema_update
+from avsl.functional.ema import ema_update, half_life_decay
+from avsl.schema import Steps
 from avsl.types import SemiBatch, StepOutput
 
 
@@ -18,6 +19,8 @@ class MeanTeacherConfig(HardLabelConfig):
 
     Attributes:
         ema_decay: β of the teacher.
+        ema_half_life: steps in which a student's weight in the average halves, or below 1 a share of the training; 0
+            for ``ema_decay`` instead.
     """
 
     SPACE: ClassVar[Mapping[str, Any]] = {
@@ -26,6 +29,7 @@ class MeanTeacherConfig(HardLabelConfig):
     }
 
     ema_decay: float = Field(0.99, ge=0, lt=1)
+    ema_half_life: Steps = 0
 
 
 class MeanTeacher(nn.Module):
@@ -45,6 +49,7 @@ class MeanTeacher(nn.Module):
     def __init__(self, make_branch: MakeBranch, config: MeanTeacherConfig) -> None:
         super().__init__()
         self.config = config
+        self.decay = half_life_decay(config.ema_half_life) if config.ema_half_life else config.ema_decay
         self.student = make_branch(0)
         self.n_views = self.student.needs.views
         self.teacher = Teacher(self.student)
@@ -55,7 +60,7 @@ class MeanTeacher(nn.Module):
 
     def after_step(self, step: int) -> None:
         """EMA; until the warm-up ends the teacher is the student's copy."""
-        decay = self.config.ema_decay if step >= self.config.warmup_steps else 0.0
+        decay = self.decay if step >= self.config.warmup_steps else 0.0
         ema_update(self.teacher.model, self.student.model, decay)
         self.student.after_step()
 

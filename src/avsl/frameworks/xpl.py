@@ -23,7 +23,7 @@ from avsl.frameworks.label_memory import LabelMemory
 from avsl.functional.curriculum import Shape, admission_threshold, pace, soft_iou
 from avsl.functional.geometry import identity, transfer_labels
 from avsl.functional.pseudo_labels import average_labels, sharpen, to_finest_grid
-from avsl.schema import ConfigError, StrictConfig
+from avsl.schema import ConfigError, Steps, StrictConfig
 from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
 
 
@@ -33,13 +33,13 @@ class PacingConfig(StrictConfig):
     Attributes:
         start: share when pseudo-labels are first used.
         end: share when the curriculum is over.
-        length: steps between the two.
+        length: steps between the two; below 1 a share of the training.
         shape: ``linear``, ``root`` (fast, then slow) or ``step`` (``start`` until ``length``).
     """
 
     start: float = Field(0.3, ge=0, le=1)
     end: float = Field(1.0, ge=0, le=1)
-    length: int = Field(1000, ge=0)
+    length: Steps = 1000
     shape: Shape = "linear"
 
     @model_validator(mode="after")
@@ -59,7 +59,8 @@ class XPLConfig(StrictConfig):
         pacing: curriculum data selection.
         unlabeled_weight: λ_x of the loss on pseudo-labels.
         contrastive_weight: λ_c of the objective on L ∪ U.
-        warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used.
+        warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used; below 1 a share of
+            the training.
     """
 
     SPACE: ClassVar[Mapping[str, Any]] = {
@@ -81,7 +82,7 @@ class XPLConfig(StrictConfig):
     pacing: PacingConfig = PacingConfig()
     unlabeled_weight: float = Field(1.0, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
-    warmup_steps: int = Field(200, ge=0)
+    warmup_steps: Steps = 200
 
 
 class XPL(nn.Module):

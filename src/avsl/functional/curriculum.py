@@ -11,7 +11,7 @@ from torch import Tensor
 Shape = Literal["linear", "root", "step"]
 
 
-def pace(step: int, start: float, end: float, length: int, shape: Shape) -> float:
+def pace(step: float, start: float, end: float, length: float, shape: Shape) -> float:
     """The pacing function: the share of clips admitted at ``step``.
 
     Args:

@@ -21,3 +21,8 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float, *, buffers:
     average(list(teacher.parameters()), list(student.parameters()), None)
     if buffers and (own := list(teacher.buffers())):
         torch._foreach_copy_(own, list(student.buffers()))
+
+
+def half_life_decay(half_life: float) -> float:
+    """β with which a student's weight in the average halves in ``half_life`` steps; at least 1."""
+    return float(0.5 ** (1 / half_life))

@@ -16,7 +16,7 @@ from avsl.functional.contrastive import (
     similarity_maps,
     symmetric_info_nce,
 )
-from avsl.schema import StrictConfig
+from avsl.schema import Steps, StrictConfig
 from avsl.types import AVOutput, LossTerms, Needs
 
 
@@ -32,8 +32,8 @@ class FNACConfig(StrictConfig):
         fns_audio_weight: of the suppression of false negatives by what sounds alike.
         tns_weight: of the enhancement of true negatives by what foregrounds have in common.
         fns_image_weight: of the suppression of false negatives by what looks alike.
-        warmup_steps: steps on the contrastive term alone. Published: 5 epochs of 144,000 clips in batches of 256
-            without the last, partial one, which are 2,810 steps.
+        warmup_steps: steps on the contrastive term alone; below 1 a share of the training. Published: 5 epochs of
+            144,000 clips in batches of 256 without the last, partial one, which are 2,810 steps.
     """
 
     temperature: float = Field(0.03, gt=0)
@@ -44,7 +44,7 @@ class FNACConfig(StrictConfig):
     fns_audio_weight: float = Field(100.0, ge=0)
     tns_weight: float = Field(100.0, ge=0)
     fns_image_weight: float = Field(100.0, ge=0)
-    warmup_steps: int = Field(2810, ge=0)
+    warmup_steps: Steps = 2810
 
 
 class FNAC(nn.Module):

@@ -117,9 +117,9 @@ def _fit_on_one_device(
     rows = np.concatenate([rows_of(data, split.labeled), rows_of(data, split.unlabeled), validation])
     reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
     per_epoch = steps_per_epoch(config, split)
-    module = SemiModule(config, per_epoch * config.trainer.epochs)
-    if rank == 0:
-        _warn_of_long_warm_ups(config, module.total_steps)
+    total_steps = per_epoch * config.trainer.epochs
+    _check_warm_ups(config, total_steps)
+    module = SemiModule(config, total_steps)
     loader = make_loader(config, reader, split, module.framework, rank)
     settings = config.trainer
     epochs = EpochLogger(run, settings.epochs)
@@ -194,15 +194,17 @@ def _end(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(_SIGTERM_CODE)
 
 
-def _warn_of_long_warm_ups(config: Config, steps: int) -> None:
-    """A method whose warm-up outlasts the training is another, simpler method, and its scores do not tell."""
+def _check_warm_ups(config: Config, steps: int) -> None:
+    """Refuse a training that ends before its method starts: it would train another, simpler method.
+
+    Raises:
+        TrainingError: names the key, both numbers and the way out.
+    """
     for axis, choice in (("objective", config.objective), ("framework", config.framework)):
-        wait = getattr(choice.settings, "warmup_steps", 0)
+        wait = getattr(choice.settings.in_steps(steps), "warmup_steps", 0)
         if wait >= steps:
-            log.warning(
-                "%s.%s.warmup_steps = %d, but the training has %d steps: what begins after them never does",
-                axis,
-                choice.name,
-                wait,
-                steps,
+            key = f"{axis}.{choice.name}.warmup_steps"
+            raise TrainingError(
+                f"{key} = {wait}, but the training has {steps} steps: {choice.name} would never start; "
+                f"train for longer, or give a share of the training, such as {key}=0.25"
             )

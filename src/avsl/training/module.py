@@ -32,7 +32,7 @@ class SemiModule(lightning.LightningModule):
 
     Args:
         config: the run's configuration.
-        total_steps: length of the learning-rate schedule.
+        total_steps: length of the training, and of all that is given as a share of it.
 
     Attributes:
         step: number of the present step.
@@ -44,7 +44,7 @@ class SemiModule(lightning.LightningModule):
         super().__init__()
         self.config = config
         self.total_steps = total_steps
-        self.framework: Framework = make_framework(config)
+        self.framework: Framework = make_framework(config, total_steps)
         self.sweep = ThresholdSweep()
         self.means = RunningMeans()
         self.skipped = SumMetric(nan_strategy="disable", sync_on_compute=False)
