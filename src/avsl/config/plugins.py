@@ -32,7 +32,7 @@ def load_plugins(params: Mapping[str, Any], project: Path) -> list[str]:
         raise ConfigError(f"{project / 'params.yaml'}: key 'plugins' = {names!r}: a list of module names is needed")
     folder = str(project.resolve())
     if names and folder not in sys.path:
-        sys.path.append(folder)  # processes that are started for training inherit it
+        sys.path.append(folder)
     for name in names:
         try:
             module = importlib.import_module(name)
