@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from avsl.build import make_loader, make_reader, rows_of
 from avsl.config.compose import compose
 from avsl.frameworks import FRAMEWORKS
+from avsl.frameworks.branch import Branch
 from avsl.paths import Layout
 from avsl.stages.prepare import load_data
 from avsl.training.module import SemiModule
@@ -61,3 +63,22 @@ def test_a_step_reads_no_value(framework: str, layout: Callable[..., Layout]) ->
     assert all(p.grad is not None for group in module.framework.param_groups() for p in group["params"])
     with _unread(), pytest.raises(_ReadError):
         float(torch.zeros(()))
+
+
+@pytest.mark.parametrize("framework", ["dmt", "xpl"])
+def test_independent_students_are_clipped_apart(framework: str, project: Path) -> None:
+    """However large the other's gradient is, a student's is clipped to its own norm, in its own direction."""
+    module = SemiModule(compose([f"framework={framework}"]), total_steps=6)
+    first, second = (part for part in module.modules() if isinstance(part, Branch))
+    for student, size in ((first, 0.1), (second, 1e6)):
+        for p in student.parameters():
+            if p.requires_grad:
+                p.grad = torch.full_like(p, size)
+    norms = [
+        torch.nn.utils.get_total_norm([p.grad for p in s.parameters() if p.grad is not None]) for s in (first, second)
+    ]
+    module.configure_gradient_clipping(torch.optim.SGD(module.parameters(), 0.1), 0.5)
+    for student, size, norm in ((first, 0.1, norms[0]), (second, 1e6, norms[1])):
+        expected = size * min(1.0, 0.5 / float(norm))
+        found = torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+        torch.testing.assert_close(found, torch.full_like(found, expected))

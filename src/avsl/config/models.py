@@ -64,7 +64,7 @@ class TrainerConfig(StrictConfig):
         learning_rate: peak of the cosine schedule.
         warmup_share: share of all steps in which the learning rate rises linearly.
         weight_decay: AdamW's, on matrices and kernels.
-        gradient_clip: highest norm of the gradient; 0 leaves it alone.
+        gradient_clip: highest norm of each student's gradient; 0 leaves it alone.
         precision: Lightning's name, never chosen by what the machine has.
         accelerator: ``cpu`` or ``gpu``.
         devices: how many of them, on one machine; each is a process that takes an equal share of a step's rows.

@@ -16,6 +16,7 @@ from avsl.config.models import Config
 from avsl.data.loading import Rows, TrainingRows
 from avsl.data.transforms import make_views, plain_view
 from avsl.distributed import follow_first
+from avsl.frameworks.branch import Branch
 from avsl.functional.seeds import derive_seed
 from avsl.metrics import ThresholdSweep
 from avsl.models import LocalizerEnsemble
@@ -84,9 +85,14 @@ class SemiModule(lightning.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip here: Lightning's own refuses fused optimizers, which matters for float16 alone."""
+        """Clip each student's own gradient: one norm for all would couple independent students.
+
+        Lightning's own clipping refuses fused optimizers, which matters for float16 alone.
+        """
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val, foreach=True)
+            for student in self.modules():
+                if isinstance(student, Branch):
+                    torch.nn.utils.clip_grad_norm_(student.parameters(), gradient_clip_val, foreach=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimizer's step and what the framework does after it (EMA), before any checkpoint is written."""
