@@ -35,6 +35,17 @@ def weights(classifier: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @torch.no_grad()
+def test_frames_come_with_the_levels_that_its_weights_want(weights: Path) -> None:
+    """A prior of other levels sees what one of ImageNet's levels sees in frames brought to those levels."""
+    frames = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    imagenet = ObjectPriorConfig(weights=str(weights), backbone="resnet10t")
+    other = imagenet.model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)})
+    mean, std = (torch.tensor(x)[:, None, None] for x in (imagenet.mean, imagenet.std))
+    found = ObjectPrior(other)((frames - mean) / std)
+    torch.testing.assert_close(found, ObjectPrior(imagenet)((frames - 0.5) / 0.5), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
 def test_it_is_the_mean_absolute_activation_of_the_last_stage(classifier: nn.Module, weights: Path) -> None:
     """With the file's weights, in training mode too, and never trained."""
     prior = ObjectPrior(ObjectPriorConfig(weights=str(weights), backbone="resnet10t")).train()

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsl.functional.image import MEAN, STD
 from avsl.models.backbone import make_feature_network
-from avsl.models.weights.pretrained import PRETRAINED
-from avsl.schema import ConfigError, StrictConfig
-
-_Positive = Annotated[float, Field(gt=0)]
+from avsl.models.levels import Levels, LevelsConfig
+from avsl.schema import ConfigError
 
 
-class ImageEncoderConfig(StrictConfig):
+class ImageEncoderConfig(LevelsConfig):
     """A timm network on frames.
 
     Attributes:
         backbone: any timm name that offers feature maps.
         backbone_args: passed to timm (widths and the like).
         stages: which of its feature maps are used; more than one are merged top-down on the finest grid.
-        weights: a name of pretrained weights, a safetensors file of ImageNet weights, or ``timm`` for timm's own
-            download; empty starts from scratch.
-        mean: of the channels of the frames that the weights were trained on, in [0, 1]; ImageNet's, or what named
-            weights want.
-        std: their standard deviation.
         dropout: share of the features dropped in training, before they are projected.
         project: whether 1×1 convolutions follow; LVS and SSPL have none.
         last_stride: stride of a ResNet's last stage; 1 doubles its grid without dilation (LVS).
@@ -40,23 +30,11 @@ class ImageEncoderConfig(StrictConfig):
     backbone: str = "resnet18"
     backbone_args: dict[str, Any] = Field(default_factory=dict)
     stages: tuple[int, ...] = Field((4,), min_length=1)
-    weights: str = ""
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[_Positive, _Positive, _Positive] = STD
     dropout: float = Field(0.0, ge=0, lt=1)
     project: bool = True
     last_stride: Literal[1, 2] = 2
     before_activation: bool = False
     frozen: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_levels(cls, section: Any) -> Any:
-        """Named weights bring their mean and standard deviation, so that an export without the name keeps them."""
-        if not isinstance(section, Mapping) or section.get("weights") not in PRETRAINED:
-            return section
-        weights = PRETRAINED[section["weights"]]
-        return {"mean": weights.mean, "std": weights.std} | dict(section)
 
 
 class ImageEncoder(nn.Module):
@@ -66,17 +44,11 @@ class ImageEncoder(nn.Module):
     them to one width, coarser ones are enlarged and added.
     """
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, config: ImageEncoderConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        # Frames come with ImageNet's levels, whoever reads them: two students may want different ones.
-        mean, std, own_mean, own_std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD, config.mean, config.std))
-        self.register_buffer("scale", std / own_std, persistent=False)
-        self.register_buffer("shift", (mean - own_mean) / own_std, persistent=False)
-        self.own_levels = (config.mean, config.std) != (MEAN, STD)
+        # Two students may want different levels of the same frames.
+        self.levels = Levels(config)
         self.backbone, widths = make_feature_network(
             "model.image",
             config.backbone,
@@ -107,9 +79,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (B, 3, H, W), normalized as :func:`avsl.functional.image.normalize` does, to (B, dim, h, w)."""
-        if self.own_levels:
-            frames = frames * self.scale + self.shift
-        stages = zip(self.lateral, self.backbone(frames), strict=True)
+        stages = zip(self.lateral, self.backbone(self.levels(frames)), strict=True)
         maps: list[Tensor] = [lateral(self.dropout(x)) for lateral, x in stages]
         merged = maps.pop()
         while maps:

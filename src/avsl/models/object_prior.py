@@ -6,14 +6,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from avsl.models.backbone import make_feature_network
-from avsl.schema import StrictConfig
+from avsl.models.levels import Levels, LevelsConfig
 
 
-class ObjectPriorConfig(StrictConfig):
+class ObjectPriorConfig(LevelsConfig):
     """Object-guided localization (OGL); the defaults are the published ones.
 
     Attributes:
-        weights: a local safetensors file of ImageNet weights of ``backbone``.
+        weights: of ``backbone``, as for an image encoder.
         alpha: share of the audio-visual map in the mixture; the rest is the object map's.
         backbone: any timm name that offers feature maps.
     """
@@ -37,6 +37,7 @@ class ObjectPrior(nn.Module):
         super().__init__()
         self.config = config
         network, _ = make_feature_network("evaluate.ogl", config.backbone, config.weights, out_indices=(-1,))
+        self.levels = Levels(config)
         self.network = network.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> ObjectPrior:
@@ -45,6 +46,6 @@ class ObjectPrior(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Normalized frames to object maps, at least 0."""
-        (features,) = self.network(frames)
+        (features,) = self.network(self.levels(frames))
         activation: Tensor = features.abs().mean(1)
         return activation
