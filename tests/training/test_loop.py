@@ -32,6 +32,7 @@ from avsl.frameworks import FRAMEWORKS
 from avsl.frameworks.xpl import XPL
 from avsl.paths import Layout
 from avsl.records import RunRecord
+from avsl.schema import ConfigError
 from avsl.stages.prepare import split
 from avsl.stages.train import train
 from avsl.tracking.store import open_store
@@ -250,12 +251,20 @@ def test_without_labels_it_does_not_matter_which_rows_have_them(
 
 
 def test_a_second_training_on_the_same_state_is_refused(layout: _Where) -> None:
-    """Two processes never share a checkpoint: the second one says why in one sentence."""
+    """Two processes never share a checkpoint: the second one names the folder and leaves no run."""
     state = layout().state
     state.mkdir(parents=True)
-    with FileLock(state / "last.lock"), pytest.raises(TrainingError, match=f"^another training is using {state}$"):
+    with FileLock(state / "last.lock"), pytest.raises(TrainingError, match=f"another training.*{state}"):
         train()
-    assert list(_runs().values()) == ["FAILED"]
+    assert not _runs()
+
+
+def test_a_missing_accelerator_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the key and what is allowed; no run is left."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"trainer\.accelerator.*gpu.*cpu"):
+        train(["trainer.accelerator=gpu"])
+    assert not _runs()
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from avsl.tracking.runs import Recorder, RunTags, git_commit, start_or_resume_ru
 from avsl.tracking.store import open_store
 from avsl.training.checkpoint import find_checkpoint
 from avsl.training.logger import write_history
-from avsl.training.loop import fit_on_all_devices, identity
+from avsl.training.loop import check_accelerator, fit_on_all_devices, identity, sole_training
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 def train(overrides: Sequence[str] = ()) -> None:
     """Train a framework over an objective at one label ratio, going on from its own checkpoint where there is one."""
     config = compose(overrides)
+    check_accelerator(config.trainer)
     layout = Layout.of(config)
     data, drawn = load_data(layout)
     if (former := RunRecord.find(layout.train)) is not None and former.config_hash != config.training_hash():
@@ -46,23 +47,25 @@ def train(overrides: Sequence[str] = ()) -> None:
             former.seed,
             former.epochs,
         )
-    store = open_store(config.tracking, config.root)
-    run_id = find_checkpoint(layout.checkpoint, identity(config, drawn))
-    tags = RunTags(
-        framework=config.framework.name,
-        objective=config.objective.name,
-        label_ratio=config.split.label_ratio,
-        seed=config.seed,
-        data_hash=drawn.data_hash,
-        split_hash=drawn.content_hash,
-        git_commit=git_commit(project_root()),
-        dvc_stage=f"train@{layout.method}-{layout.ratio}",
-    )
-    name = f"{layout.method} {layout.ratio} seed {config.seed}"
-    params = without_resumable_keys(config.model_dump(mode="json"))  # MLflow keeps a parameter's first value
-    with start_or_resume_run(store, config.data.name, name, tags, params, run_id) as run:
-        origin = {"command": shlex.join(["avsl", "train", *overrides]), "git_commit": tags.git_commit}
-        train_and_export(config, data, drawn, run, origin, resume=run_id is not None)
+    # Before a run is opened: a training that is refused leaves none.
+    with sole_training(layout.checkpoint):
+        store = open_store(config.tracking, config.root)
+        run_id = find_checkpoint(layout.checkpoint, identity(config, drawn))
+        tags = RunTags(
+            framework=config.framework.name,
+            objective=config.objective.name,
+            label_ratio=config.split.label_ratio,
+            seed=config.seed,
+            data_hash=drawn.data_hash,
+            split_hash=drawn.content_hash,
+            git_commit=git_commit(project_root()),
+            dvc_stage=f"train@{layout.method}-{layout.ratio}",
+        )
+        name = f"{layout.method} {layout.ratio} seed {config.seed}"
+        params = without_resumable_keys(config.model_dump(mode="json"))  # MLflow keeps a parameter's first value
+        with start_or_resume_run(store, config.data.name, name, tags, params, run_id) as run:
+            origin = {"command": shlex.join(["avsl", "train", *overrides]), "git_commit": tags.git_commit}
+            train_and_export(config, data, drawn, run, origin, resume=run_id is not None)
 
 
 def train_and_export(

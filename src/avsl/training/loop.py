@@ -8,22 +8,25 @@ import signal
 import sys
 import threading
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import lightning
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.strategies import DDPStrategy
 
 from avsl.build import code_hash, make_loader, make_reader, rows_of, steps_per_epoch
-from avsl.config.models import Config
+from avsl.config.models import Config, TrainerConfig
 from avsl.data.loading import RowLoader, RowReader
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
+from avsl.schema import ConfigError
 from avsl.tracking.runs import Recorder
 from avsl.training.checkpoint import StampedCheckpoint
 from avsl.training.errors import NonFiniteError, TrainingError
@@ -64,13 +67,9 @@ def fit_on_all_devices(
         TrainingError: another training uses the same state, or a step was not finite; names its rows and the last
             checkpoint.
     """
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     devices = config.trainer.devices
     with ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(checkpoint.with_suffix(".lock"), timeout=0))
-        except Timeout:
-            raise TrainingError(f"another training is using {checkpoint.parent}") from None
+        stack.enter_context(sole_training(checkpoint))
         processes = None
         if devices > 1:
             task = {
@@ -82,6 +81,36 @@ def fit_on_all_devices(
             }
             processes = stack.enter_context(started(task, devices, config.trainer.accelerator))
         return _fit_on_one_device(config, data, split, run, checkpoint, resume, processes)
+
+
+@contextmanager
+def sole_training(checkpoint: Path) -> Iterator[None]:
+    """Keep other trainings from a checkpoint.
+
+    Raises:
+        TrainingError: another training is using it.
+    """
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    # A singleton, so that what runs under the lock may ask for it again.
+    lock = FileLock(checkpoint.with_suffix(".lock"), timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TrainingError(f"another training is using {checkpoint.parent}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_accelerator(config: TrainerConfig) -> None:
+    """Refuse an accelerator that this machine lacks.
+
+    Raises:
+        ConfigError: it has no GPU, and one is asked for.
+    """
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("key 'trainer.accelerator' = 'gpu': torch finds no GPU on this machine; cpu is allowed")
 
 
 def take_part() -> None:
