@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 from benchmarks.faults.damage import CSV, JSON, LISTS, ROWS, Case, write_valid
 from benchmarks.faults.project import make_project
 
@@ -48,7 +49,7 @@ class Outcome:
         verdict: ``used``, ``quarantined``, ``told`` (a sentence beside a result), ``refused`` (a sentence and exit code
             2), or what must not be: ``crash``, ``hang``, ``memory``, ``lost``.
         seconds: of the command, by the clock.
-        peak: greatest resident memory, bytes.
+        peak: greatest resident memory beyond that of the process it was forked from, bytes.
         said: the sentence, or the end of the traceback.
     """
 
@@ -165,8 +166,12 @@ class _Forked:
         place.mkdir(parents=True, exist_ok=True)
 
     def run(self, project: Path, arguments: Sequence[str]) -> tuple[int | None, str, float, int]:
-        """Exit code (None after a limit of time), what it said on stderr that is no log, seconds, greatest bytes."""
+        """Exit code (None after a limit of time), what it said on stderr that is no log, seconds, greatest bytes.
+
+        The bytes are those beyond this process's own, which the child shares at its start.
+        """
         told = self._place / "stderr"
+        own = psutil.Process().memory_info().rss
         start = time.perf_counter()
         pid = os.fork()
         if not pid:
@@ -179,15 +184,15 @@ class _Forked:
             if seconds > WAIT_S:
                 os.killpg(pid, signal.SIGKILL)
                 _, _, usage = os.wait4(pid, 0)
-                return None, f"killed after {WAIT_S} s", seconds, usage.ru_maxrss * 1024
+                return None, f"killed after {WAIT_S} s", seconds, max(0, usage.ru_maxrss * 1024 - own)
             time.sleep(0.01)
         text = told.read_text(errors="replace").strip()
         code = os.waitstatus_to_exitcode(status)
         if code == -signal.SIGXCPU:
-            return None, f"killed after {LIMIT_S} s of the CPU", seconds, usage.ru_maxrss * 1024
+            return None, f"killed after {LIMIT_S} s of the CPU", seconds, max(0, usage.ru_maxrss * 1024 - own)
         if code == 2 and "avsl: " in text and "Traceback" not in text:
             text = text[text.rindex("avsl: ") :]
-        return code, text, seconds, usage.ru_maxrss * 1024
+        return code, text, seconds, max(0, usage.ru_maxrss * 1024 - own)
 
     def _child(self, project: Path, arguments: Sequence[str], told: Path) -> None:
         code = 70

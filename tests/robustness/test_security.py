@@ -24,11 +24,18 @@ _CALLS = {
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "pandas.read_pickle", "pd.read_pickle", "yaml.full_load"),
     *("hydra.utils.instantiate", "hydra.utils.get_class", "hydra.utils.get_object", "torch.hub.load"),
 }
-# Where a module is imported by name: from a table of constants.
-_IMPORTS = {"src/avsl/cli.py"}
+# What single files may do, and why it is safe there.
+_ALLOWED = {
+    ("src/avsl/cli.py", "importlib.import_module"): "the names are a table of constants",
+    ("src/avsl/config/plugins.py", "importlib.import_module"): "params.yaml names the project's own modules",
+    ("src/avsl/models/weights/pickles.py", "zipfile"): "lists names, to refuse TorchScript",
+    ("src/avsl/models/weights/pickles.py", "torch.load without weights_only"): "with an unpickler that knows arrays",
+    ("src/avsl/models/weights/pretrained.py", "zipfile"): "reads one named file of an archive whose hash is known",
+    ("src/avsl/models/weights/pretrained.py", "tarfile"): "reads one named file of an archive whose hash is known",
+}
 
 
-def _faults(path: str, text: str) -> Iterator[str]:
+def _faults(text: str) -> Iterator[str]:
     """What of a source is not allowed."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -39,7 +46,7 @@ def _faults(path: str, text: str) -> Iterator[str]:
             continue
         called = ast.unparse(node.func)
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-        if called in _CALLS or (called.endswith("import_module") and path not in _IMPORTS):
+        if called in _CALLS or called.endswith("import_module"):
             yield called
         if called == "torch.load" and given.get("weights_only") != "True":
             yield "torch.load without weights_only"
@@ -52,7 +59,9 @@ def _faults(path: str, text: str) -> Iterator[str]:
 @pytest.mark.parametrize("path", _SOURCES, ids=lambda path: str(path.relative_to(_ROOT)))
 def test_nothing_read_is_run(path: Path) -> None:
     """No pickle, no eval, no import by a name that was read, no expanding XML, no archive, no shell."""
-    assert not list(_faults(str(path.relative_to(_ROOT)), path.read_text()))
+    found = set(_faults(path.read_text()))
+    allowed = {fault for name, fault in _ALLOWED if name == path.relative_to(_ROOT).as_posix()}
+    assert found == allowed
 
 
 @pytest.mark.parametrize(
@@ -66,7 +75,7 @@ def test_nothing_read_is_run(path: Path) -> None:
 )
 def test_the_search_finds_it(line: str) -> None:
     """It is not blind."""
-    assert list(_faults("src/avsl/x.py", line))
+    assert list(_faults(line))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +102,8 @@ def test_secrets_of_the_environment_are_told_nowhere(
         monkeypatch.setenv(name, secret)
     caplog.set_level(logging.DEBUG)
     for command in ("run", "register"):
-        assert main([command, "trainer.epochs=1", "tracking.system_metrics=true"]) == 0
+        settings = ["trainer.epochs=1", "framework.dmt.warmup_steps=0.25", "tracking.system_metrics=true"]
+        assert main([command, *settings]) == 0
     printed = capfd.readouterr()
     told = {"log": caplog.text.encode(), "stdout": printed.out.encode(), "stderr": printed.err.encode()}
     files = {str(path): path.read_bytes() for path in project.rglob("*") if path.is_file()}

@@ -46,8 +46,9 @@ def _sha256(content: bytes) -> str:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_the_root_is_the_one_that_prepare_finds(name: str, project: Path) -> None:
+def test_the_root_is_the_one_that_prepare_finds(name: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For each data set, with a root relative to the project; a root that is not set is named."""
+    monkeypatch.chdir(project)
     if name not in on_disk():
         _choose(project, name)
         assert _recorded(project, name) == {"root": "", "files": {}}
