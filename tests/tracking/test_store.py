@@ -119,11 +119,11 @@ def test_what_only_reads_makes_no_database(in_project: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_a_project_has_one_store(in_project: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_has_one_store(in_project: Path, new_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default one, the one of a relative address, and the same from a folder below: MLflow's rule at the root."""
     database = in_project / "outputs" / "mlflow" / "mlflow.db"
     database.parent.mkdir(parents=True)
-    shutil.copyfile(store.uri.removeprefix("sqlite:///"), database)
+    shutil.copyfile(new_database, database)
     for folder in (".", "notebooks"):
         monkeypatch.chdir(in_project / folder)
         for config in (TrackingConfig(), TrackingConfig(uri="sqlite:///outputs/mlflow/mlflow.db")):
@@ -180,14 +180,14 @@ def test_artifacts_of_a_copied_or_moved_project_lie_below_it(
 
 
 def test_a_store_in_a_temporary_workspace_says_that_it_goes(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where DVC runs an experiment with --temp or --queue; the project's own store says nothing."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for folder, said in ((".dvc/tmp/exps/standalone/tmp1", 1), (".dvc/tmp/exps/tmp2", 1), ("project", 0)):
         root = tmp_path / folder / "outputs"
         (root / "mlflow").mkdir(parents=True)
-        shutil.copyfile(store.uri.removeprefix("sqlite:///"), root / "mlflow" / "mlflow.db")
+        shutil.copyfile(new_database, root / "mlflow" / "mlflow.db")
         caplog.clear()
         open_store(TrackingConfig(), root)
         assert len(caplog.records) == said
