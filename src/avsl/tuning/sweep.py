@@ -121,7 +121,7 @@ class _Search:
             self._publish(None)
         epochs = self.config.trainer.epochs
         settings = {f: config.framework.settings for f, config in plain.items()}
-        first = first_rung(self.request, settings, steps_per_epoch(self.config, drawn))
+        first = first_rung(self.request, settings, steps_per_epoch(self.config, drawn), epochs)
         stops = tune.scheduler is not None and first < epochs
         log.info(
             "label ratio %s: %d trials of %s to go, in %s; %s",
