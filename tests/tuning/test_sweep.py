@@ -23,7 +23,9 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from avsl.config.compose import compose
+from avsl.config.models import TrainerConfig
 from avsl.data.splits import Split
+from avsl.frameworks import FRAMEWORKS
 from avsl.paths import Layout
 from avsl.records import RunRecord
 from avsl.registry.rules import model_name
@@ -261,10 +263,12 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
     node = _node(nodes)
     # The first two trials, of the defaults, are sound; of the others, each value but the first of its key spoils one.
     values = {"model.dim": [8, 10**15], "trainer.learning_rate": [0.003, 1e30], "trainer.accelerator": ["cpu", "gpu"]}
-    spaces: dict[str, dict[str, Any]] = {}
+    spaces: dict[str, dict[str, Any]] = {"trainer": dict.fromkeys(TrainerConfig.SPACE)}
     for key, choices in values.items():
         section, name = key.split(".")
         spaces.setdefault(section, {})[name] = {"kind": "categorical", "values": choices}
+    competing = ("mean_teacher", "pseudo_label")
+    asked = ["tune=small", f"framework={','.join(competing)}", f"tune.address={nodes.address}"]
     tune = {
         "name": "small",
         "trials": 5,
@@ -272,10 +276,10 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
         "startup": 99,
         "retries": 1,
         "scheduler": None,
-        "spaces": {"common": spaces},
+        # Nothing else is searched, neither of the trainer nor of the frameworks.
+        "spaces": {"common": spaces, **{name: dict.fromkeys(FRAMEWORKS[name][1].SPACE) for name in competing}},
     }
     (project / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(tune))
-    asked = ["tune=small", "framework=mean_teacher,pseudo_label", f"tune.address={nodes.address}"]
     killed: list[int] = []
 
     def kill_workers() -> None:
@@ -350,7 +354,9 @@ def test_a_worker_that_dies_after_its_last_word_changes_nothing(
             assert _kill_worker(killed)
 
     monkeypatch.setattr(Records, "changed", killing)
-    asked = ["tune=small", "framework=mean_teacher", "trainer.epochs=1", "tune.trials=2", "tune.scheduler=null"]
+    asked = ["tune=small", "framework=mean_teacher", "tune.trials=2", "tune.scheduler=null"]
+    # Pseudo-labels start within the only epoch.
+    asked += ["trainer.epochs=1", "framework.mean_teacher.warmup_steps=0.5"]
     sweep([*asked, f"tune.address={nodes.address}"])
     assert len(killed) == 1
     trials = _result(project)["trials"]
@@ -370,7 +376,9 @@ def test_a_label_ratio_without_a_winner_does_not_stop_the_others(project: Path, 
     tuned = {"mean_teacher": {"r25": {"trainer": {"learning_rate": 1e30}}}}
     with (project / "params.yaml").open("a") as file:
         file.write(yaml.safe_dump({"tuned": tuned}))
-    asked = ["tune=small", "framework=mean_teacher", "trainer.epochs=1", f"tune.address={nodes.address}"]
+    asked = ["tune=small", "framework=mean_teacher", f"tune.address={nodes.address}"]
+    # Pseudo-labels start within the only epoch.
+    asked += ["trainer.epochs=1", "framework.mean_teacher.warmup_steps=0.5"]
     with pytest.raises(SweepError, match=r"holds no search to go on with: leave tune\.resume out$"):
         sweep([*asked, "split.label_ratio=0.25,0.5", "tune.resume=true"])
     node = _node(nodes)
