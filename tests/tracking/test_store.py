@@ -179,6 +179,23 @@ def test_artifacts_of_a_copied_or_moved_project_lie_below_it(
     assert here.exists() == (how != "moved")
 
 
+def test_a_root_further_up_leaves_the_artifacts_where_they_are(
+    new_database: Path, tmp_path: Path, tags: RunTags, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The database has not moved: it lies below the root that its artifacts were written with."""
+    root = tmp_path / "outputs"
+    (root / "mlflow").mkdir(parents=True)
+    shutil.copyfile(new_database, root / "mlflow" / "mlflow.db")
+    config = TrackingConfig(uri=f"sqlite:///{root}/mlflow/mlflow.db", system_metrics=False)
+    with start_or_resume_run(open_store(config, root), "synthetic", "first", tags, {}) as run:
+        pass
+    for writes in (False, True):
+        opened = open_store(config, tmp_path, writes=writes)
+        stored = url2pathname(urlsplit(str(opened.client.get_run(run.run_id).info.artifact_uri)).path)
+        assert Path(stored).is_relative_to(root)
+    assert not caplog.text
+
+
 def test_a_store_in_a_temporary_workspace_says_that_it_goes(
     new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

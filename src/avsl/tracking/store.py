@@ -161,7 +161,9 @@ def _bring_home(database: Path, root: Path, artifacts: str, *, writes: bool) -> 
             for name, location in found
             if location.startswith("file://") and location.endswith(Path("/", artifacts, name).as_uri()[7:])
         }
-        for former in sorted(elsewhere - {home}):
+        # Those of a folder that the database still lies below were written with it as root: nothing has moved.
+        unmoved = {(parent / artifacts).as_uri() for parent in database.resolve().parents}
+        for former in sorted(elsewhere - unmoved):
             moved = f"{database} names artifacts in {former}, from where this project was copied or moved"
             if not writes:
                 raise TrackingError(f"{moved}: `avsl models restore` names them in {home}")
