@@ -8,7 +8,7 @@ from pathlib import Path
 from avsl.data.datasets import DATASETS, on_disk
 from avsl.inference.predictor import Predictor
 from avsl.registry.rules import model_name
-from avsl.registry.versions import CHAMPION, model_folder
+from avsl.registry.versions import CHAMPION, model_folder, parse_address
 from avsl.schema import ConfigError
 from avsl.tracking.store import open_store
 
@@ -45,6 +45,8 @@ def load_predictor(
         if not 0 < ratio <= 1:
             raise ConfigError(f"label ratio {ratio} is not in (0, 1]")
         uri = f"models:/{model_name(data, ratio)}@{CHAMPION}"
+    # Before a store is looked for: where there is none, a wrong address would be answered by how to make one.
+    parse_address(uri)
     # The configuration (Hydra, every method) is slow to import, and an exported folder needs none.
     from avsl.config.compose import compose
 

@@ -115,6 +115,22 @@ def register_imported(
     return name, version
 
 
+def parse_address(uri: str) -> tuple[str, str, str]:
+    """The name, alias and version that a registered model's address states; one of the latter two is empty.
+
+    Args:
+        uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+
+    Raises:
+        TrackingError: the address is of neither form.
+    """
+    named = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if named is None:
+        raise TrackingError(f"model '{uri}' is neither models:/NAME@ALIAS nor models:/NAME/VERSION")
+    name, alias, version = named.groups(default="")
+    return name, alias, version
+
+
 @contextmanager
 def model_folder(store: Store, uri: str) -> Iterator[tuple[Path, str]]:
     """A registered model in its exported form, for as long as the context lasts.
@@ -131,10 +147,7 @@ def model_folder(store: Store, uri: str) -> Iterator[tuple[Path, str]]:
     """
     from mlflow.artifacts import download_artifacts
 
-    named = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
-    if named is None:
-        raise TrackingError(f"model '{uri}' is neither models:/NAME@ALIAS nor models:/NAME/VERSION")
-    name, alias, version = named.groups()
+    name, alias, version = parse_address(uri)
     with TemporaryDirectory() as folder:
         with one_sentence(f"model '{uri}' cannot be fetched from {store.uri}"):
             # Not by its models:/ address, which MLflow would look up in the process's global registry.
