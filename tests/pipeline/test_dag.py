@@ -378,7 +378,7 @@ class TestRepro:
     def test_every_ratio_has_a_champion_that_a_fresh_process_loads(self, copy: _Copy, tmp_path: Path) -> None:
         """Without pickle and away from the project, a champion takes frames and sounds to maps and boxes."""
         store = f"sqlite:///{copy.folder}/outputs/mlflow/mlflow.db"
-        client = open_store(TrackingConfig(uri=store), copy.folder).client
+        client = open_store(TrackingConfig(uri=store), copy.folder / "outputs").client
         for ratio in (_RATIO, 1.0):
             champion = client.get_model_version_by_alias(model_name("synthetic", ratio), CHAMPION)
             decision = json.loads((copy.base / "register" / f"{ratio}.json").read_text())
@@ -406,7 +406,9 @@ class TestRepro:
     def test_a_second_register_adds_no_version(self, copy: _Copy) -> None:
         """Registering again keeps the champion and says so."""
         name = model_name("synthetic", _RATIO)
-        client = open_store(TrackingConfig(uri=f"sqlite:///{copy.folder}/outputs/mlflow/mlflow.db"), copy.folder).client
+        client = open_store(
+            TrackingConfig(uri=f"sqlite:///{copy.folder}/outputs/mlflow/mlflow.db"), copy.folder / "outputs"
+        ).client
         before = [version.version for version in client.search_model_versions(f"name = '{name}'")]
         record = copy.base / "register" / f"{_RATIO}.json"
         written = record.read_bytes()
@@ -453,6 +455,8 @@ class TestRepro:
     def test_another_delta_reruns_dmt_alone_and_survives_a_kill(self, copy: _Copy, tmp_path: Path) -> None:
         """Killed in training and run again, `dvc repro` goes on and ends with an undisturbed training's figures."""
         before = copy.figures()
+        metric = copy.base / "evaluate" / str(_RATIO) / "dmt-ezvsl" / "summary.json"
+        shown_before = json.loads(metric.read_text())
         copy.set_delta(0.2)
         checkpoint = copy.base / "state" / str(_RATIO) / "dmt-ezvsl" / "last.ckpt"
         killed = copy.start("dvc", "repro")
@@ -490,8 +494,9 @@ class TestRepro:
 
         shown = json.loads(copy("dvc", "metrics", "diff", "--json"))
         changed = {path for path, values in shown.items() if values}
-        assert f"outputs/synthetic/evaluate/{_RATIO}/dmt-ezvsl/summary.json" in changed
-        assert not any("supervised" in path for path in changed)
+        # On six clips the few scores of the summary may be the same ones, as all the figures above may not.
+        same = json.loads(metric.read_text()) == shown_before
+        assert changed == (set() if same else {str(metric.relative_to(copy.folder))})
 
     def test_an_experiment_sets_delta(self, copy: _Copy) -> None:
         """`dvc exp run -S` edits params.yaml; what has been run with that value before comes from the cache."""
@@ -625,10 +630,10 @@ def test_another_machine_pulls_all_and_rebuilds_the_registry(copy: _Copy, bucket
     here_store, there_store = (
         TrackingConfig(uri=f"sqlite:///{project.folder}/outputs/mlflow/mlflow.db") for project in (here, there)
     )
-    original = open_store(here_store, here.folder).client
+    original = open_store(here_store, here.folder / "outputs").client
     for _ in range(2):
         there("avsl", "models", "restore")
-        restored = open_store(there_store, there.folder).client
+        restored = open_store(there_store, there.folder / "outputs").client
         for ratio in (_RATIO, 1.0):
             evaluated = {
                 path.parent.name.removesuffix("-ezvsl"): json.loads(path.read_text())["validation"]["ciou"]
