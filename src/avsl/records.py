@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from avsl.data.prepared.format import PARTS
 from avsl.errors import DataError
 from avsl.files import write_json
+from avsl.functional.image import MEAN, STD
 from avsl.schema import ConfigError, StrictConfig
 
 log = logging.getLogger(__name__)
@@ -215,11 +216,15 @@ class GuidedScores(Scores):
         weights: of the prior, as :class:`avsl.models.ObjectPriorConfig` has them; so are the following.
         alpha: the model's share in the mixture.
         backbone: of the prior.
+        mean: of the channels of the frames that its weights want.
+        std: their standard deviation.
     """
 
     weights: str
     alpha: float
     backbone: str
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
 
 
 _SUMMARY = (

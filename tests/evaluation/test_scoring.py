@@ -543,7 +543,7 @@ def test_an_object_prior_is_scored_beside_the_model(
     assert both.table == alone.table
     ogl = both.figures["ogl"]
     assert (ogl["alpha"], ogl["backbone"]) == (1.0, "resnet18")
-    assert set(ogl) == {"alpha", "backbone", "weights", "threshold", *parts}
+    assert set(ogl) == {"alpha", "backbone", "weights", "mean", "std", "threshold", *parts}
     for part in ("validation", "test", "test_swap"):
         assert (ogl[part]["n"], ogl[part]["ciou"]) == (len(parts[part]), 1)
 

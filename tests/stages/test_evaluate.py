@@ -65,7 +65,7 @@ def test_an_object_prior_stands_beside_the_model(layout: Callable[..., Layout], 
         assert (stored["ciou"] >= 0.5).mean() == alone["validation"]["ciou"]
     with pytest.raises(ConfigError, match=r"^evaluate\.ogl\.weights: cannot read none\.safetensors$"):
         evaluate([*asked, "evaluate.ogl.weights=none.safetensors"])
-    with pytest.raises(ConfigError, match=r"^unknown key 'evaluate\.ogl\.beta': allowed are alpha, backbone, weights$"):
+    with pytest.raises(ConfigError, match=r"'evaluate\.ogl\.beta'.*alpha, backbone"):
         evaluate([*asked, "evaluate.ogl.weights=w", "evaluate.ogl.beta=1"])
 
 
