@@ -180,7 +180,7 @@ def read_annotations(path: Path, form: BoxForm = "xyxy", units: BoxUnits = "frac
 def _check_convention(
     path: Path, names: Sequence[str], boxes: NDArray[np.float64], form: BoxForm, units: BoxUnits
 ) -> None:
-    """Refuse boxes that, over the whole file, are told to be of another form or in other units."""
+    """Refuse boxes whose values over the whole file show another form or other units."""
 
     def refuse(wrong: Any, what: str, setting: str) -> None:
         first = int(wrong.argmax())

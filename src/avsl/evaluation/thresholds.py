@@ -13,7 +13,7 @@ _KEPT = 0.95
 
 
 def choose_threshold(maps: Maps) -> float:
-    """The fixed threshold with the best CIoU@0.5 on maps of validation; silent rows have no say.
+    """The fixed threshold with the best CIoU@0.5 on maps of validation; silent rows do not count.
 
     Raises:
         ValueError: no row has a source in view.
@@ -29,7 +29,7 @@ def choose_threshold(maps: Maps) -> float:
 def choose_presence(maps: Maps) -> float:
     """The peak of a map below which no visible source sounds: 95 % of validation's sounding rows reach it.
 
-    Rows without a source in view have no say, as hardly any data set's validation has them: what this rejects of them
+    Rows without a source in view do not count, as hardly any data set's validation has them: what this rejects of them
     is for a test to say.
 
     Raises:
