@@ -44,7 +44,7 @@ class SyntheticConfig(StrictConfig):
     duration_s: float = Field(1.0, ge=0.25, le=10.0)
     n_train: int = Field(3000, ge=1)
     n_validation: int = Field(300, ge=1)
-    n_test: int = Field(400, ge=1)
+    n_test: int = Field(2000, ge=1)
     n_small: int = Field(150, ge=0)
     n_duet: int = Field(150, ge=0)
     n_offscreen: int = Field(150, ge=0)
