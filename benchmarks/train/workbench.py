@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avsl.build import make_loader, make_reader, rows_of
+from avsl.build import make_loader, make_reader
 from avsl.config.compose import compose
 from avsl.config.models import Config
 from avsl.data.datasets.synthetic import SyntheticConfig, generate
@@ -55,7 +55,7 @@ class Training:
     def __init__(self, config: Config, data: PreparedData) -> None:
         self.config = config
         split = make_split(data, config.split)
-        rows = np.concatenate([rows_of(data, split.labeled), rows_of(data, split.unlabeled)])
+        rows = np.concatenate([data.rows_of(split.labeled), data.rows_of(split.unlabeled)])
         reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
         # So long a schedule that its rate stays at the peak.
         self.module = SemiModule(config, 10**6)

@@ -51,12 +51,6 @@ def steps_per_epoch(config: Config, split: Split) -> int:
     return -(-(len(split.labeled) + len(split.unlabeled)) // config.trainer.batch_size)
 
 
-def rows_of(data: PreparedData, ids: Sequence[str]) -> NDArray[np.int64]:
-    """The row numbers of samples."""
-    position = {sample: row for row, sample in enumerate(data.sample_ids)}
-    return np.array([position[sample] for sample in ids], np.int64)
-
-
 def make_reader(
     config: Config, models: Sequence[LocalizerConfig], data: PreparedData, rows: NDArray[np.int64]
 ) -> RowReader:
@@ -83,8 +77,8 @@ def describe_model(
 
 def make_loader(config: Config, reader: RowReader, split: Split, framework: Framework, rank: int = 0) -> StepLoader:
     """The training loader of a split, for the process ``rank`` of those that train together."""
-    labeled = rows_of(reader.data, split.labeled)
-    unlabeled = rows_of(reader.data, split.unlabeled if framework.uses_unlabeled else [])
+    labeled = reader.data.rows_of(split.labeled)
+    unlabeled = reader.data.rows_of(split.unlabeled if framework.uses_unlabeled else [])
     if not framework.uses_labels:
         # One pool in the data set's order: which of its rows have labels decides nothing.
         labeled, unlabeled = np.sort(np.concatenate([labeled, unlabeled])), unlabeled[:0]

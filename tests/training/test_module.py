@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from avsl.build import make_loader, make_reader, rows_of
+from avsl.build import make_loader, make_reader
 from avsl.config.compose import compose
 from avsl.frameworks import FRAMEWORKS
 from avsl.frameworks.branch import Branch
@@ -48,7 +48,7 @@ def test_a_step_reads_no_value(framework: str, layout: Callable[..., Layout]) ->
     """
     config = compose([f"framework={framework}"])
     data, drawn = load_data(layout())
-    reader = make_reader(config, [config.model.student(0)], data, rows_of(data, drawn.labeled + drawn.unlabeled))
+    reader = make_reader(config, [config.model.student(0)], data, data.rows_of(drawn.labeled + drawn.unlabeled))
     module = SemiModule(config, total_steps=6)
     loader = make_loader(config, reader, drawn, module.framework)
     for step in (0, 5):

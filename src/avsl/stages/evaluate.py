@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avsl.build import make_reader, rows_of
+from avsl.build import make_reader
 from avsl.config.compose import compose
 from avsl.config.models import Config
 from avsl.data.prepared.reader import PreparedData
@@ -71,7 +71,7 @@ def headline(test: PartScores) -> str:
 def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Sequence[torch.nn.Module]) -> Evaluation:
     """Score a model, given as the localizers whose confidences it averages, on all parts of a split but training."""
     parts = {"validation": drawn.validation, **drawn.tests}
-    rows = {part: rows_of(data, ids) for part, ids in parts.items()}
+    rows = {part: data.rows_of(ids) for part, ids in parts.items()}
     reader = make_reader(config, LocalizerEnsemble(members).configs, data, np.concatenate(list(rows.values())))
     prior = None if config.evaluate.ogl is None else ObjectPrior(config.evaluate.ogl)
     return score_model(members, reader, rows, config.evaluate.batch_size, prior)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from avsl.build import code_hash, describe_model, rows_of
+from avsl.build import code_hash, describe_model
 from avsl.config.compose import compose
 from avsl.config.models import Config, without_resumable_keys
 from avsl.data.prepared.reader import PreparedData
@@ -87,7 +87,7 @@ def train_and_export(
     layout = Layout.of(config)
     module, epochs, reader = fit_on_all_devices(config, data, drawn, run, layout.checkpoint, resume)
     members = [member.float().eval() for member in module.framework.eval_models()]
-    rows = rows_of(data, drawn.validation)
+    rows = data.rows_of(drawn.validation)
     maps = compute_maps(members, reader, rows, config.evaluate.batch_size)
     threshold = choose_threshold(maps)
     figures = score_part("validation", maps, threshold).figures

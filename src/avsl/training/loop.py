@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.strategies import DDPStrategy
 
-from avsl.build import code_hash, make_loader, make_reader, rows_of, steps_per_epoch
+from avsl.build import code_hash, make_loader, make_reader, steps_per_epoch
 from avsl.config.models import Config, TrainerConfig
 from avsl.data.loading import RowLoader, RowReader
 from avsl.data.prepared.reader import PreparedData
@@ -140,10 +140,10 @@ def _fit_on_one_device(
 ) -> tuple[SemiModule, EpochLogger, RowReader]:
     """What each of the processes that train together does, or the only one."""
     rank, count = (0, 1) if processes is None else (processes.global_rank(), processes.world_size())
-    validation = rows_of(data, split.validation)
+    validation = data.rows_of(split.validation)
     if len(validation) < count:
         raise TrainingError(f"trainer.devices = {count}: each needs a row of the {len(validation)} for validation")
-    rows = np.concatenate([rows_of(data, split.labeled), rows_of(data, split.unlabeled), validation])
+    rows = np.concatenate([data.rows_of(split.labeled), data.rows_of(split.unlabeled), validation])
     reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
     per_epoch = steps_per_epoch(config, split)
     total_steps = per_epoch * config.trainer.epochs

@@ -52,6 +52,18 @@ def test_round_trip_in_any_order(data: PreparedData) -> None:
     assert len(data.frames(np.zeros(0, dtype=np.int64))) == 0
 
 
+def test_rows_of_samples_come_in_the_order_asked_for(data: PreparedData) -> None:
+    """A name gives its row; a name that the set does not have is refused with the folder's."""
+    names = [SAMPLES[i].sample_id for i in (7, 0, 3, 3)]
+    rows = data.rows_of(names)
+    assert rows.tolist() == [7, 0, 3, 3]
+    assert rows.dtype == np.int64
+    assert data.rows_of([]).tolist() == []
+    with pytest.raises(DataError, match="other") as refused:
+        data.rows_of([*names, "other"])
+    assert str(data.root) in str(refused.value)
+
+
 def test_encoded_frames_are_the_pictures_of_raw_ones(data: PreparedData, tmp_path: Path) -> None:
     """JPEG frames come back as Pillow decodes them, in any order, and all else as with raw frames.
 

@@ -225,6 +225,21 @@ class PreparedData:
         """Row numbers of one part, ascending; empty where the set has no such part."""
         return np.flatnonzero(self.parts == part).astype(np.int64)
 
+    def rows_of(self, sample_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Row numbers of samples, in the order of ``sample_ids``.
+
+        Raises:
+            DataError: the set has no sample of that name.
+        """
+        try:
+            return np.array([self._row_by_id[sample] for sample in sample_ids], np.int64)
+        except KeyError as error:
+            raise DataError(f"{self.root}: the prepared data set has no sample {error}") from None
+
+    @cached_property
+    def _row_by_id(self) -> dict[str, int]:
+        return {sample: row for row, sample in enumerate(self.sample_ids)}
+
     def _locate(self, index: NDArray[np.int64]) -> Iterator[tuple[_Shard, NDArray[np.intp], NDArray[np.int64]]]:
         """For each shard that holds rows of ``index``: it, positions in ``index``, rows in the shard."""
         if len(index) and not 0 <= index.min() <= index.max() < len(self):
