@@ -29,6 +29,7 @@ from avsl.files import file_hash
 from avsl.functional import detection as D
 from avsl.functional import localization as F
 from avsl.functional import segmentation as S
+from avsl.functional.boxes import consensus_map
 from avsl.models import ObjectPrior, ObjectPriorConfig
 from avsl.types import AVBatch, AVOutput
 
@@ -378,7 +379,7 @@ def test_every_annotators_boxes_give_the_published_figures_too(
     confidence = torch.rand(3, 7, 7, generator=_generator(0))
     maps = Maps(rows, [confidence], None, RowReader(PreparedData.open(tmp_path), [], rows))
     found = score_part("test", maps, 0.5).figures
-    consensus = torch.cat([F.consensus_maps(torch.tensor([boxes]), 32) for boxes in drawn])
+    consensus = torch.from_numpy(np.stack([consensus_map(np.array(boxes) / 256, 32) for boxes in drawn]))
     summary = F.summarize(F.ciou(F.predict_mask(confidence[:2], consensus, "median"), consensus))
     expected = {f"{name}_consensus": value.item() for name, value in summary.items()}
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from tests.fixtures.maps import draw_boxes
 
 from avsl.functional import detection as det
 from avsl.functional import localization as loc
@@ -73,7 +74,7 @@ def test_published_confidence_to_the_bit(published_metrics: dict[str, torch.Tens
 @pytest.mark.reference
 def test_published_extended_protocol(published_metrics: dict[str, torch.Tensor]) -> None:
     """SLAVC's AP and F1, from its confidences and maps."""
-    boxes = loc.box_masks(published_metrics["boxes"], published_metrics["box_offsets"], 224)
+    boxes = draw_boxes(published_metrics["boxes"], published_metrics["box_offsets"], 224)
     silent = published_metrics["extended_silent_maps"]
     maps = torch.cat([published_metrics["raw_maps"], silent])
     truth = torch.cat([boxes, torch.zeros(len(silent), 224, 224)])

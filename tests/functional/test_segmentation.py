@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from tests.fixtures.maps import draw_boxes
 
 from avsl.functional import localization as loc
 from avsl.functional import segmentation as seg
@@ -29,7 +30,7 @@ def _samples(rows: int, size: int, seed: int, levels: int | None = None) -> tupl
 @pytest.fixture(scope="module")
 def published(published_metrics: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The arrays with the masks drawn."""
-    truth = loc.box_masks(published_metrics["boxes"], published_metrics["box_offsets"], 224)
+    truth = draw_boxes(published_metrics["boxes"], published_metrics["box_offsets"], 224)
     return published_metrics | {"truth": truth}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.fixtures.maps import draw_boxes
 
 from avsl.functional import localization as loc
 from avsl.functional import segmentation as seg
@@ -25,7 +26,7 @@ def in_batches(
 @pytest.fixture(scope="module")
 def truth(published_metrics: dict[str, torch.Tensor]) -> torch.Tensor:
     """The masks of the published figures."""
-    return loc.box_masks(published_metrics["boxes"], published_metrics["box_offsets"], 224).bool()
+    return draw_boxes(published_metrics["boxes"], published_metrics["box_offsets"], 224).bool()
 
 
 @pytest.mark.reference

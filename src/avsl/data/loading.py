@@ -15,8 +15,8 @@ from torch import Tensor
 
 from avsl.data.prepared.reader import PreparedData
 from avsl.errors import DataError
+from avsl.functional.boxes import consensus_map
 from avsl.functional.image import normalize
-from avsl.functional.localization import consensus_maps
 from avsl.types import FrontEnd
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class RowReader:
         return torch.from_numpy(self.data.truth_masks(index))
 
     def consensus(self, index: NDArray[np.int64]) -> Tensor:
-        """(B, H, W) float: min(1, Σ boxes / 2) over all annotators, as Flickr-SoundNet is scored in published code.
+        """(B, H, W) float32: `avsl.functional.boxes.consensus_map` of every annotator's boxes.
 
         NaN in rows whose data set does not keep every annotator's boxes.
         """
@@ -145,7 +145,7 @@ class RowReader:
         maps = torch.full((len(index), side, side), torch.nan)
         for row, meta in enumerate(self.data.meta(index)):
             if "boxes_256" in meta:
-                maps[row] = consensus_maps(torch.tensor(meta["boxes_256"])[None], side)[0]
+                maps[row] = torch.from_numpy(consensus_map(np.array(meta["boxes_256"]) / 256, side))
         return maps
 
 

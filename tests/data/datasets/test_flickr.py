@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from avsl.data.datasets.flickr import consensus_boxes, read_boxes
 from avsl.data.index import Index
 from avsl.data.prepared.reader import PreparedData
 from avsl.errors import DataError
-from avsl.functional.localization import consensus_maps
+from avsl.functional.boxes import consensus_map
 
 Prepare = Callable[..., PreparedData]
 Boxes = list[tuple[int, int, int, int]]
@@ -81,9 +80,8 @@ def test_rows_have_consensus_boxes_and_keep_every_annotators(folder: Path, prepa
     boxes = data.boxes(0)
     assert boxes is not None
     assert {tuple(box) for box in boxes.tolist()} == {(0.25, 0, 0.5, 1), (0, 0, 0.0625, 0.0625)}
-    everyone = torch.tensor(data.meta(np.array([0]))[0]["boxes_256"])[None]
-    full = consensus_maps(everyone, 32)[0].numpy() == 1
-    np.testing.assert_array_equal(data.box_masks(np.array([0]))[0], full)
+    everyone = np.array(data.meta(np.array([0]))[0]["boxes_256"]) / 256
+    np.testing.assert_array_equal(data.box_masks(np.array([0]))[0], consensus_map(everyone, 32) == 1)
 
 
 def test_rows_without_consensus_or_annotation_are_quarantined(

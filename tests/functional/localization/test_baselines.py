@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.fixtures.maps import draw_truth
+from tests.fixtures.maps import draw_boxes, draw_truth
 from tests.fixtures.reference import find_shared
 
 from avsl.functional import localization as loc
@@ -29,7 +29,7 @@ def test_trivial_baselines_on_vggss() -> None:
         part = rows[start : start + 16]
         offsets = torch.tensor([0, *np.cumsum([len(boxes) for boxes in part]).tolist()])
         boxes = torch.tensor([box for image in part for box in image], dtype=torch.float64)
-        truth = loc.box_masks(boxes, offsets, 224)
+        truth = draw_boxes(boxes, offsets, 224)
         maps = loc.trivial_maps(truth)
         for found, (name, convention, _, _) in zip(scores, cases, strict=True):
             found.append(loc.ciou(loc.predict_mask(maps[name], truth, convention), truth))

@@ -1,4 +1,4 @@
-"""Masks of boxes and of maps, against full sorts and loops."""
+"""Masks of maps, against full sorts and loops."""
 
 from __future__ import annotations
 
@@ -8,43 +8,6 @@ import torch
 from tests.fixtures.maps import draw_maps, draw_truth
 
 from avsl.functional import localization as loc
-
-
-def test_box_masks_are_painted_unions() -> None:
-    """As slices of an array, with images without a box and corners outside."""
-    rng = np.random.default_rng(5)
-    counts = [2, 0, 3, 1]
-    corners = rng.uniform(-0.2, 1.2, (sum(counts), 2, 2))
-    boxes = np.sort(corners, axis=1).reshape(-1, 4)
-    boxes[0] = [0.5, 0.5, 0.5, 0.9]  # no width
-    boxes[1, 0] = -2.88e16  # as in VGG-SS
-    offsets = np.cumsum([0, *counts])
-    expected = np.zeros((4, 50, 50))
-    for image in range(4):
-        for box in boxes[offsets[image] : offsets[image + 1]]:
-            x0, y0, x1, y1 = (int(50 * min(max(v, 0.0), 1.0)) for v in box)
-            expected[image, y0:y1, x0:x1] = 1
-    actual = loc.box_masks(torch.from_numpy(boxes), torch.from_numpy(offsets), 50)
-    np.testing.assert_array_equal(actual.numpy(), expected)
-
-
-def test_box_masks_refuse_what_they_cannot_draw() -> None:
-    """Offsets that miss boxes, corners that are NaN."""
-    boxes = torch.tensor([[0.1, 0.1, 0.5, 0.5]], dtype=torch.float64)
-    with pytest.raises(ValueError, match="offsets"):
-        loc.box_masks(boxes, torch.tensor([0, 2]), 8)
-    with pytest.raises(ValueError, match="not a number"):
-        loc.box_masks(boxes * torch.nan, torch.tensor([0, 1]), 8)
-
-
-def test_consensus_counts_annotators_in_halves() -> None:
-    """One box 0.5, two or three 1."""
-    boxes = torch.tensor([[[0, 0, 128, 256], [64, 0, 192, 256], [64, 0, 128, 128]]])
-    truth = loc.consensus_maps(boxes, 8)[0]
-    assert truth[:, 0].tolist() == [0.5] * 8
-    assert truth[:, 2].tolist() == [1.0] * 8
-    assert truth[:, 5].tolist() == [0.5] * 8
-    assert truth[:, 7].tolist() == [0.0] * 8
 
 
 @pytest.mark.parametrize("convention", ["median", "median_strict", "adaptive"])

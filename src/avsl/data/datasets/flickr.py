@@ -64,7 +64,7 @@ def read_index(config: FlickrConfig) -> Index:
 
 
 def _annotated(entry: Entry, path: Path) -> Entry:
-    """The row with its consensus boxes; every annotator's are kept for `localization.consensus_maps`."""
+    """The row with its consensus boxes; every annotator's are kept for `avsl.functional.boxes.consensus_map`."""
     try:
         annotators = read_boxes(path)
     except DataError as error:

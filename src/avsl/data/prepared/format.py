@@ -36,10 +36,6 @@ FrameFormat = Literal["raw", "jpeg"]
 """How shards hold frames: as pixels, or as JPEG, a fraction of their size, which is decoded at every reading."""
 
 
-# A fraction k/W kept in float32 may come back a hair under pixel k; this much of a pixel is forgiven.
-PIXEL_TOLERANCE = 1e-4
-
-
 @dataclass(frozen=True)
 class Sample:
     """One frame with one sound.

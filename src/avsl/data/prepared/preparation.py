@@ -33,6 +33,7 @@ from avsl.data.prepared.writer import ShardRows, in_processes, prepare_shards, w
 from avsl.data.sources import HASHES, content_hashes
 from avsl.errors import DataError
 from avsl.files import write_text
+from avsl.functional.boxes import box_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,7 +142,7 @@ def clean_boxes(boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
         (k', 4), k' <= k.
     """
     boxes = np.clip(boxes[~np.isnan(boxes).any(axis=1)], 0.0, 1.0)
-    pixels = (boxes * size).astype(np.int64)
+    pixels = box_pixels(boxes, size)
     return boxes[(pixels[:, :2] < pixels[:, 2:]).all(axis=1)].astype(np.float32)
 
 

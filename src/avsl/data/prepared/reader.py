@@ -16,9 +16,10 @@ import pyarrow as pa
 from PIL import Image
 from pydantic import ValidationError
 
-from avsl.data.prepared.format import MANIFEST, PIXEL_TOLERANCE, Manifest, ShardEntry
+from avsl.data.prepared.format import MANIFEST, Manifest, ShardEntry
 from avsl.errors import DataError
 from avsl.files import file_hash
+from avsl.functional.boxes import box_mask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -327,22 +328,19 @@ class PreparedData:
         return out
 
     def box_masks(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(n, H, W) bool, the union of each row's boxes; corners are truncated to pixels, half-open.
+        """(n, H, W) bool, the union of each row's boxes: `avsl.functional.boxes.box_mask`.
 
         Raises:
             DataError: nobody drew boxes for a row.
         """
         side = self.manifest.image_size
-        out = np.zeros((len(index), side, side), dtype=bool)
+        out = np.empty((len(index), side, side), dtype=bool)
         for shard, positions, rows in self._locate(index):
             if not shard.has_boxes[rows].all():
                 bare = index[positions[~shard.has_boxes[rows]][0]]
                 raise DataError(f"sample '{self.sample_ids[bare]}' has no annotation, so no box mask")
             for position, row in zip(positions, rows, strict=True):
-                boxes = shard.boxes[shard.box_offsets[row] : shard.box_offsets[row + 1]]
-                pixels = (boxes.astype(np.float64) * side + PIXEL_TOLERANCE).astype(np.int64)
-                for x0, y0, x1, y1 in pixels.tolist():
-                    out[position, y0:y1, x0:x1] = True
+                out[position] = box_mask(shard.boxes[shard.box_offsets[row] : shard.box_offsets[row + 1]], side)
         return out
 
     def object_masks(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Masks: of boxes, and of confidence maps under the published threshold conventions."""
+"""Masks of confidence maps under the published threshold conventions."""
 
 from __future__ import annotations
 
@@ -39,58 +39,6 @@ def resize_as(maps: Tensor, size: tuple[int, int], convention: Convention) -> Te
     Shape: (B, h, w) -> (B, H, W) float32.
     """
     return resize_maps(maps, size, _RESIZE[convention])
-
-
-def box_masks(boxes: Tensor, offsets: Tensor, size: int) -> Tensor:
-    """Draw the union of each image's boxes.
-
-    Args:
-        boxes: (N, 4) as x0, y0, x1, y1 in fractions of the frame, clipped to it; float64, as a corner that
-            falls on a pixel's edge must not move.
-        offsets: (B + 1,) integers: image i has the boxes offsets[i] to offsets[i + 1].
-        size: side of the masks in pixels; corners are truncated to pixels, the end exclusive.
-
-    Returns:
-        (B, size, size) float32 of 0 and 1.
-
-    Raises:
-        ValueError: the offsets do not cover the boxes, or a corner is not a number.
-    """
-    counts = offsets.diff()
-    if len(offsets) == 0 or int(offsets[0]) != 0 or int(offsets[-1]) != len(boxes) or bool((counts < 0).any()):
-        raise ValueError(f"box offsets must rise from 0 to the number of boxes {len(boxes)}")
-    if bool(boxes.isnan().any()):
-        raise ValueError("a box corner is not a number")
-    corners = (boxes.double().clamp(0, 1) * size).long()
-    image = torch.repeat_interleave(counts)
-    slot = torch.arange(len(boxes), device=boxes.device) - offsets[image]
-    most = int(counts.max()) if len(counts) else 0
-    padded = corners.new_zeros(len(counts), most, 4)
-    padded[image, slot] = corners
-    return (_covering_boxes(padded, size) > 0).float()
-
-
-def consensus_maps(boxes_256: Tensor, size: int) -> Tensor:
-    """Flickr-SoundNet's truth: min(1, Σ boxes / 2), so a pixel counts fully where two annotators agree.
-
-    Args:
-        boxes_256: (B, A, 4) as x0, y0, x1, y1 in units of a 256-pixel frame; rows of zeros are no box.
-        size: side of the maps in pixels.
-
-    Returns:
-        (B, size, size) float32 of 0, 0.5 and 1.
-    """
-    corners = (boxes_256.double().clamp(0, 256) * size / 256).long()
-    return (_covering_boxes(corners, size) / 2).clamp(max=1)
-
-
-def _covering_boxes(corners: Tensor, size: int) -> Tensor:
-    """How many of the (B, A, 4) pixel boxes cover each pixel, (B, size, size) float32."""
-    pixel = torch.arange(size, device=corners.device)
-    start, stop = corners[..., :2, None], corners[..., 2:, None]
-    inside = ((pixel >= start) & (pixel < stop)).float()
-    columns, rows = inside.unbind(dim=2)
-    return rows.mT @ columns
 
 
 def binarize(
