@@ -51,6 +51,7 @@ examples:
   avsl import-checkpoint --from fnac best.pth data=vggss    a published model, scored and registered like ours
   avsl config framework=dmt framework.dmt.delta=0.7         what would be run
   avsl sweep framework=dmt split.label_ratio=0.1            the best settings, by Optuna and Ray
+  avsl labels suggest data=folder data.folder.root=CLIPS --budget 60    which clips to label next
   avsl data check vggss FOLDER                          what of a data set is there, missing or broken
   avsl models list                                      every registered version, with scores and why it is where it is
   avsl models rollback avsl-synthetic-ratio-0.1 --reason "misses small objects"
@@ -129,6 +130,13 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("name", metavar="NAME", help="the data set, as in data=NAME")
     check.add_argument("root", metavar="ROOT", help="its folder, or s3://bucket/prefix")
     check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as data.vggss.test_list=test.csv")
+    _add_labels(
+        commands.add_parser(
+            "labels",
+            help="from a folder of videos without boxes to a labeled one",
+            description="From a folder of videos without boxes to a labeled one: docs/labels.md goes through it.",
+        )
+    )
     _add_models(commands.add_parser("models", help="look after the registry", description="Look after the registry."))
     _add_weights(
         commands.add_parser(
@@ -147,6 +155,32 @@ def build_parser() -> argparse.ArgumentParser:
             help="changes to params.yaml, as framework=dmt or framework.dmt.delta=0.7",
         )
     return parser
+
+
+def _add_labels(labels: argparse.ArgumentParser) -> None:
+    actions = labels.add_subparsers(dest="action", required=True, metavar="ACTION")
+    suggest = actions.add_parser(
+        "suggest",
+        help="choose the clips to label next",
+        description="Choose which clips to label next and write them to labels/round-NN.csv, each with its part, its "
+        "frame's time and the reason. The test part, labels/test.csv, is drawn at random before the first round.",
+    )
+    suggest.add_argument("--budget", type=int, required=True, metavar="N", help="clips for training and validation")
+    suggest.add_argument(
+        "--strategy",
+        default="random",
+        metavar="NAME",
+        help="random, stratified, coverage, disagreement or hybrid (default: %(default)s)",
+    )
+    suggest.add_argument("--model", metavar="DIR|URI", help="an exported model folder, or models:/NAME@ALIAS")
+    for action in (suggest,):
+        action.add_argument(
+            "overrides",
+            nargs="*",
+            metavar="KEY=VALUE",
+            help="changes to params.yaml, as data=folder data.folder.root=DIR",
+        )
+        action.add_argument("--labels", type=Path, metavar="DIR", help="folder of the rounds (default: labels)")
 
 
 def _add_models(models: argparse.ArgumentParser) -> None:
@@ -221,6 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "localize": _localize,
         "import-checkpoint": _import_checkpoint,
         "data": _check_data,
+        "labels": _labels,
         "models": _models,
         "weights": _weights,
     }
@@ -289,6 +324,12 @@ def _check_data(options: argparse.Namespace) -> int:
     from avsl.stages.check_data import check
 
     return 0 if check(options.name, options.root, options.overrides) else 1
+
+
+def _labels(options: argparse.Namespace) -> None:
+    from avsl.labels.suggest import suggest
+
+    print(suggest(options.overrides, options.budget, options.strategy, options.model, options.labels))
 
 
 def _weights(options: argparse.Namespace) -> None:

@@ -1,0 +1,114 @@
+"""The folder that is being labeled: its clips, what is annotated of them, and on which side of the split each lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from avsl.config.models import Config
+from avsl.data.annotation_files import Annotation, read_annotations
+from avsl.data.datasets.folder import FolderConfig, read_index
+from avsl.data.index import Entry
+from avsl.data.media.audio import read_audio, scale_into_range
+from avsl.data.media.video import read_frame
+from avsl.data.partition import assign_parts
+from avsl.errors import DataError
+from avsl.schema import ConfigError
+from avsl.storage import is_remote
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DEFAULT_ANNOTATIONS = "annotations.csv"
+
+
+@dataclass(frozen=True)
+class ClipFolder:
+    """A folder as ``data=folder`` reads it.
+
+    Attributes:
+        settings: of the data set, with the annotation file that is there or will be.
+        clips: the clips by name, each annotated or not; a side of the split belongs to a recording, so `part` is also
+            that of a clip that nobody has annotated: what it would be if somebody did.
+    """
+
+    settings: FolderConfig
+    clips: Mapping[str, Entry]
+
+    @classmethod
+    def open(cls, config: Config) -> ClipFolder:
+        """List the folder of a composed configuration.
+
+        Raises:
+            ConfigError: the data set is not ``folder``, lies on S3, or its annotation file is no CSV.
+            DataError: the folder or the annotation file cannot be used.
+        """
+        settings = config.data.settings
+        if not isinstance(settings, FolderConfig):
+            raise ConfigError(
+                f"avsl labels works on data=folder data.folder.root=CLIPS, not on data={config.data.name}"
+            )
+        if is_remote(settings.root):
+            raise ConfigError(f"data.folder.root = '{settings.root}': clips are labeled in a local folder")
+        name = settings.annotations or DEFAULT_ANNOTATIONS
+        if not name.lower().endswith(".csv"):
+            raise ConfigError(f"data.folder.annotations = '{name}': avsl labels reads and writes a CSV")
+        bare = settings.model_copy(update={"annotations": ""})
+        settings = settings.model_copy(update={"annotations": name})
+        clips = {clip.sample_id: clip for clip in assign_parts(read_index(bare).entries, settings)}
+        if (Path(settings.root) / name).is_file():
+            # The index of an annotated folder leaves out further clips of held-out recordings.
+            clips |= {clip.sample_id: clip for clip in read_index(settings).entries if clip.annotated}
+        return cls(settings, clips)
+
+    @property
+    def annotations(self) -> Path:
+        """The annotation file, whether it is there or not."""
+        return Path(self.settings.root) / self.settings.annotations
+
+    def annotated(self) -> dict[str, Annotation]:
+        """What the annotation file says, in its order and units, as corners; nothing where there is no file."""
+        if not self.annotations.is_file():
+            return {}
+        return read_annotations(self.annotations, self.settings.boxes, self.settings.units)
+
+    def open_clips(self) -> list[Entry]:
+        """The clips that nobody has annotated, in order of their names."""
+        return sorted((clip for clip in self.clips.values() if not clip.annotated), key=lambda clip: clip.sample_id)
+
+    def read(
+        self, clip: Entry, sample_rate: int, duration_s: float | None = None, silence_db: float | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Decode the frame that `prepare` takes of a clip and the sound around it.
+
+        Args:
+            clip: one of `clips`.
+            sample_rate: of the sound, Hz.
+            duration_s: its length; by default the data set's.
+            silence_db: peak below which a sound is silent; by default the data set's.
+
+        Returns:
+            (H, W, 3) RGB, upright and at full resolution, and (T,) samples in [-1, 1].
+
+        Raises:
+            DataError: a file is missing or cannot be used, or the sound is silent.
+        """
+        if clip.picture is None or clip.sounds[0] is None:
+            raise DataError(f"{self.settings.root}: '{clip.sample_id}' has no {'sound' if clip.picture else 'frame'}")
+        frame = read_frame(clip.picture, clip.time_s)
+        duration = self.settings.duration_s if duration_s is None else duration_s
+        peak = self.settings.silence_db if silence_db is None else silence_db
+        return frame, scale_into_range(read_audio(clip.sounds[0], None, duration, sample_rate, peak))[0]
+
+
+def one_a_recording(clips: Iterable[Entry], rng: np.random.Generator) -> list[Entry]:
+    """A clip of each recording, drawn at random, in random order."""
+    by_recording: dict[str, list[Entry]] = {}
+    for clip in clips:
+        by_recording.setdefault(clip.source_id, []).append(clip)
+    chosen = [of_one[int(rng.integers(len(of_one)))] for of_one in by_recording.values()]
+    return [chosen[k] for k in rng.permutation(len(chosen))]
