@@ -11,9 +11,11 @@ repro: setup  ## the main job: embedded data to a registered best model per labe
 	dvc repro
 
 test: check  ## everything
+	pytest -q --doctest-modules src/avsl/functional src/avsl/metrics
 	pytest -n 2 --dist loadfile --no-loadscope-reorder tests/pipeline/test_dag.py tests
 
 test-fast: check  ## the tests that take seconds
+	pytest -q --doctest-modules src/avsl/functional src/avsl/metrics
 	pytest -n 2 --dist loadfile -m "not slow"
 
 check: setup  ## ruff, mypy strict, import-linter

@@ -171,5 +171,5 @@ def test_degenerate_sets_of_rows() -> None:
     assert det.average_precision(confidence[:1], right[:1]).item() == 0
     assert det.max_f1(confidence[:1], right[:1]).item() == 1
     for measure in (det.average_precision, det.max_f1):
-        with pytest.raises(ValueError, match="at least one row"):
+        with pytest.raises(ValueError, match="at least one sample"):
             measure(confidence[:0], right[:0])

@@ -56,5 +56,5 @@ def test_refusals(samples: Samples) -> None:
         DetectionScore(12, 0.5).update(maps / 0, truth)
     with pytest.raises(ValueError, match="pair up"):
         DetectionScore(12, 0.5).update(maps[:2], truth)
-    with pytest.raises(ValueError, match="at least one row"), pytest.warns(UserWarning, match="before the"):
+    with pytest.raises(ValueError, match="at least one sample"), pytest.warns(UserWarning, match="before the"):
         DetectionScore(0, 0.5).compute()

@@ -57,7 +57,7 @@ def test_refusals(samples: tuple[torch.Tensor, torch.Tensor]) -> None:
     maps, truth = samples
     empty = truth.clone()
     empty[3] = 0
-    with pytest.raises(ValueError, match="row 3"):
+    with pytest.raises(ValueError, match="sample 3"):
         ThresholdSweep().update(maps, empty)
     with pytest.raises(ValueError, match="not finite"):
         ThresholdSweep().update(maps * torch.nan, truth)

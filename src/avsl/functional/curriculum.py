@@ -1,4 +1,4 @@
-"""Curriculum data selection: how reliable a clip's labels are, and how many clips are admitted when."""
+"""Curriculum data selection: how reliable a clip's labels are, and how many clips a step admits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ def pace(step: float, start: float, end: float, length: float, shape: Shape) -> 
     """The pacing function: the share of clips admitted at ``step``.
 
     Args:
-        step: optimizer steps since pseudo-labels are used, from 0.
+        step: optimizer steps since the first use of pseudo-labels, from 0.
         start: share at step 0, in [0, 1].
         end: share from step ``length`` on, in [start, 1].
-        length: steps in which the share grows; 0 for ``end`` at once.
-        shape: ``linear``; ``root``, √(start² + (end² − start²) · step / length), in which each admitted clip is new
-            for about as long (Platanios et al., NAACL 2019, arXiv 1903.09848, equation 7); ``step``, ``start`` until
-            ``length``.
+        length: steps over which the share grows; with 0 it is ``end`` from the first step.
+        shape: ``linear``; ``root``, √(start² + (end² − start²) · step / length), which admits new clips more slowly
+            the more there are (Platanios et al., NAACL 2019, arXiv 1903.09848, equation 7); ``step``, which stays at
+            ``start`` until ``length``.
+
+    Example:
+        >>> [pace(step, 0.5, 1.0, 100, "linear") for step in (0, 50, 100)]
+        [0.5, 0.75, 1.0]
+        >>> round(pace(50, 0.5, 1.0, 100, "root"), 3)
+        0.791
     """
     if step >= length:
         return end
@@ -36,8 +42,8 @@ def pace(step: float, start: float, end: float, length: float, shape: Shape) -> 
 def soft_iou(first: Tensor, second: Tensor, known: Tensor) -> Tensor:
     """Agreement of two soft labels: Σ min / Σ max over the known cells; on binary masks their IoU.
 
-    Unlike 1 − mean |difference|, which every pair of nearly silent maps maximizes, it measures agreement on where the
-    sound is.
+    1 − mean |difference| would be near 1 for any two nearly silent maps; the soft IoU measures agreement on where the
+    source is.
 
     Args:
         first: (B, h, w) in [0, 1].
@@ -46,6 +52,11 @@ def soft_iou(first: Tensor, second: Tensor, known: Tensor) -> Tensor:
 
     Returns:
         (B,) in [0, 1]; 0 where both are empty.
+
+    Example:
+        >>> first, second = torch.tensor([[[0.8, 0.2]]]), torch.tensor([[[0.4, 0.2]]])
+        >>> soft_iou(first, second, known=torch.ones(1, 1, 2))
+        tensor([0.6000])
     """
     shared = (torch.minimum(first, second) * known).sum((-2, -1))
     either = (torch.maximum(first, second) * known).sum((-2, -1))
@@ -53,16 +64,20 @@ def soft_iou(first: Tensor, second: Tensor, known: Tensor) -> Tensor:
 
 
 def admission_threshold(reliability: Tensor, share: float) -> float:
-    """The reliability from which a clip is among the most reliable ``share``.
+    """The lowest reliability among the most reliable ``share`` of clips.
 
     Args:
-        reliability: (N,) of all clips that are ranked.
+        reliability: (N,) of all ranked clips.
         share: in [0, 1].
 
     Returns:
-        the ⌈share · N⌉-th largest value, so that ties at the threshold are all admitted; infinity where that is none.
+        the ⌈share · N⌉-th largest value, which admits all ties at the threshold; infinity where ⌈share · N⌉ is 0.
+
+    Example:
+        >>> admission_threshold(torch.tensor([0.1, 0.5, 0.25, 0.75]), share=0.5)
+        0.5
     """
-    # Less what rounding adds to a whole number.
+    # 0.3 * 10 is a little above 3; without the correction it would be rounded up to 4.
     count = math.ceil(share * len(reliability) - 1e-6)
     if count < 1:
         return math.inf

@@ -1,8 +1,8 @@
-"""Silent rows counted against a model: SLAVC's extended protocol (Mo & Morgado, NeurIPS 2022, arXiv 2209.09634).
+"""SLAVC's extended protocol, in which silent samples count (Mo & Morgado, NeurIPS 2022, arXiv 2209.09634).
 
-A row is a detection where its confidence reaches a threshold; the detection is right where something in view sounds
-and the predicted mask has cIoU >= 0.5 with it. ``scores`` are what `avsl.functional.localization.ciou` gives: NaN on
-rows where nothing in view sounds, which can only be detected wrongly.
+A sample is detected where its confidence reaches a threshold. The detection is right where something in view sounds and
+the predicted mask has cIoU >= 0.5 with it. ``scores`` come from `avsl.functional.localization.ciou`: they are NaN on
+silent samples, whose detections are always wrong.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from torch import Tensor
 
 
 def top_quarter_mean(maps: Tensor) -> Tensor:
-    """How sure a map is that something sounds: the mean of the highest quarter of its pixels, rounded up.
+    """The confidence of a map that something sounds: the mean of the highest quarter of its pixels.
 
-    It repeats NumPy's order of summation, so that equal maps tie, and maps are ordered, as in the published code.
+    The sum repeats NumPy's order of additions, so that maps tie and rank as in the published code.
 
     Args:
         maps: (B, H, W) in [0, 1] at the size of the truth; a cosine S as (S + 1) / 2.
 
     Returns:
-        (B,) float32.
+        (B,) float32; the number of pixels in a quarter is rounded up.
+
+    Example:
+        >>> top_quarter_mean(torch.tensor([[[0.1, 0.9], [0.2, 0.3]]]))
+        tensor([0.9000])
     """
     pixels = maps.flatten(1).float()
     count = (pixels.shape[1] + 3) // 4
@@ -50,17 +54,23 @@ def _pairwise_sum(terms: Tensor) -> Tensor:
 def precision_recall(confidence: Tensor, scores: Tensor, thresholds: Tensor, at: float = 0.5) -> tuple[Tensor, Tensor]:
     """Precision and recall of the detections at each of T thresholds.
 
-    Deviating from other detection metrics, a detection in the wrong place is no missed source: recall is the share
-    of right ones among the right and the undetected.
+    Recall is the share of right detections among the right and the undetected: unlike in other detection metrics, a
+    detection in the wrong place is no missed source.
 
     Args:
         confidence: (N,).
-        scores: (N,) cIoU, NaN on silent rows.
+        scores: (N,) cIoU, NaN on silent samples.
         thresholds: (T,), of the confidence's type.
         at: the cIoU that makes a detection right.
 
     Returns:
-        Precision and recall, (T,) float64 in [0, 1]; 1 where nothing is detected, and where nothing could be missed.
+        Precision and recall, (T,) float64 in [0, 1]; a precision is 1 where nothing is detected, a recall is 1 where
+        neither a right nor an undetected source is left.
+
+    Example:
+        >>> confidence, scores = torch.tensor([0.9, 0.8, 0.3]), torch.tensor([0.7, torch.nan, 0.6])
+        >>> precision_recall(confidence, scores, torch.tensor([0.5]))
+        (tensor([0.5000], dtype=torch.float64), tensor([0.5000], dtype=torch.float64))
     """
     detected = confidence >= thresholds[:, None]
     right = (detected & (scores >= at)).sum(1).double()
@@ -73,18 +83,18 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def average_precision(confidence: Tensor, scores: Tensor, at: float = 0.5) -> Tensor:
-    """Area under the precision envelope over recall, at up to 400 of the rows' own confidences; () float64.
+    """Area under the precision envelope over recall, () float64.
 
-    As published: the highest confidence is left out, of N rows every (N // 200)-th confidence counts from the second
-    highest down, and no area stands below the first one's recall.
+    The published code takes its thresholds from the samples' own confidences: of N samples every (N // 200)-th from
+    the second highest down. The area begins at the first threshold's recall.
 
     Args:
         confidence: (N,).
-        scores: (N,) cIoU, NaN on silent rows.
+        scores: (N,) cIoU, NaN on silent samples.
         at: the cIoU that makes a detection right.
 
     Raises:
-        ValueError: there is no row.
+        ValueError: there is no sample.
     """
     ranked = _ranked(confidence)
     thresholds = ranked[:-1].flip(0)[:: max(1, len(ranked) // 200)]
@@ -94,29 +104,29 @@ def average_precision(confidence: Tensor, scores: Tensor, at: float = 0.5) -> Te
 
 
 def max_f1(confidence: Tensor, scores: Tensor, at: float = 0.5) -> Tensor:
-    """The highest F1 at the rows' own confidences, of N rows every (N // 10)-th from the lowest up; () float64.
+    """The highest F1, () float64, without the published code's rounding to 0.1 %.
 
-    The published code prints the F1 at these rounded to 0.1 %; this one is not rounded.
+    The thresholds are the samples' own confidences: of N samples every (N // 10)-th from the lowest up.
 
     Args:
         confidence: (N,).
-        scores: (N,) cIoU, NaN on silent rows.
+        scores: (N,) cIoU, NaN on silent samples.
         at: the cIoU that makes a detection right.
 
     Raises:
-        ValueError: there is no row.
+        ValueError: there is no sample.
     """
     ranked = _ranked(confidence)
     return f1(*precision_recall(confidence, scores, ranked[:: max(1, len(ranked) // 10)], at)).amax()
 
 
 def f1(precision: Tensor, recall: Tensor) -> Tensor:
-    """Harmonic mean; 0 where both are 0."""
+    """Harmonic mean of precision and recall; 0 where both are 0."""
     total = precision + recall
     return torch.where(total > 0, 2 * precision * recall / total, 0.0)
 
 
 def _ranked(confidence: Tensor) -> Tensor:
     if len(confidence) == 0:
-        raise ValueError("detections are counted over at least one row")
+        raise ValueError("detection scores need at least one sample")
     return confidence.sort().values

@@ -15,14 +15,27 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float, *, buffers:
         teacher: the averaged network.
         student: a network of the same shape.
         decay: β in [0, 1); 0 copies the student.
-        buffers: whether the student's buffers (batch-norm statistics) are copied; not where the teacher keeps its own.
+        buffers: whether to copy the student's buffers (batch-norm statistics); False for a teacher with its own.
+
+    Example:
+        >>> teacher, student = nn.Linear(1, 1), nn.Linear(1, 1)
+        >>> with torch.no_grad():
+        ...     _ = teacher.weight.fill_(1.0), student.weight.fill_(3.0)
+        >>> ema_update(teacher, student, decay=0.75)
+        >>> teacher.weight.item()
+        1.5
     """
     average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch's own
     average(list(teacher.parameters()), list(student.parameters()), None)
-    if buffers and (own := list(teacher.buffers())):
-        torch._foreach_copy_(own, list(student.buffers()))
+    if buffers and (averaged := list(teacher.buffers())):
+        torch._foreach_copy_(averaged, list(student.buffers()))
 
 
 def half_life_decay(half_life: float) -> float:
-    """β with which a student's weight in the average halves in ``half_life`` steps; at least 1."""
+    """The decay β with which a student's weight in the average halves within ``half_life`` >= 1 steps.
+
+    Example:
+        >>> half_life_decay(1), round(half_life_decay(693), 3)
+        (0.5, 0.999)
+    """
     return float(0.5 ** (1 / half_life))

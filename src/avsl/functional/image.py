@@ -1,4 +1,4 @@
-"""Image tensors as every network here expects them."""
+"""Normalization of images for the networks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ STD = (0.229, 0.224, 0.225)
 
 
 def normalize(frames: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 with ImageNet's statistics."""
-    # Channels first before the arithmetic: over a last axis of three it runs five times slower.
+    """Normalize (B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 with ImageNet's mean and standard deviation.
+
+    Example:
+        >>> normalize(torch.zeros(2, 4, 4, 3, dtype=torch.uint8)).shape
+        torch.Size([2, 3, 4, 4])
+    """
+    # The arithmetic runs five times slower where channels are the last axis.
     planes = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     mean, std = _levels(frames.device)
     return planes.sub_(mean).div_(std)

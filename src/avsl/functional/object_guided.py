@@ -1,4 +1,4 @@
-"""Object-guided localization: an audio-visual map mixed with a map of what looks like an object."""
+"""Object-guided localization (OGL): a mixture of an audio-visual map and a map of object-like regions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from avsl.functional.localization import minmax
 
 
 def object_guided(maps: Tensor, objects: Tensor, alpha: float, size: tuple[int, int]) -> Tensor:
-    """OGL's mixture (Mo & Morgado, EZ-VSL, ECCV 2022, arXiv 2203.09324, eq. 7), as the published test code does it.
+    """OGL's mixture (Mo & Morgado, EZ-VSL, ECCV 2022, arXiv 2203.09324, eq. 7), as in the published test code.
 
-    Both maps are enlarged to the frame (bilinear, corners aligned) and stretched to [0, 1] there; their weighted sum
-    is stretched once more. So every map peaks at 1, whatever is heard: none of them can say that nothing sounds.
+    Both maps are enlarged to the frame (bilinear, corners aligned) and stretched to [0, 1]; their weighted sum is
+    stretched again. Every result therefore peaks at 1, for silent samples too.
 
     Args:
-        maps: (B, h, w) audio-visual maps; an increasing linear function of them gives the same.
+        maps: (B, h, w) audio-visual maps; the result does not change under an increasing linear function of them.
         objects: (B, h', w') object maps.
         alpha: the audio-visual maps' share, in [0, 1].
         size: (H, W) of the frame, px.
@@ -28,6 +28,6 @@ def object_guided(maps: Tensor, objects: Tensor, alpha: float, size: tuple[int, 
 
 
 def _enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    # From 0 up, so that a map without contrast stays exactly that: stretching would show the rounding otherwise.
+    # Subtracting the minimum keeps a constant map exactly constant; otherwise minmax would stretch rounding errors.
     maps = maps - maps.amin((-2, -1), keepdim=True)
     return F.interpolate(maps.float()[:, None], size=size, mode="bilinear", align_corners=True)[:, 0]

@@ -1,4 +1,4 @@
-"""Maps scored pixel by pixel: pixel-wise average precision and AVSBench's mIoU and F-score.
+"""Pixel-wise scores of maps: average precision, and AVSBench's mIoU and F-score.
 
 Maps and truths are (B, H, W) of one size; a pixel sounds where the truth is not 0.
 """
@@ -26,23 +26,27 @@ def pixel_average_precision(maps: Tensor, truth: Tensor) -> Tensor:
 
     Returns:
         (B,) float64 in [0, 1]; NaN where the truth is empty.
+
+    Example:
+        >>> pixel_average_precision(torch.tensor([[[0.9, 0.7, 0.1]]]), torch.tensor([[[1, 0, 1]]]))
+        tensor([0.8333], dtype=torch.float64)
     """
     ranked, order = maps.flatten(1).sort(dim=1, descending=True)
     hit = (truth != 0).flatten(1).gather(1, order).double()
     rank = torch.arange(1, ranked.shape[1] + 1, device=ranked.device)
     last = torch.ones_like(ranked, dtype=torch.bool)
     last[:, :-1] = ranked[:, 1:] != ranked[:, :-1]
-    # Where the run of equal values ends that a pixel belongs to.
+    # The rank at which a pixel's run of equal values ends.
     end = torch.where(last, rank, ranked.shape[1]).flip(1).cummin(dim=1).values.flip(1)
     precision = hit.cumsum(1).gather(1, end - 1) / end
     return (hit * precision).sum(1) / hit.sum(1)
 
 
 def piap_as_published(pred: Tensor, truth: Tensor) -> Tensor:
-    """The figure called PIAP in the code of AVGN (Mo & Tian, CVPR 2023), with its arguments the wrong way round.
+    """PIAP as the code of AVGN (Mo & Tian, CVPR 2023) computes it, with swapped arguments.
 
-    That code asks for the average precision of the *truth* as a ranking of the *binarized prediction's* pixels. To
-    compare with printed figures alone; what the name says is `pixel_average_precision`.
+    That code ranks pixels by the *truth* and takes the *binarized prediction* for the labels. Use it only to compare
+    with printed figures; `pixel_average_precision` is the measure that the name states.
 
     Args:
         pred: (B, H, W) bool.
@@ -62,7 +66,7 @@ def avs_iou(confidence: Tensor, truth: Tensor) -> Tensor:
         truth: (B, H, W).
 
     Returns:
-        (B,) float32 in [0, 1]; where the truth is empty the share of pixels that are left empty too.
+        (B,) float32 in [0, 1]; where the truth is empty, the share of pixels outside the predicted mask.
     """
     pred, target = (confidence > 0.5).flatten(1), (truth != 0).flatten(1)
     silent = ~target.any(1)
@@ -72,10 +76,9 @@ def avs_iou(confidence: Tensor, truth: Tensor) -> Tensor:
 
 
 def avs_f_scores(confidence: Tensor, truth: Tensor) -> Tensor:
-    """AVSBench's F with β² 0.3 at 255 thresholds from 0 to 1.
+    """AVSBench's F with β² = 0.3 at 255 thresholds from 0 to 1, in float32 and in the published order of operations.
 
-    Its F-score of a data set is the highest of the 255 means over the rows, rows with an empty truth left out. All
-    is computed in float32 and in the published order.
+    The F-score of a data set is the highest of the 255 means over its samples with a source.
 
     Args:
         confidence: (B, H, W) in [0, 1], after the sigmoid.
@@ -91,7 +94,7 @@ def avs_f_scores(confidence: Tensor, truth: Tensor) -> Tensor:
     area = hit[:, :1]
     precision, recall = hit[:, 1:] / (chosen[:, 1:] + 1e-20), hit[:, 1:] / (area + 1e-20)
     score = (1 + _BETA2) * precision * recall / (_BETA2 * precision + recall)
-    # Without a right pixel precision and recall are 0, and so is their mean.
+    # Without a true positive pixel, precision, recall and F are 0.
     return score.nan_to_num(0.0).masked_fill(area == 0, torch.nan)
 
 
@@ -99,8 +102,8 @@ def summarize_sources(scores: Tensor, pixel_ap: Tensor) -> dict[str, Tensor]:
     """The multi-source code's figures: ``p10``, ``p30``, ``p50`` and ``pixel_ap``, each () float64.
 
     Args:
-        scores: (B,) cIoU; ``p10`` is the share of samples above 0.1, and so on.
-        pixel_ap: (B,) pixel-wise average precisions, of which the mean is told.
+        scores: (B,) cIoU; ``p10`` is the share of samples above 0.1.
+        pixel_ap: (B,) pixel-wise average precisions; ``pixel_ap`` is their mean.
 
     Raises:
         ValueError: there is no sample.
@@ -110,9 +113,9 @@ def summarize_sources(scores: Tensor, pixel_ap: Tensor) -> dict[str, Tensor]:
 
 
 def summarize_avs(iou: Tensor, f_scores: Tensor) -> dict[str, Tensor]:
-    """AVSBench's figures: ``miou`` and, where a truth is not empty, ``fscore``, each () float32.
+    """AVSBench's figures ``miou`` and, if any truth is not empty, ``fscore``, each () float32.
 
-    The F-score is the highest mean over all rows, not the mean of the rows' or batches' highest.
+    The F-score is the maximum over thresholds of the mean over samples.
 
     Args:
         iou: (B,) from `avs_iou`.
@@ -126,6 +129,6 @@ def summarize_avs(iou: Tensor, f_scores: Tensor) -> dict[str, Tensor]:
     result = {"miou": iou.sum() / len(iou)}
     sounding = f_scores[~f_scores[:, 0].isnan()]
     if len(sounding):
-        # One row after the other in float32, as published; a tree sum differs in the last bits.
+        # The published code adds sample after sample in float32; a tree sum differs in the last bits.
         result["fscore"] = (reduce(torch.add, sounding.unbind()) / len(sounding)).amax()
     return result

@@ -1,4 +1,4 @@
-"""Detection scores over samples with and without a source in view."""
+"""Detection scores over sounding and silent samples."""
 
 from __future__ import annotations
 
@@ -13,13 +13,23 @@ from avsl.metrics.samples import SampleMetric, validate
 class DetectionScore(SampleMetric):
     """SLAVC's extended protocol (Mo & Morgado, NeurIPS 2022, arXiv 2209.09634): silent samples are negatives.
 
-    A sample's confidence is the mean of its map's highest quarter of pixels; masks are cut at the fixed threshold.
-    Deviating, a sample is silent where its truth is empty, so one whose boxes vanish at the truth's resolution is a
-    negative and no missed source.
+    A sample's confidence is the mean of its map's highest quarter of pixels; masks are binarized at the fixed
+    threshold. Deviation: a sample is silent where its truth is empty, so a sample whose boxes vanish at the truth's
+    resolution is a negative instead of a missed source.
 
     Args:
-        n: number of samples to come.
-        threshold: the fixed one, on the confidence itself.
+        n: number of samples.
+        threshold: the fixed threshold on the confidence.
+
+    Example:
+        >>> metric = DetectionScore(n=3, threshold=0.5)
+        >>> confidence = torch.zeros(3, 4, 4)
+        >>> confidence[:, 1, 1] = torch.tensor([0.9, 0.8, 0.1])
+        >>> truth = torch.zeros(3, 4, 4)
+        >>> truth[:2, 1, 1] = 1
+        >>> metric.update(confidence, truth)
+        >>> metric.compute()["max_f1"].item()
+        1.0
     """
 
     higher_is_better = True

@@ -1,4 +1,4 @@
-"""Every figure of a part of the data, over one state: what is measured of each sample."""
+"""All scores of one part of the data, computed from one set of per-sample values."""
 
 from __future__ import annotations
 
@@ -23,17 +23,25 @@ _SCORES = (
 
 
 class PartScore(SampleMetric):
-    """The figures of a part of the data at the fixed threshold, under the published conventions and by pixels.
+    """Scores of a part of the data: at the fixed threshold, under the published conventions, and pixel-wise.
 
-    What is measured of each sample stays readable as an attribute, (n,): ``ciou`` (NaN on silent samples), ``area``
-    (share of the frame that sounds), ``size`` (index into `avsl.functional.localization.AREA_BUCKETS`), ``peak`` (the
-    highest confidence).
+    Per-sample values are attributes of shape (n,): ``ciou`` (NaN on silent samples), ``area`` (the truth's share of
+    the frame), ``size`` (index into `avsl.functional.localization.AREA_BUCKETS`), ``peak`` (the highest confidence).
 
     Args:
-        n: number of samples to come.
-        threshold: the fixed one, on the confidence itself.
-        mixed: whether samples hear several sources at once.
-        exact_masks: whether the truth of some sample is a mask of the exact pixels.
+        n: number of samples.
+        threshold: the fixed threshold on the confidence.
+        mixed: whether several sources sound at once in a sample.
+        exact_masks: whether the truth of any sample is a mask of the exact pixels.
+
+    Example:
+        >>> metric = PartScore(n=2, threshold=0.5)
+        >>> truth = torch.zeros(2, 4, 4, dtype=torch.bool)
+        >>> truth[:, :2] = True
+        >>> confidence = torch.stack([truth[0].float(), 1 - truth[1].float()])
+        >>> metric.update(confidence, truth, exact=torch.tensor([False, False]), group=torch.tensor([0, 1]))
+        >>> metric.compute()["ciou"].item()
+        0.5
     """
 
     higher_is_better = True
@@ -75,17 +83,17 @@ class PartScore(SampleMetric):
         Args:
             confidence: (B, h, w) in [0, 1].
             truth: (B, H, W) bool; empty where nothing in view sounds.
-            exact: (B,) bool, the truth is a mask of the exact pixels.
-            group: (B,) integer, the same for samples that share a frame.
+            exact: (B,) bool, whether the truth is a mask of the exact pixels.
+            group: (B,) integer, equal for samples that share a frame.
             shuffled: (B, h, w) confidence with other samples' sounds.
-            consensus: (B, H, W) of every annotator's boxes, NaN where they are not known.
+            consensus: (B, H, W) consensus map of all annotators' boxes; NaN where they are unknown.
 
         Raises:
             ValueError: shapes do not pair up, or a map is not finite.
         """
         validate(confidence, truth, silent=True)
         size = (truth.shape[-2], truth.shape[-1])
-        # Maps that have the truth's size already are left as they are, so each way of resizing is gone once.
+        # `F.predict_mask` does not resize maps of the truth's size, so each resizing happens once.
         smooth = F.resize_as(confidence, size, "fixed")
         fixed = F.binarize(smooth, "fixed", self.threshold)
         ranked = F.predict_masks(confidence, truth, {"median": None, "adaptive": None})
@@ -119,7 +127,7 @@ class PartScore(SampleMetric):
         self.put(found)
 
     def compute(self) -> dict[str, Tensor]:
-        """Scores by name, () each; `avsl.evaluation.scoring.score_part` says which there are and when."""
+        """Scores by name, () each; see `avsl.evaluation.scoring.score_part`."""
         sounding, exact = ~self.ciou.isnan(), self.exact
         found: dict[str, Tensor] = {}
         if bool(sounding.any()):

@@ -1,4 +1,4 @@
-"""What metrics over samples share: checks, and columns with a number per sample."""
+"""Shared parts of metrics over samples: checks of their input, and one stored value per sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from avsl.functional import localization as F
 
 
 def validate(maps: Tensor, truth: Tensor, *, silent: bool = False) -> None:
-    """Refuse what cannot be scored.
+    """Check the input of a score.
 
     Args:
         maps: (B, h, w).
@@ -20,7 +20,7 @@ def validate(maps: Tensor, truth: Tensor, *, silent: bool = False) -> None:
         silent: whether a truth may be empty.
 
     Raises:
-        ValueError: shapes do not pair up, a map is not finite, or a truth is empty where it must not be.
+        ValueError: shapes do not pair up, a map is not finite, or a truth is empty although ``silent`` is False.
     """
     if maps.ndim != 3 or truth.ndim != 3 or len(maps) != len(truth):
         raise ValueError(
@@ -32,25 +32,25 @@ def validate(maps: Tensor, truth: Tensor, *, silent: bool = False) -> None:
     empty = F.count(truth) == 0
     if bool(empty.any()):
         raise ValueError(
-            f"cIoU is not defined for the empty truth of row {int(empty.nonzero()[0])}: leave such rows out"
+            f"cIoU is not defined for the empty truth of sample {int(empty.nonzero()[0])} of the batch: leave it out"
         )
 
 
 def _refuse_infinite(maps: Tensor) -> None:
-    # The extremes tell of every pixel, NaN included, and take far less time than looking at each.
+    # The extremes are not finite where any pixel is not, and are computed far faster than isfinite() of every pixel.
     if maps.numel() and not bool(torch.stack([maps.amin(), maps.amax()]).isfinite().all()):
         raise ValueError("a confidence map holds a value that is not finite")
 
 
 class SampleMetric(Metric):
-    """Keeps what is measured of each of ``n`` samples, in columns that are there from the start.
+    """A metric that stores one value per sample in columns of a fixed length.
 
-    Small tensors kept from between large ones that come and go would tear the heap to pieces: the process would grow
-    by a frame's map for each sample.
+    The columns are allocated at the start. Appending a small tensor per batch would fragment the heap: between the
+    large tensors of each batch the process would grow by about one map per sample.
 
     Args:
-        n: number of samples to come.
-        columns: name and type of each column; a number per sample, NaN or 0 where nothing was put.
+        n: number of samples.
+        columns: name and type of each column; NaN or 0 before a sample is added.
     """
 
     full_state_update = False

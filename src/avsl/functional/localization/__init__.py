@@ -1,7 +1,7 @@
-"""How well a confidence map matches the annotated boxes: resizing, masks, cIoU, baselines.
+"""Localization scores of confidence maps: resizing, thresholding, cIoU, baselines.
 
-Every step repeats the arithmetic of the published evaluation code, because a threshold at the map's own median turns
-a difference in the last bit into another pixel. Masks and maps are (B, H, W); a truth is 0 or 1, or in between for
+Every step repeats the arithmetic of the published evaluation code, because a threshold at the map's median turns a
+difference in the last bit into another pixel. Masks and maps are (B, H, W); a truth has the values 0 and 1, and 0.5 in
 consensus maps.
 """
 

@@ -1,4 +1,4 @@
-"""cIoU of masks and its summaries: success rates, AUC, the worst of a group, size classes."""
+"""cIoU of masks and its summaries: success rate, AUC, interactive IoU, size classes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,21 @@ _AREA_FRAME: Final = 224
 def ciou(pred: Tensor, truth: Tensor) -> Tensor:
     """Consensus intersection over union: Σ pred·truth / (Σ truth + Σ pred·[truth = 0]).
 
-    With one annotation it is the plain IoU (Senocak et al., CVPR 2018, arXiv 1803.03849).
+    On a binary truth it is the IoU (Senocak et al., CVPR 2018, arXiv 1803.03849).
 
     Args:
         pred: (B, H, W) bool.
         truth: (B, H, W), bool, or floating in [0, 1].
 
     Returns:
-        (B,) float64; NaN where the truth is empty, as the published protocols leave such rows out.
+        (B,) float64; NaN where the truth is empty, because the published protocols leave such samples out.
+
+    Example:
+        >>> pred = torch.tensor([[[True, True, False, False]]])
+        >>> ciou(pred, torch.tensor([[[1.0, 0.0, 1.0, 0.0]]]))
+        tensor([0.3333], dtype=torch.float64)
+        >>> ciou(pred, torch.tensor([[[1.0, 0.5, 0.0, 0.0]]]))
+        tensor([1.], dtype=torch.float64)
     """
     if truth.dtype == torch.bool:
         area, hit = count(truth).double(), count(truth & pred).double()
@@ -40,7 +47,7 @@ def ciou(pred: Tensor, truth: Tensor) -> Tensor:
 
 
 def ciou_by_threshold(maps: Tensor, truth: Tensor, thresholds: Tensor) -> Tensor:
-    """What `ciou` gives under ``fixed`` at each of T thresholds, in one pass over the pixels.
+    """The cIoU of the ``fixed`` convention at each of T thresholds, in one pass over the pixels.
 
     Args:
         maps: (B, h, w) confidence in [0, 1].
@@ -58,32 +65,41 @@ def ciou_by_threshold(maps: Tensor, truth: Tensor, thresholds: Tensor) -> Tensor
 
 
 def sums_above(values: Tensor, weight: Tensor, thresholds: Tensor) -> Tensor:
-    """The weight of the pixels that reach each of T thresholds, in one pass over the pixels.
+    """The weight of the pixels whose value reaches each of T thresholds, in one pass over the pixels.
 
     Args:
-        values: (B, H, W), on which the thresholds are.
-        weight: (B, H, W); whole numbers and halves add up exactly.
+        values: (B, H, W).
+        weight: (B, H, W); sums of whole numbers and halves are exact.
         thresholds: (T,) rising, on the device of the values.
 
     Returns:
         (B, 1 + T) float64: the weight of all pixels, then of those with values >= each threshold.
+
+    Example:
+        >>> values, weight = torch.tensor([[[0.2, 0.6, 0.9]]]), torch.tensor([[[1.0, 2.0, 4.0]]])
+        >>> sums_above(values, weight, torch.tensor([0.5, 0.8]))
+        tensor([[7., 6., 4.]], dtype=torch.float64)
     """
-    rows, levels = len(values), len(thresholds) + 1
+    samples, levels = len(values), len(thresholds) + 1
     # A pixel at level k reaches the k lowest thresholds.
     level = torch.bucketize(values, thresholds.to(values.dtype), right=True)
-    slot = (level + torch.arange(rows, device=level.device)[:, None, None] * levels).flatten()
-    sums = torch.zeros(rows * levels, dtype=torch.float64, device=slot.device)
+    slot = (level + torch.arange(samples, device=level.device)[:, None, None] * levels).flatten()
+    sums = torch.zeros(samples * levels, dtype=torch.float64, device=slot.device)
     sums.index_add_(0, slot, weight.flatten().double())
-    return sums.view(rows, levels).flip(1).cumsum(1).flip(1)
+    return sums.view(samples, levels).flip(1).cumsum(1).flip(1)
 
 
 def success_rate(scores: Tensor, at: float = 0.5, *, strict: bool = False) -> Tensor:
     """CIoU@``at``: the share of samples whose cIoU is at least ``at`` (AP50 in EZ-VSL's code); () float64.
 
-    With ``strict`` the share above ``at``: the precision of SLAVC's and of the multi-source code.
+    With ``strict`` only samples above ``at`` count, as in the precision of SLAVC's and of the multi-source code.
 
     Raises:
         ValueError: there is no sample.
+
+    Example:
+        >>> success_rate(torch.tensor([0.2, 0.5, 0.6, 0.9])).item()
+        0.75
     """
     if scores.numel() == 0:
         raise ValueError("a success rate needs at least one sample")
@@ -95,6 +111,10 @@ def auc(scores: Tensor) -> Tensor:
 
     Raises:
         ValueError: there is no sample.
+
+    Example:
+        >>> round(auc(torch.tensor([0.0, 1.0])).item(), 4)
+        0.5125
     """
     thresholds = [0.05 * step for step in range(21)]
     rates = torch.stack([success_rate(scores, at) for at in thresholds])
@@ -116,26 +136,36 @@ def summarize(scores: Tensor) -> dict[str, Tensor]:
 
 
 def interactive_iou(scores: Tensor, group: Tensor) -> Tensor:
-    """The worst cIoU of each group of rows that share a frame and differ in sound.
+    """Interactive IoU: the lowest cIoU of each group of samples that share a frame and differ in sound.
 
-    A model that ignores the sound cannot have all of a group right (Senocak et al., arXiv 2407.13676): the success
-    rate of these is IIoU, their AUC is IAUC.
+    A model that ignores the sound cannot localize every source of a group (Senocak et al., arXiv 2407.13676). The
+    success rate of the result is IIoU, its AUC is IAUC.
 
     Args:
         scores: (B,) cIoU.
         group: (B,) integer, equal within a group.
 
     Returns:
-        (G,) in the order of the rising group ids.
+        (G,) in ascending order of the groups' numbers.
+
+    Example:
+        >>> interactive_iou(torch.tensor([0.9, 0.8, 0.1]), group=torch.tensor([0, 1, 1]))
+        tensor([0.9000, 0.1000])
     """
     ids, row = torch.unique(group, return_inverse=True)
     return scores.new_full((len(ids),), torch.inf).scatter_reduce(0, row, scores, "amin")
 
 
 def area_bucket(truth: Tensor) -> Tensor:
-    """The size class of each truth by its share of the frame, as SLAVC draws it: 32², 96², 144² of 224² pixels.
+    """SLAVC's size class of each truth, by its share of the frame; the bounds are 32², 96² and 144² of 224² pixels.
 
-    Shape: (B, H, W) -> (B,) int64, an index into `AREA_BUCKETS`; the lower bounds belong to the class above.
+    Shape: (B, H, W) -> (B,) int64, an index into `AREA_BUCKETS`; a truth on a bound belongs to the larger class.
+
+    Example:
+        >>> truth = torch.zeros(1, 224, 224)
+        >>> truth[0, :32, :32] = 1
+        >>> AREA_BUCKETS[area_bucket(truth)]
+        'medium'
     """
     area = count(truth) * _AREA_FRAME**2
     pixels = truth.shape[-2] * truth.shape[-1]

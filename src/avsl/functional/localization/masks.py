@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Convention = Literal["median", "median_aligned", "median_strict", "adaptive", "fixed_minmax", "fixed"]
 
 CONVENTIONS: Final[tuple[Convention, ...]] = get_args(Convention)
-"""How a map becomes a mask, see `predict_mask`."""
+"""The published ways to make a mask of a map, see `predict_mask`."""
 
 _RESIZE: Final[dict[Convention, ResizeMode]] = {
     "median": "bicubic",
@@ -27,14 +27,14 @@ _RESIZE: Final[dict[Convention, ResizeMode]] = {
     "fixed": "opencv_bilinear",
 }
 
-# Which pixels are sampled to find a rank's value, one in so many; and how many sampled ones to either side of it hold
-# the value between them, but for maps that repeat with this step.
+# To find the value at a rank, every 31st pixel is sorted. The value lies within 16 of these of the rank's position,
+# unless the map repeats with this step.
 _SAMPLE_STEP: Final = 31
 _SAMPLE_SLACK: Final = 16
 
 
 def resize_as(maps: Tensor, size: tuple[int, int], convention: Convention) -> Tensor:
-    """Bring maps to the size of the truth in the way that goes with a threshold convention.
+    """Resize maps to the truth as a threshold convention does.
 
     Shape: (B, h, w) -> (B, H, W) float32.
     """
@@ -48,17 +48,22 @@ def binarize(
 
     Args:
         maps: (B, H, W) float32, already min-max normalized where the convention asks for it.
-        convention: ``median`` and ``median_aligned``: pixels >= the upper median pixel; ``median_strict``: > it;
-            ``adaptive``: > the n-th highest pixel, where the truth has n pixels (an oracle: it is told the true area);
-            ``fixed_minmax`` and ``fixed``: >= threshold.
-        threshold: for the fixed conventions alone.
-        truth: (B, H, W), for ``adaptive`` alone.
+        convention: ``median`` and ``median_aligned`` take the pixels >= the upper median, ``median_strict`` those
+            above it, ``adaptive`` those above the n-th highest, where n is the area of the truth (an oracle), and
+            ``fixed_minmax`` and ``fixed`` those >= ``threshold``.
+        threshold: of the two fixed conventions.
+        truth: (B, H, W), of ``adaptive``.
 
     Returns:
         (B, H, W) bool.
 
     Raises:
         ValueError: the threshold or the truth that the convention needs is missing.
+
+    Example:
+        >>> binarize(torch.tensor([[[0.1, 0.9], [0.4, 0.6]]]), "median")
+        tensor([[[False,  True],
+                 [False,  True]]])
     """
     if convention in ("fixed_minmax", "fixed"):
         if threshold is None:
@@ -77,7 +82,7 @@ def binarize(
 
 
 def _values_at(pixels: Tensor, ranks: Sequence[int]) -> Tensor:
-    """The value of each row that so many of its values come before when they are sorted.
+    """The value at each row's rank in ascending order.
 
     Shape: (B, P), B ranks in [0, P) -> (B,).
     """
@@ -89,14 +94,14 @@ def _values_at(pixels: Tensor, ranks: Sequence[int]) -> Tensor:
 
 
 def _value_at(row: NDArray[np.float32], rank: int) -> np.float32:
-    """``np.sort(row)[rank]``, where of the (P,) values only those near to it are looked at more than once."""
+    """``np.sort(row)[rank]`` of (P,) values, without sorting those far from the rank."""
     sample = np.sort(row[::_SAMPLE_STEP])
     near = rank // _SAMPLE_STEP
     low, high = sample[max(near - _SAMPLE_SLACK, 0)], sample[min(near + _SAMPLE_SLACK, len(sample) - 1)]
     below = row < low
     between = row[(row <= high) > below]
     rank_between = rank - int(np.count_nonzero(below))
-    if not 0 <= rank_between < len(between):  # the sample misled, as where it is a single column
+    if not 0 <= rank_between < len(between):  # the sample does not stand for the row, as where it is a single column
         between, rank_between = row, rank
     found: np.float32 = np.partition(between, rank_between)[rank_between]
     return found
@@ -105,19 +110,24 @@ def _value_at(row: NDArray[np.float32], rank: int) -> np.float32:
 def predict_mask(maps: Tensor, truth: Tensor, convention: Convention, threshold: float | None = None) -> Tensor:
     """Resize maps to the truth and binarize them as a published evaluation does.
 
-    ``median`` (EZ-VSL, FNAC), ``median_strict`` and ``adaptive`` (Senocak et al., arXiv 2407.13676): bicubic,
-    min-max. ``median_aligned`` (SLAVC and the multi-source code after it): the same with corners aligned.
-    ``fixed_minmax`` (SSPL, at 0.5): OpenCV bilinear, min-max. ``fixed``: OpenCV bilinear on the confidence
-    itself, never min-max, so that an image without a source can stay empty.
+    ``median`` (EZ-VSL, FNAC), ``median_strict`` and ``adaptive`` (Senocak et al., arXiv 2407.13676) use bicubic
+    resizing and min-max normalization; ``median_aligned`` (SLAVC and the multi-source code) aligns corners as well.
+    ``fixed_minmax`` (SSPL, at 0.5) uses OpenCV's bilinear resizing and min-max normalization; ``fixed`` does not
+    normalize, so that the mask of a silent sample can be empty.
 
     Args:
         maps: (B, h, w); for ``fixed`` a confidence in [0, 1].
-        truth: (B, H, W); its size is the prediction's, its area is read by ``adaptive`` alone.
+        truth: (B, H, W), which sets the size of the masks; ``adaptive`` also uses its area.
         convention: see `binarize`.
-        threshold: for the fixed conventions alone.
+        threshold: of the two fixed conventions.
 
     Returns:
         (B, H, W) bool.
+
+    Example:
+        >>> confidence, truth = torch.tensor([[[0.2, 0.8]]]), torch.zeros(1, 1, 4)
+        >>> predict_mask(confidence, truth, "fixed", threshold=0.5)
+        tensor([[[False, False,  True,  True]]])
     """
     return predict_masks(maps, truth, {convention: threshold})[convention]
 
@@ -125,12 +135,12 @@ def predict_mask(maps: Tensor, truth: Tensor, convention: Convention, threshold:
 def predict_masks(
     maps: Tensor, truth: Tensor, thresholds: Mapping[Convention, float | None]
 ) -> dict[Convention, Tensor]:
-    """What `predict_mask` gives under several conventions, with no resizing or stretching done twice.
+    """The masks of `predict_mask` under several conventions, which share resizing and normalization.
 
     Args:
         maps: (B, h, w); for ``fixed`` a confidence in [0, 1].
         truth: (B, H, W).
-        thresholds: a threshold for each fixed convention, None for each other.
+        thresholds: by convention; None for those without a threshold.
 
     Returns:
         (B, H, W) bool for each convention.
@@ -150,8 +160,8 @@ def predict_masks(
 
 
 def count(mask: Tensor) -> Tensor:
-    """How many pixels of each mask are not 0: (B, H, W) -> (B,) int64."""
+    """The number of nonzero pixels of each mask: (B, H, W) -> (B,) int64."""
     if mask.dtype != torch.bool:
         mask = mask != 0
-    # As bytes: several times faster on a CPU than a sum, or any(), of bools.
+    # On a CPU a sum of bytes is several times faster than a sum of bools.
     return mask.contiguous().view(torch.uint8).flatten(1).sum(1, dtype=torch.int32).long()

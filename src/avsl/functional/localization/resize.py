@@ -1,4 +1,4 @@
-"""Resizing of confidence maps, to the bits of the published evaluation code."""
+"""Resizing of confidence maps, bit-identical to the published evaluation code."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ ResizeMode = Literal["bicubic", "bicubic_aligned", "opencv_bilinear"]
 
 
 def resize_maps(maps: Tensor, size: tuple[int, int], mode: ResizeMode) -> Tensor:
-    """Bring maps to the size of the truth.
+    """Resize maps to the size of the truth.
 
     Args:
         maps: (B, h, w), any floating type; computed in float32.
-        size: (H, W); maps that have it already come back unchanged.
-        mode: ``bicubic`` and ``bicubic_aligned`` are torch's without and with aligned corners (EZ-VSL, FNAC; SLAVC);
-            ``opencv_bilinear`` is ``cv2.resize`` with INTER_LINEAR (SSPL), to the bit for steps exact in binary
-            (7 or 14 cells to 224) and to the last bit otherwise.
+        size: (H, W); maps of this size are returned unchanged.
+        mode: ``bicubic`` (EZ-VSL, FNAC) and ``bicubic_aligned`` (SLAVC) are torch's without and with aligned corners;
+            ``opencv_bilinear`` (SSPL) is ``cv2.resize`` with INTER_LINEAR, bit-identical where the step is exact in
+            binary (7 or 14 cells to 224) and within the last bit otherwise.
 
     Returns:
         (B, H, W), float32.
+
+    Example:
+        >>> resize_maps(torch.tensor([[[0.0, 1.0]]]), (1, 4), "opencv_bilinear")
+        tensor([[[0.0000, 0.2500, 0.7500, 1.0000]]])
     """
     maps = maps.float()
     if maps.shape[-2:] == torch.Size(size):
@@ -43,9 +47,9 @@ _Resize = Callable[[Tensor, tuple[int, int]], Tensor]
 
 @lru_cache(maxsize=64)
 def _agree(quick: _Resize, sure: _Resize, cells: tuple[int, ...], size: tuple[int, int], device: torch.device) -> bool:
-    """Whether two ways of resizing give the same bits on this CPU, found out on seeded noise of both signs.
+    """Whether two implementations give the same bits on this CPU, for seeded noise.
 
-    Never on another device, where a product's order of summation may hang on the number of rows.
+    On other devices the answer is False, because the order of summation in a product may depend on the batch size.
     """
     if device.type != "cpu":
         return False
@@ -54,15 +58,15 @@ def _agree(quick: _Resize, sure: _Resize, cells: tuple[int, ...], size: tuple[in
 
 
 def _torch_bicubic(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-    # The batch goes in as channels: the same bits, with the weights computed once.
+    # With the batch as channels torch computes its weights once; the bits are the same.
     return F.interpolate(maps[None], size=size, mode="bicubic", align_corners=align_corners)[0]
 
 
 def _bicubic_product(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """The bicubic of torch as a matrix product on each side: a few times faster on a CPU.
+    """Torch's bicubic resizing as two matrix products, a few times faster on a CPU.
 
-    It has torch's bits where a product adds its terms one after the other with fused multiply-adds, as CPUs do, and
-    the steps are exact in binary (`_agree`).
+    The bits are torch's where a product adds its terms in order with fused multiply-adds, as CPUs do, and the step is
+    exact in binary (`_agree`).
     """
     down, across = (
         _bicubic_weights(cells, pixels, maps.device) for cells, pixels in zip(maps.shape[-2:], size, strict=True)
@@ -71,12 +75,12 @@ def _bicubic_product(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is cached must serve callers that take gradients too
+@torch.inference_mode(False)  # the cached tensor must serve callers that compute gradients
 def _bicubic_weights(cells: int, size: int, device: torch.device) -> Tensor:
-    """(size, 4 · cells) float32: what each pixel takes of each cell, by tap in torch's order of summation.
+    """(size, 4 · cells) float32 weights of each cell in each pixel, by tap.
 
-    That order is the second tap, the first, the third, the fourth. At the border several taps fall on one cell and
-    are added one by one, so each tap has columns of its own.
+    Torch adds the second tap first, then the first, the third and the fourth. At the border several taps fall on one
+    cell and are added separately, so each tap has separate columns.
     """
     position = (torch.arange(size) + 0.5) * (cells / size) - 0.5
     left = position.floor()
@@ -94,9 +98,9 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def _bilinear(maps: Tensor, size: tuple[int, int], dtype: torch.dtype = torch.float64) -> Tensor:
-    """OpenCV's INTER_LINEAR as a matrix product on each side.
+    """OpenCV's INTER_LINEAR as two matrix products.
 
-    OpenCV fuses a + (b - a) * w: one rounding to float32 after an exact product, which float64 gives everywhere.
+    OpenCV fuses a + (b - a) * w, which rounds to float32 once after an exact product; float64 gives the same result.
     """
     down, across = (
         _bilinear_weights(cells, pixels, maps.device).to(dtype)
@@ -107,14 +111,14 @@ def _bilinear(maps: Tensor, size: tuple[int, int], dtype: torch.dtype = torch.fl
 
 
 def _bilinear_float32(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """The same in float32, which is as good where products fuse as OpenCV does (`_agree`)."""
+    """The same in float32, with the same bits where matrix products use fused multiply-adds (`_agree`)."""
     return _bilinear(maps, size, torch.float32)
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # as for the bicubic weights
+@torch.inference_mode(False)  # see `_bicubic_weights`
 def _bilinear_weights(cells: int, size: int, device: torch.device) -> Tensor:
-    """(size, 2 · cells) float64: what each pixel takes of each cell, and of its step to the next cell."""
+    """(size, 2 · cells) float64 weights in each pixel: of each cell, and of each cell's difference to the next."""
     position = ((torch.arange(size, dtype=torch.float64) + 0.5) * (cells / size) - 0.5).float().clamp(0, cells - 1)
     left = position.floor()
     taken = F.one_hot(left.long(), cells).double()
@@ -122,9 +126,13 @@ def _bilinear_weights(cells: int, size: int, device: torch.device) -> Tensor:
 
 
 def minmax(maps: Tensor) -> Tensor:
-    """Stretch each map to [0, 1]; a constant map stays as it is, as in the published code.
+    """Normalize each map to [0, 1]; a constant map is returned unchanged, as in the published code.
 
     Shape: (B, H, W) -> (B, H, W).
+
+    Example:
+        >>> minmax(torch.tensor([[[0.2, 0.4, 0.6]]]))
+        tensor([[[0.0000, 0.5000, 1.0000]]])
     """
     low = maps.amin(dim=(-2, -1), keepdim=True)
     spread = maps.amax(dim=(-2, -1), keepdim=True) - low
