@@ -21,6 +21,7 @@ class AVBatch:
         index: (B,) int64, the rows' positions in the prepared data set.
         geometry: (B, 2, 3), maps this view's coordinates to the frame's, both in [-1, 1] (x, y).
         mask: (B, H, W) in [0, 1], the annotation in this view; None on rows without labels.
+        recording: (B,) int64, equal for rows of one recording; None where nothing is contrasted.
     """
 
     frame: Tensor
@@ -29,6 +30,7 @@ class AVBatch:
     index: Tensor
     geometry: Tensor
     mask: Tensor | None = None
+    recording: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -44,6 +46,9 @@ def join(first: AVBatch, second: AVBatch) -> AVBatch:
         features={key: torch.cat([first.features[key], second.features[key]]) for key in first.features},
         index=torch.cat([first.index, second.index]),
         geometry=torch.cat([first.geometry, second.geometry]),
+        recording=None
+        if first.recording is None or second.recording is None
+        else torch.cat([first.recording, second.recording]),
     )
 
 
@@ -95,12 +100,15 @@ class AVOutput:
         logits: (B, h, w), confidence before the sigmoid: scale · S + offset, S the mean of the heads' similarities.
         features: (B, C, h, w), the first head's visual features before they are normalized.
         momentum: what the momentum encoders make of the same view, without a gradient; None where there are none.
+        recording: (B,) int64, equal for rows of one recording, which are no negatives of each other; None where each
+            row has another.
     """
 
     heads: tuple[Head, ...]
     logits: Tensor
     features: Tensor
     momentum: AVOutput | None = None
+    recording: Tensor | None = None
 
     @property
     def visual(self) -> Tensor:

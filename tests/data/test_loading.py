@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from avsl.data.loading import RowLoader, RowReader, StepLoader, TrainingRows, endless
 from avsl.data.prepared.format import Sample
 from avsl.data.prepared.reader import PreparedData
-from avsl.data.prepared.writer import ShardRows, prepare_shards, write_manifest
+from avsl.data.prepared.writer import MakeShard, ShardRows, prepare_shards, write_manifest
 from avsl.errors import DataError
 from avsl.models.front_ends import LogMel, LogMelConfig
 
@@ -34,6 +34,14 @@ class Make:
         """The rows of shard k."""
         samples = [_sample(i) for i in range(10 * k, 10 * k + 10)]
         return ShardRows([*samples[: max(0, self.bare - 10 * k)], *map(_bare, samples[max(0, self.bare - 10 * k) :])])
+
+
+class Films:
+    """Frames of three recordings in turn, ten a shard."""
+
+    def __call__(self, k: int) -> ShardRows:
+        """The rows of shard k."""
+        return ShardRows([replace(_sample(i), source_id=f"film{i % 3}") for i in range(10 * k, 10 * k + 10)])
 
 
 def _bare(sample: Sample) -> Sample:
@@ -60,7 +68,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return _prepared(tmp_path_factory.mktemp("rows"), Make())
 
 
-def _prepared(root: Path, make: Make) -> PreparedData:
+def _prepared(root: Path, make: MakeShard) -> PreparedData:
     manifest, _ = prepare_shards(
         root,
         make,
@@ -228,6 +236,14 @@ def test_rows_are_read_as_they_are(reader: RowReader, front_end: LogMel) -> None
     assert rows.mask is not None
     assert rows.mask.sum((1, 2)).tolist() == [SIDE * (1 + int(i) % 8) for i in index]
     assert reader(index, masks=False).mask is None
+
+
+def test_rows_of_one_recording_have_one_number(tmp_path: Path) -> None:
+    """Samples of one recording share it in whatever order they are read; others have others."""
+    reader = RowReader(_prepared(tmp_path, Films()), [], np.arange(COUNT))
+    drawn = np.array([7, 1, 12, 4, 7, 19])
+    recording = reader(drawn, masks=False).recording
+    assert ((recording[:, None] == recording).numpy() == (drawn[:, None] % 3 == drawn % 3)).all()
 
 
 def test_cached_features_stay_out_of_memory_and_leave_no_file(data: PreparedData, front_end: LogMel) -> None:

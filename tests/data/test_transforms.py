@@ -44,7 +44,7 @@ def _rows(count: int = 6, seed: int = 0, side: int = 32) -> Rows:
     pixels = torch.from_numpy(rng.integers(0, 40, (count, side, side, 3))) + 200 * mask[..., None]
     features = {"mel": torch.from_numpy(rng.normal(size=(count, 1, 20, 40))).float() + 5}
     sound = torch.from_numpy(rng.normal(size=(count, 50))).float()
-    return Rows(pixels.to(torch.uint8), sound, features, torch.arange(count), mask)
+    return Rows(pixels.to(torch.uint8), sound, features, torch.arange(count), torch.arange(count), mask)
 
 
 def _levels(frames: Tensor) -> Tensor:

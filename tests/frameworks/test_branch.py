@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -61,6 +62,22 @@ def test_labeled_and_unlabeled_rows_share_batch_norm_statistics(tiny: LocalizerC
     (alone,) = student([first])
     assert (alone.logits - labeled).abs().max() > 1e-3
     assert any(not torch.equal(value, kept[name]) for name, value in student.state_dict().items())
+
+
+def test_rows_of_one_recording_reach_the_objective_as_such(tables: MakeTables) -> None:
+    """Of the two of one recording, in a labeled and an unlabeled view, no gradient separates them."""
+    student = tables(4)(0)
+
+    def view(rows: list[int], recording: list[int]) -> AVBatch:
+        plain = AVBatch(torch.zeros(1, 3, 2, 2), None, {}, torch.tensor(rows), torch.zeros(1, 2, 3))
+        return replace(plain, recording=torch.tensor(recording))
+
+    batch = SemiBatch(Views((view([0], [5]),)), Views((view([1], [5]),)))
+    outputs, _, _ = forward_together(student, batch)
+    assert float(student.contrastive(outputs, 0).total) == 0
+    other = replace(batch, unlabeled=Views((view([1], [6]),)))
+    outputs, _, _ = forward_together(student, other)
+    assert float(student.contrastive(outputs, 0).total) > 0.1
 
 
 def test_a_student_that_fails_keeps_its_mode(tables: MakeTables) -> None:

@@ -37,6 +37,7 @@ class Rows:
         waveform: (B, T) in [-1, 1]; None where every front end's output is cached.
         features: cached front-end outputs by key.
         index: (B,) row numbers.
+        recording: (B,) int64, equal for rows of one recording.
         mask: (B, H, W) what is annotated, in {0, 1}; None where not asked for.
     """
 
@@ -44,6 +45,7 @@ class Rows:
     waveform: Tensor | None
     features: Mapping[str, Tensor]
     index: Tensor
+    recording: Tensor
     mask: Tensor | None = None
 
     @property
@@ -58,6 +60,7 @@ class Rows:
             pixels=self.pixels.to(device, non_blocking=True),
             waveform=None if self.waveform is None else self.waveform.to(device, non_blocking=True),
             features={key: f.to(device, non_blocking=True) for key, f in self.features.items()},
+            recording=self.recording.to(device, non_blocking=True),
             mask=None if self.mask is None else self.mask.to(device, non_blocking=True),
         )
 
@@ -129,6 +132,7 @@ class RowReader:
             waveform=torch.from_numpy(self.data.waveforms(index)) if self._keeps_waveform else None,
             features={key: torch.from_numpy(cached[position]) for key, cached in self._features.items()},
             index=torch.from_numpy(index),
+            recording=torch.from_numpy(self.data.recordings[index]),
             mask=self.truth(index).float() if masks else None,
         )
 

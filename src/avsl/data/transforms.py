@@ -122,6 +122,7 @@ def plain_view(rows: Rows) -> AVBatch:
         index=rows.index,
         geometry=identity(len(rows.pixels), rows.pixels.device),
         mask=rows.mask,
+        recording=rows.recording,
     )
 
 
@@ -149,7 +150,7 @@ def _look(rows: Rows, geometry: Tensor, change: Callable[[Tensor, slice], Tensor
         frame = warp(normalize(rows.pixels), geometry)
         frame = frame if change is None else change(frame, slice(None))
         mask = None if rows.mask is None else warp(rows.mask.unsqueeze(1), geometry).squeeze(1)
-        return AVBatch(frame, rows.waveform, rows.features, rows.index, geometry, mask)
+        return AVBatch(frame, rows.waveform, rows.features, rows.index, geometry, mask, rows.recording)
     # One frame at a time stays in the cache, and bytes are resized several times as fast as floats are sampled.
     count, side, _, _ = rows.pixels.shape
     # NumPy asks for large pages: with small ones the first touch of a batch takes as long as all that follows.
@@ -161,7 +162,7 @@ def _look(rows: Rows, geometry: Tensor, change: Callable[[Tensor, slice], Tensor
         frame[part] = seen if change is None else change(seen, part)
         if mask is not None and rows.mask is not None:
             mask[part] = _zoom(rows.mask[part].unsqueeze(1), window).squeeze(1)
-    return AVBatch(frame, rows.waveform, rows.features, rows.index, geometry, mask)
+    return AVBatch(frame, rows.waveform, rows.features, rows.index, geometry, mask, rows.recording)
 
 
 def _windows(geometry: Tensor, side: int) -> list[tuple[int, int, int, bool]]:

@@ -47,7 +47,7 @@ class Branch(nn.Module):
 
     def forward(self, views: Sequence[AVBatch]) -> tuple[AVOutput, ...]:
         """One output for each view."""
-        outputs = tuple(self.model(view) for view in views)
+        outputs = tuple(replace(self.model(view), recording=view.recording) for view in views)
         if self.momentum is None:
             return outputs
         with torch.no_grad():
@@ -102,6 +102,7 @@ def of_all_processes(output: AVOutput) -> AVOutput:
         logits=gather(output.logits),
         features=gather(output.features),
         momentum=None if output.momentum is None else of_all_processes(output.momentum),
+        recording=None if output.recording is None else gather(output.recording),
     )
 
 

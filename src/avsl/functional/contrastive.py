@@ -41,11 +41,34 @@ def pool_similarity(maps: Tensor, pooling: Pooling, *, topk: int = 8, sharpness:
     return sharpness * (torch.logsumexp(cells / sharpness, dim=-1) - math.log(cells.shape[-1]))
 
 
-def symmetric_info_nce(scores: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of (B, B) pair scores in both directions, summed; row i's partner is column i."""
-    logits = scores / temperature
+def negative_weights(recording: Tensor | None, like: Tensor) -> Tensor:
+    """The log of what each negative counts: row j's as one of row i's, to be added to the logits at (i, j).
+
+    The own pair counts 1, another row of the own recording nothing, and all rows of any other recording together 1.
+    Where each row has another recording, as published code assumes, all are 0.
+
+    Args:
+        recording: (B,) int64; None where each row has another.
+        like: its type and device are the result's.
+
+    Returns:
+        (B, B), or () where ``recording`` is None; the lowest values are finite, as sums of -inf have no gradient.
+    """
+    if recording is None:
+        return like.new_zeros(())
+    same = recording[:, None] == recording
+    weights = -same.sum(0).to(like.dtype).log().expand(same.shape)
+    return weights.masked_fill(same, torch.finfo(like.dtype).min / 4).fill_diagonal_(0)
+
+
+def symmetric_info_nce(scores: Tensor, temperature: float, recording: Tensor | None = None) -> Tensor:
+    """Cross-entropy of (B, B) pair scores in both directions, summed; row i's partner is column i.
+
+    Rows of one ``recording``, (B,), are no negatives of each other: `negative_weights`.
+    """
+    logits, weights = scores / temperature, negative_weights(recording, scores)
     target = torch.arange(len(logits), device=logits.device)
-    return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+    return F.cross_entropy(logits + weights, target) + F.cross_entropy(logits.T + weights, target)
 
 
 def log_soft_mask(maps: Tensor, threshold: float, temperature: float) -> Tensor:
@@ -67,16 +90,29 @@ def foreground_mask(maps: Tensor, threshold: float) -> Tensor:
     return (above > threshold * above.amax((-2, -1), keepdim=True)).to(maps.dtype)
 
 
-def relation_gap(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """Mean |softmax(first / τ) − softmax(second / τ)| of two (B, B) matrices, each row a distribution."""
-    return F.l1_loss((first / temperature).softmax(1), (second / temperature).softmax(1))
+def relation_gap(first: Tensor, second: Tensor, temperature: float, recording: Tensor | None = None) -> Tensor:
+    """Mean |softmax(first / τ) − softmax(second / τ)| of two (B, B) matrices, each row a distribution.
+
+    Rows of one ``recording``, (B,), have no relation to each other: `negative_weights`. The mean is over the rows and,
+    of each, over the recordings.
+    """
+    weights = negative_weights(recording, first)
+    gap = F.l1_loss((first / temperature + weights).softmax(1), (second / temperature + weights).softmax(1))
+    if recording is None:
+        return gap
+    recordings = (recording[:, None] == recording).sum(0).to(gap.dtype).reciprocal().sum()
+    return gap * (len(recording) / recordings)
 
 
-def joint_scores(correspondence: Tensor, localization: Tensor, temperature: float) -> Tensor:
-    """The log of Σ_cells p(sound | image, cell) · p(cell | image, sound), (B, A), from two sets of (B, A, h, w) maps.
+def joint_scores(
+    correspondence: Tensor, localization: Tensor, temperature: float, recording: Tensor | None = None
+) -> Tensor:
+    """The log of Σ_cells p(sound | image, cell) · p(cell | image, sound), (B, B), from two sets of (B, B, h, w) maps.
 
     The first is a softmax of ``correspondence`` / τ over sounds, the second one of ``localization`` / τ over cells.
+    Sounds of an image's own ``recording``, (B,), but the own one have no share in the first: `negative_weights`.
     """
-    sound = (correspondence.flatten(2) / temperature).log_softmax(1)
+    weights = negative_weights(recording, correspondence).unsqueeze(-1)
+    sound = (correspondence.flatten(2) / temperature + weights).log_softmax(1)
     cell = (localization.flatten(2) / temperature).log_softmax(2)
     return (sound + cell).logsumexp(2)

@@ -32,7 +32,8 @@ class EZVSL(nn.Module):
     """Multiple-instance contrastive loss (Mo & Morgado, ECCV 2022, arXiv 2203.09324, eq. 3-5).
 
     The score of image i with sound j is the maximum of their cosine map over the grid; cross-entropy both ways.
-    Deviation: other poolings by choice, as a single cell hardly learns from random weights.
+    Deviations: other poolings by choice, as a single cell hardly learns from random weights; rows of one recording are
+    no negatives of each other.
     """
 
     needs = Needs()
@@ -50,5 +51,5 @@ class EZVSL(nn.Module):
             topk=self.config.topk,
             sharpness=self.config.sharpness,
         )
-        loss = symmetric_info_nce(scores, self.config.temperature)
+        loss = symmetric_info_nce(scores, self.config.temperature, output.recording)
         return LossTerms(loss, {"contrastive": loss.detach()})

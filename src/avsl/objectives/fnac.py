@@ -56,7 +56,8 @@ class FNAC(nn.Module):
     of the own map divided by the number of all cells. Neither is normalized again, and no gradient is stopped, as in
     the published code.
 
-    Deviations: other poolings by choice, as in EZ-VSL; the min-max map has no 1e-5 in its denominator.
+    Deviations: other poolings by choice, as in EZ-VSL; the min-max map has no 1e-5 in its denominator; rows of one
+    recording are no negatives of each other, and their relations count 0.
     """
 
     needs = Needs()
@@ -71,7 +72,7 @@ class FNAC(nn.Module):
         Parts ``contrastive``, ``fns_audio``, ``tns`` and ``fns_image``, the last three also before they count.
         """
         (output,) = views
-        config, visual, audio = self.config, output.visual, output.audio
+        config, visual, audio, recording = self.config, output.visual, output.audio, output.recording
         scores = pool_similarity(
             all_similarity_maps(visual, audio), config.pooling, topk=config.topk, sharpness=config.sharpness
         )
@@ -80,10 +81,10 @@ class FNAC(nn.Module):
         seen = visual.mean((-2, -1))
         heard_alike, sounding_alike, seen_alike = audio @ audio.T, sounding @ sounding.T, seen @ seen.T
 
-        contrastive = symmetric_info_nce(scores, config.temperature)
-        fns_audio = relation_gap(heard_alike, scores, config.temperature)
-        tns = relation_gap(heard_alike, sounding_alike, config.temperature)
-        fns_image = relation_gap(seen_alike, scores, config.temperature)
+        contrastive = symmetric_info_nce(scores, config.temperature, recording)
+        fns_audio = relation_gap(heard_alike, scores, config.temperature, recording)
+        tns = relation_gap(heard_alike, sounding_alike, config.temperature, recording)
+        fns_image = relation_gap(seen_alike, scores, config.temperature, recording)
         total = contrastive
         if step >= config.warmup_steps:
             total = (

@@ -10,7 +10,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsl.functional.contrastive import all_similarity_maps, log_soft_mask, masked_mean, similarity_maps
+from avsl.functional.contrastive import (
+    all_similarity_maps,
+    log_soft_mask,
+    masked_mean,
+    negative_weights,
+    similarity_maps,
+)
 from avsl.schema import StrictConfig
 from avsl.types import AVOutput, LossTerms, Needs
 
@@ -47,7 +53,8 @@ class LVS(nn.Module):
     the negatives with its score times −99: that removes it while the score is positive and is a steep penalty while it
     is negative.
 
-    Deviation: masks are handled as logarithms, so that a map all above ε_n or all far below ε_p has a finite loss.
+    Deviations: masks are handled as logarithms, so that a map all above ε_n or all far below ε_p has a finite loss;
+    rows of one recording are no negatives of each other.
     """
 
     needs = Needs()
@@ -70,5 +77,8 @@ class LVS(nn.Module):
         """The loss of one view of a batch; a part ``contrastive``."""
         (output,) = views
         logits = self.scores(output) / self.config.temperature
+        # The positive and the own background stand beside the sounds.
+        weights = negative_weights(output.recording, logits).expand(len(logits), len(logits))
+        logits = logits + F.pad(weights, (1, 1))
         loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
         return LossTerms(loss, {"contrastive": loss.detach()})

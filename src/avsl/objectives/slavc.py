@@ -35,6 +35,8 @@ class SLAVC(nn.Module):
     corresponds to (softmax over the batch's sounds), the second where a sound lies (softmax over cells). Scored are
     images with the momentum encoders' sounds and the momentum encoders' images with sounds; cross-entropy over sounds
     for each, summed.
+
+    Deviation: rows of one recording are no negatives of each other.
     """
 
     def __init__(self, config: SLAVCConfig) -> None:
@@ -59,7 +61,9 @@ class SLAVC(nn.Module):
                 all_similarity_maps(seen.visual, heard.audio)
                 for seen, heard in zip(image.heads, sound.heads, strict=True)
             )
-            losses.append(F.cross_entropy(joint_scores(correspond, localize, self.config.temperature), rows))
+            losses.append(
+                F.cross_entropy(joint_scores(correspond, localize, self.config.temperature, online.recording), rows)
+            )
         trained_image, trained_sound = losses
         parts = {"image_to_sound": trained_image.detach(), "sound_to_image": trained_sound.detach()}
         return LossTerms(trained_image + trained_sound, parts)

@@ -188,6 +188,11 @@ class PreparedData:
         return np.array(self._texts("source_id"), dtype=object)
 
     @cached_property
+    def recordings(self) -> NDArray[np.int64]:
+        """(rows,) the same number for rows of one recording, and so for all rows of a group."""
+        return np.unique(self.source_ids, return_inverse=True)[1].astype(np.int64)
+
+    @cached_property
     def group_ids(self) -> NDArray[np.object_]:
         """(rows,) str: rows with one frame and several sounds share it."""
         return np.array(self._texts("group_id"), dtype=object)
