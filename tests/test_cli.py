@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.fixtures.messages import says
 
 import avsl
 from avsl.cli import STEPS, build_parser, main
@@ -65,16 +66,14 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     """A user's mistake is one line on stderr, without a traceback."""
     monkeypatch.chdir(tmp_path)
     for words, message in (
-        (["localize", "none.mp4", "--checkpoint", str(tmp_path)], "holds no exported model"),
-        (["localize", "none.mp4", "--ratio", "7"], "label ratio 7.0 is not in (0, 1]"),
-        (["import-checkpoint", "--from", "fnac", "best.pth"], "no prepared data set"),
-        (["config", "framework=none"], "unknown framework 'none'"),
+        (["localize", "none.mp4", "--checkpoint", str(tmp_path)], str(tmp_path)),
+        (["localize", "none.mp4", "--ratio", "7"], "7.0"),
+        (["import-checkpoint", "--from", "fnac", "best.pth"], "prepared"),
+        (["config", "framework=none"], "'none'"),
     ):
         assert main(words) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("avsl: ")
-        assert message in error
-        assert error.count("\n") == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert says(line, "avsl:", message)
 
 
 def test_every_published_method_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,4 +119,4 @@ def test_doctor_looks_at_a_machine_and_writes_nothing(
     assert all(word in printed for word in (avsl.__version__, "torch", "mlflow.db", "PyAV", "GB free"))
     assert not list(tmp_path.iterdir())
     assert main(["doctor", "framework=none"]) == 1
-    assert "unknown framework 'none'" in capsys.readouterr().out
+    assert says(capsys.readouterr().out, "'none'")

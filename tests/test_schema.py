@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pytest
 from pydantic import Discriminator, Field, ValidationError, model_validator
+from tests.fixtures.messages import facts
 
 from avsl.schema import ConfigError, StrictConfig, lookup
 
@@ -31,23 +32,22 @@ class Outer(StrictConfig):
 
 
 @pytest.mark.parametrize(
-    ("section", "sentence"),
+    ("section", "stated"),
     [
-        ({"name": "a", "raet": 1}, "unknown key 'x.raet': allowed are inner, name, rate"),
-        ({"name": "a", "inner": {"hight": 1}}, "unknown key 'x.inner.hight': allowed are width"),
-        ({}, "key 'x.name' is required"),
-        ({"name": "a", "rate": 0}, "key 'x.rate' = 0: input should be greater than 0"),
-        ({"name": "a", "inner": {"width": 9}}, "key 'x.inner.width' = 9: input should be less than or equal to 8"),
-        ({"name": "a", "rate": float("nan")}, "key 'x.rate' = nan: input should be a finite number"),
-        ({"name": "a", "rate": float("inf")}, "key 'x.rate' = inf: input should be a finite number"),
-        ({"name": "slow", "rate": 2}, "'rate' must not exceed 1 where 'name' is slow"),
+        ({"name": "a", "raet": 1}, "'x.raet' inner name rate"),
+        ({"name": "a", "inner": {"hight": 1}}, "'x.inner.hight' width"),
+        ({}, "'x.name'"),
+        ({"name": "a", "rate": 0}, "'x.rate' 0"),
+        ({"name": "a", "inner": {"width": 9}}, "'x.inner.width' 9 8"),
+        ({"name": "a", "rate": float("nan")}, "'x.rate' nan"),
+        ({"name": "a", "rate": float("inf")}, "'x.rate' inf"),
+        ({"name": "slow", "rate": 2}, "'rate' 1 'name' slow"),
     ],
 )
-def test_a_mistake_is_one_sentence_naming_the_key(section: dict[str, Any], sentence: str) -> None:
+def test_a_mistake_is_one_sentence_naming_the_key(section: dict[str, Any], stated: str) -> None:
     """Unknown, missing, out of range, not finite, at any depth: the key and what is allowed."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=facts(stated)):
         Outer.read(section, "x")
-    assert str(caught.value).startswith(sentence)
 
 
 class Round(StrictConfig):
@@ -78,34 +78,32 @@ class Drawing(StrictConfig):
 
 
 @pytest.mark.parametrize(
-    ("section", "sentence"),
+    ("section", "stated"),
     [
-        ({"shape": {"kind": "round", "side": 1}}, "unknown key 'x.shape.side': allowed are kind, radius"),
-        ({"other": {"kind": "square", "radius": 1}}, "unknown key 'x.other.radius': allowed are inner, kind, side"),
-        ({"shape": {"kind": "square", "inner": {"w": 1}}}, "unknown key 'x.shape.inner.w': allowed are width"),
-        ({"shape": {"kind": "oval"}}, "key 'x.shape.kind' = 'oval': allowed are round, square"),
-        ({"shape": {"kind": "round", "radius": 0}}, "key 'x.shape.radius' = 0: input should be greater than 0"),
-        ({"extra": {"w": 1}}, "unknown key 'x.extra.w': allowed are width"),
+        ({"shape": {"kind": "round", "side": 1}}, "'x.shape.side' kind radius"),
+        ({"other": {"kind": "square", "radius": 1}}, "'x.other.radius' inner kind side"),
+        ({"shape": {"kind": "square", "inner": {"w": 1}}}, "'x.shape.inner.w' width"),
+        ({"shape": {"kind": "oval"}}, "'x.shape.kind' 'oval' round square"),
+        ({"shape": {"kind": "round", "radius": 0}}, "'x.shape.radius' 0"),
+        ({"extra": {"w": 1}}, "'x.extra.w' width"),
         (
             {"drawings": [{}, {"shape": {"kind": "square", "radius": 1}}]},
-            "unknown key 'x.drawings.1.shape.radius': allowed are inner, kind, side",
+            "'x.drawings.1.shape.radius' inner kind side",
         ),
-        ({"drawings": [{"shpe": {}}]}, "unknown key 'x.drawings.0.shpe': allowed are drawings, extra, other, shape"),
-        ({"shape": {"kind": "round", "kinds": {"a": 1}}}, "unknown key 'x.shape.kinds': allowed are kind, radius"),
+        ({"drawings": [{"shpe": {}}]}, "'x.drawings.0.shpe' drawings extra other shape"),
+        ({"shape": {"kind": "round", "kinds": {"a": 1}}}, "'x.shape.kinds' kind radius"),
     ],
 )
-def test_a_mistake_in_one_of_several_kinds_names_the_key_as_written(section: dict[str, Any], sentence: str) -> None:
+def test_a_mistake_in_one_of_several_kinds_names_the_key_as_written(section: dict[str, Any], stated: str) -> None:
     """The kind is not part of the path, and what is allowed is that kind's; an unknown kind lists the known ones."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=facts(stated)):
         Drawing.read(section, "x")
-    assert str(caught.value).startswith(sentence)
 
 
 def test_every_mistake_is_named_at_once() -> None:
     """Two mistakes, two sentences; at the top level keys stand without a prefix."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=facts("'name' 'rate' -1 0")):
         Outer.read({"rate": -1}, "")
-    assert str(caught.value) == "key 'name' is required; key 'rate' = -1: input should be greater than 0"
 
 
 def test_sections_are_frozen_and_their_defaults_checked() -> None:
@@ -117,21 +115,20 @@ def test_sections_are_frozen_and_their_defaults_checked() -> None:
     class Wrong(StrictConfig):
         share: float = Field(2.0, le=1)
 
-    with pytest.raises(ConfigError, match=r"key 'x\.share' = 2\.0"):
+    with pytest.raises(ConfigError, match=facts("'x.share' 2.0")):
         Wrong.read({}, "x")
 
 
 def test_a_name_is_looked_up_or_the_known_ones_are_listed() -> None:
     """The registry's entry, or a sentence with what is allowed."""
     assert lookup("b", {"b": 1, "a": 2}, "thing") == 1
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=facts("thing 'c' a b")):
         lookup("c", {"b": 1, "a": 2}, "thing")
-    assert str(caught.value) == "unknown thing 'c': allowed are a, b"
 
 
 def test_the_nearest_name_is_suggested() -> None:
     """Of a key as of a registry's name; nothing where none is near."""
-    with pytest.raises(ConfigError, match=r"x\.inner\.widht.*did you mean 'width'\?"):
+    with pytest.raises(ConfigError, match=facts("x.inner.widht 'width'")):
         Outer.read({"name": "a", "inner": {"widht": 1}}, "x")
-    with pytest.raises(ConfigError, match=r"'slavk': allowed are ezvsl, slavc; did you mean 'slavc'\?"):
+    with pytest.raises(ConfigError, match=facts("'slavk' ezvsl slavc 'slavc'")):
         lookup("slavk", {"ezvsl": 1, "slavc": 2}, "objective")

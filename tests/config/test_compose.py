@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.fixtures.messages import facts
 
 from avsl.config.compose import as_override, compose, compose_group
 from avsl.config.models import Config
@@ -188,35 +189,35 @@ def test_what_does_not_decide_a_training_leaves_its_hash(plain: Config, path: st
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("framework.mean_teacher.dleta=0.5", r"unknown key 'framework\.mean_teacher\.dleta': allowed are .*delta"),
-        ("framework.mean_teacher.delta=1.5", r"key 'framework\.mean_teacher\.delta' = 1\.5: .*less than or equal to 1"),
-        ("framework.dmt.delta=0.5", r"key 'framework\.dmt' needs framework=dmt: .*'mean_teacher'"),
-        ("split.label_ratio=3%", r"key 'split\.label_ratio' = '3%'"),
-        ("split.label_ratio=abc", r"key 'split\.label_ratio' = 'abc'"),
-        ("framework=dtm", r"framework.*dtm.*dmt.*mean_teacher.*supervised"),
-        ("objective=clip", r"objective.*clip.*ezvsl"),
-        ("split.label_ratio=0", r"key 'split\.label_ratio' = 0"),
-        ("split.ratio=0.5", r"unknown key 'split\.ratio': allowed are label_ratio"),
-        ("splits.label_ratio=0.5", r"unknown key 'splits': allowed are .*split"),
-        ("trainer.precision=fp16", r"key 'trainer\.precision' = 'fp16': .*'32-true' or 'bf16-mixed'"),
-        ("trainer.labeled_batch_size=64", r"trainer.*labeled_batch_size must be smaller than batch_size"),
-        ("model.image.dropuot=0.1", r"unknown key 'model\.image\.dropuot': allowed are .*dropout"),
-        ("model.audio.backbon=x", r"unknown key 'model\.audio\.backbon': allowed are backbone, .*project"),
-        ("model.audio.kind=mp3", r"key 'model\.audio\.kind' = 'mp3': allowed are spectrogram, vggish, waveform"),
+        ("framework.mean_teacher.dleta=0.5", "framework.mean_teacher.dleta delta"),
+        ("framework.mean_teacher.delta=1.5", "framework.mean_teacher.delta 1.5 1"),
+        ("framework.dmt.delta=0.5", "framework.dmt 'mean_teacher'"),
+        ("split.label_ratio=3%", "'split.label_ratio' '3%'"),
+        ("split.label_ratio=abc", "split.label_ratio 'abc'"),
+        ("framework=dtm", "framework 'dtm' dmt mean_teacher supervised"),
+        ("objective=clip", "objective 'clip' ezvsl"),
+        ("split.label_ratio=0", "'split.label_ratio' 0"),
+        ("split.ratio=0.5", "split.ratio label_ratio"),
+        ("splits.label_ratio=0.5", "'splits' split"),
+        ("trainer.precision=fp16", "trainer.precision 'fp16' '32-true' 'bf16-mixed'"),
+        ("trainer.labeled_batch_size=64", "trainer labeled_batch_size batch_size"),
+        ("model.image.dropuot=0.1", "model.image.dropuot dropout"),
+        ("model.audio.backbon=x", "model.audio.backbon backbone project"),
+        ("model.audio.kind=mp3", "model.audio.kind 'mp3' spectrogram vggish waveform"),
         (
             "model.second.audio={kind: vggish, width: 1}",
-            r"unknown key 'model\.second\.audio\.width': .*channels, .*kind",
+            "model.second.audio.width channels kind",
         ),
-        ("augment.flip=often", r"key 'augment\.flip' = 'often'"),
-        ("data=vggss", r"data\.vggss\.root"),
-        ("experiment=none", r"experiment.*none.*scenes"),
-        ("seed", r"seed"),
-        ("seed=1,2", r"'seed=1,2' gives several values"),
+        ("augment.flip=often", "augment.flip 'often'"),
+        ("data=vggss", "data.vggss.root"),
+        ("experiment=none", "experiment none scenes"),
+        ("seed", "seed"),
+        ("seed=1,2", "seed=1,2"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line_naming_the_key(project: Path, override: str, message: str) -> None:
     """Unknown, out of range or missing: the key, and what is allowed."""
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(ConfigError, match=facts(message)) as caught:
         compose([override], project)
     assert "\n" not in str(caught.value)
 
@@ -224,13 +225,13 @@ def test_a_mistake_on_the_command_line_is_one_line_naming_the_key(project: Path,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"framework": {"name": "dtm"}}, r"framework.*dtm.*dmt"),
-        ({"framework": {"mean_teacher": {"tau": 0.1}}}, r"unknown key 'framework\.mean_teacher\.tau'"),
-        ({"trainer": {"epochs": 0}}, r"key 'trainer\.epochs' = 0"),
-        ({"augmnt": {}}, r"unknown key 'augmnt': allowed are augment"),
-        ({"matrix": {"splits": [0.1, 1]}}, r"params\.yaml: key 'matrix\.splits' holds 1: write 1\.0"),
-        ({"plugins": ["nowhere_to_be_found"]}, r"'plugins' names 'nowhere_to_be_found'"),
-        ({"model": 3}, r"params\.yaml: key 'model\.name' is required"),
+        ({"framework": {"name": "dtm"}}, "framework 'dtm' dmt"),
+        ({"framework": {"mean_teacher": {"tau": 0.1}}}, "framework.mean_teacher.tau"),
+        ({"trainer": {"epochs": 0}}, "'trainer.epochs' 0"),
+        ({"augmnt": {}}, "'augmnt' augment"),
+        ({"matrix": {"splits": [0.1, 1]}}, "params.yaml matrix.splits 1.0"),
+        ({"plugins": ["nowhere_to_be_found"]}, "'plugins' 'nowhere_to_be_found'"),
+        ({"model": 3}, "params.yaml model.name"),
     ],
 )
 def test_a_mistake_in_params_is_one_line_naming_the_key(write: Write, changes: dict[str, Any], message: str) -> None:
@@ -240,18 +241,16 @@ def test_a_mistake_in_params_is_one_line_naming_the_key(write: Write, changes: d
         (project / "params.yaml").write_text(yaml.safe_dump(PARAMS | changes))
     else:
         project = write(changes)
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(ConfigError, match=facts(message)) as caught:
         compose([], project)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("a: [1", r"params\.yaml is not YAML"), ("- a", r"params\.yaml is not a mapping")]
-)
+@pytest.mark.parametrize(("text", "message"), [("a: [1", "params.yaml YAML"), ("- a", "params.yaml mapping")])
 def test_params_that_are_no_sections_are_named(project: Path, text: str, message: str) -> None:
     """Broken YAML and a list are errors with the file's name."""
     (project / "params.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(ConfigError, match=facts(message)) as caught:
         compose([], project)
     assert "\n" not in str(caught.value)
 
@@ -307,14 +306,14 @@ def test_what_a_sweep_found_lies_over_params_where_it_was_found(write: Write) ->
 @pytest.mark.parametrize(
     ("tuned", "message"),
     [
-        ({"dtm": {}}, r"tuned.*'dtm': allowed are .*dmt"),
-        ({"dmt": {"r3": {}}}, r"unknown key 'tuned\.dmt\.r3': allowed are label ratios, as r03"),
-        ({"dmt": {"r20": {"framework": {"dmt": {"dleta": 1}}}}}, r"unknown key 'framework\.dmt\.dleta'"),
+        ({"dtm": {}}, "tuned 'dtm' dmt"),
+        ({"dmt": {"r3": {}}}, "tuned.dmt.r3 r03"),
+        ({"dmt": {"r20": {"framework": {"dmt": {"dleta": 1}}}}}, "framework.dmt.dleta"),
     ],
 )
 def test_a_mistake_in_what_a_sweep_found_is_named(write: Write, tuned: dict[str, Any], message: str) -> None:
     """Edited by hand, it is as strict as the rest."""
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=facts(message)):
         compose(["framework=dmt"], write({"tuned": tuned}))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.fixtures.messages import says
 
 from avsl.records import RunRecord
 
@@ -68,4 +69,4 @@ def test_own_methods_are_trained_and_reported(project: Path) -> None:
     done = avsl("config", *chosen, "objective.pull.wieght=2")
     assert done.returncode == 2
     assert "'objective.pull.wieght'" in done.stderr
-    assert "did you mean 'weight'" in done.stderr
+    assert says(done.stderr, "'weight'")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 import torch
+from tests.fixtures.messages import facts
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -290,7 +291,7 @@ def test_a_missing_weak_view_is_an_error(make: Make, batch: SemiBatch) -> None:
     """A labeler is not shown the strong view in its place."""
     labels(make())
     assert batch.unlabeled is not None
-    with pytest.raises(ValueError, match="no weak view"):
+    with pytest.raises(ValueError, match=facts("weak")):
         make().training_step(replace(batch, unlabeled=replace(batch.unlabeled, weak=None)), LATE)
 
 

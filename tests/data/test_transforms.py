@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.fixtures.messages import facts
 from torch import Tensor
 
 from avsl.data.loading import Rows
@@ -227,14 +228,14 @@ def test_views_are_those_asked_for() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"flip": 1.1}, r"augment\.flip' = 1\.1"),
-        ({"strong_scale": 0}, r"augment\.strong_scale' = 0"),
-        ({"spec_mask": 1}, r"augment\.spec_mask' = 1"),
-        ({"noise": -0.1}, r"augment\.noise"),
-        ({"blur": 1}, r"unknown key 'augment\.blur': allowed are flip"),
+        ({"flip": 1.1}, "augment.flip 1.1"),
+        ({"strong_scale": 0}, "augment.strong_scale 0"),
+        ({"spec_mask": 1}, "augment.spec_mask 1"),
+        ({"noise": -0.1}, "augment.noise"),
+        ({"blur": 1}, "augment.blur flip"),
     ],
 )
 def test_bad_settings_name_the_key(section: dict[str, float], message: str) -> None:
     """Out of range or unknown: the key is named."""
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=facts(message)):
         AugmentConfig.read(section, "augment")

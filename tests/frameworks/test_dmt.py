@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.fixtures.messages import facts
 from torch import Tensor, nn
 
 from avsl.frameworks.branch import Branch
@@ -195,15 +196,15 @@ def test_each_teacher_averages_its_own_student(tables: MakeTables) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"delta": 1.2}, r"framework\.dmt\.delta' = 1\.2"),
-        ({"tau": -0.1}, r"framework\.dmt\.tau' = -0\.1"),
-        ({"ema_decay": 1.0}, r"framework\.dmt\.ema_decay' = 1\.0"),
-        ({"unlabeled_weight": -1}, r"framework\.dmt\.unlabeled_weight"),
-        ({"warmup_steps": -1}, r"framework\.dmt\.warmup_steps"),
-        ({"beta": 0.9}, r"unknown key 'framework\.dmt\.beta': allowed are .*ema_decay"),
+        ({"delta": 1.2}, "framework.dmt.delta 1.2"),
+        ({"tau": -0.1}, "framework.dmt.tau -0.1"),
+        ({"ema_decay": 1.0}, "framework.dmt.ema_decay 1.0"),
+        ({"unlabeled_weight": -1}, "framework.dmt.unlabeled_weight"),
+        ({"warmup_steps": -1}, "framework.dmt.warmup_steps"),
+        ({"beta": 0.9}, "framework.dmt.beta ema_decay"),
     ],
 )
 def test_bad_settings_name_the_key(section: dict[str, float], message: str) -> None:
     """Out of range or unknown: the key is named."""
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=facts(message)):
         DMTConfig.read(section, "framework.dmt")

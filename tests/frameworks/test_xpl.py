@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.fixtures.messages import facts
 from torch import Tensor, nn
 
 from avsl.frameworks.branch import Branch
@@ -261,16 +262,16 @@ def test_peers_may_differ_in_resolution(tables: MakeTables, table_batch: SemiBat
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"temperature": 0}, r"framework\.xpl\.temperature' = 0"),
-        ({"temperature": 1.5}, r"framework\.xpl\.temperature' = 1\.5"),
-        ({"label_momentum": 1.0}, r"framework\.xpl\.label_momentum' = 1\.0"),
-        ({"pacing": {"shape": "cubic"}}, r"framework\.xpl\.pacing\.shape' = 'cubic'.*linear.*root.*step"),
-        ({"pacing": {"start": 0.9, "end": 0.5}}, r"pacing\.start = 0\.9 must not be above pacing\.end = 0\.5"),
-        ({"pacing": {"begin": 0.9}}, r"unknown key 'framework\.xpl\.pacing\.begin': allowed are end, length"),
-        ({"delta": 0.5}, r"unknown key 'framework\.xpl\.delta': allowed are contrastive_weight, cross"),
+        ({"temperature": 0}, "framework.xpl.temperature 0"),
+        ({"temperature": 1.5}, "framework.xpl.temperature 1.5"),
+        ({"label_momentum": 1.0}, "framework.xpl.label_momentum 1.0"),
+        ({"pacing": {"shape": "cubic"}}, "framework.xpl.pacing.shape 'cubic' linear root step"),
+        ({"pacing": {"start": 0.9, "end": 0.5}}, "pacing.start 0.9 pacing.end 0.5"),
+        ({"pacing": {"begin": 0.9}}, "framework.xpl.pacing.begin end length"),
+        ({"delta": 0.5}, "framework.xpl.delta contrastive_weight cross"),
     ],
 )
 def test_bad_settings_name_the_key(section: dict[str, Any], message: str) -> None:
     """Out of range, contradictory or unknown: the key is named."""
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=facts(message)):
         XPLConfig.read(section, "framework.xpl")

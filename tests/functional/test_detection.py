@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from tests.fixtures.maps import draw_boxes
+from tests.fixtures.messages import facts
 
 from avsl.functional import detection as det
 from avsl.functional import localization as loc
@@ -171,5 +172,5 @@ def test_degenerate_sets_of_rows() -> None:
     assert det.average_precision(confidence[:1], right[:1]).item() == 0
     assert det.max_f1(confidence[:1], right[:1]).item() == 1
     for measure in (det.average_precision, det.max_f1):
-        with pytest.raises(ValueError, match="at least one sample"):
+        with pytest.raises(ValueError, match=facts("one")):
             measure(confidence[:0], right[:0])

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from tests.fixtures.messages import facts, says
 
 from avsl.cli import main
 from avsl.errors import DataError
@@ -81,7 +82,7 @@ def test_a_broken_video_is_left_out_and_the_rest_is_done(
     with caplog.at_level(logging.WARNING):
         assert next(done) == out / "a.json"
         assert next(done) == out / "c.json"
-        with pytest.raises(DataError, match="clips: 1 of 3 videos could not be localized"):
+        with pytest.raises(DataError, match=facts("clips 1 3 videos")):
             next(done)
     (reported,) = caplog.messages
     assert "b.mp4" in reported
@@ -120,10 +121,10 @@ def test_what_is_there_by_the_same_model_is_kept(folder: Path, predictor: Predic
 def test_folders_that_cannot_be(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
     """No video, or two with one name, is one sentence before any work."""
     (tmp_path / "out").mkdir()
-    with pytest.raises(DataError, match=r"out holds no video \(.*\.mp4"):
+    with pytest.raises(DataError, match=facts("out mp4")):
         list(localize_folder(tmp_path / "out", predictor, tmp_path / "out", model="m"))
     (folder / "a.mp4").touch()
-    with pytest.raises(DataError, match=r"a\.mkv and a\.mp4 would both become a\.json"):
+    with pytest.raises(DataError, match=facts("a.mkv a.mp4 a.json")):
         list(localize_folder(folder, predictor, tmp_path / "out", model="m"))
     assert not list((tmp_path / "out").iterdir())
 
@@ -137,6 +138,6 @@ def test_the_command_prints_what_it_made_and_ends_with_2(
     assert main(command) == 2
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [str(out / f"{name}.{kind}") for name in "ac" for kind in ("json", "png", "mp4")]
-    assert "1 of 3 videos could not be localized" in printed.err
+    assert says(printed.err, "1 3 videos")
     (folder / "b.mp4").unlink()
     assert main(command) == 0

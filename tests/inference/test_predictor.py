@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from tests.fixtures.messages import facts
 from torch import Tensor, nn
 
 from avsl.inference.predictor import InputError, Predictor, find_boxes
@@ -112,16 +113,16 @@ def test_bad_input_is_named(predictor: Predictor) -> None:
     nan = _LOUD.copy()
     nan[3] = np.nan
     cases: list[tuple[Any, Any, str]] = [
-        ([good], [], "1 frames but 0 waveforms"),
-        ([good, good], [_LOUD, nan], "waveform 1 holds NaN"),
-        ([good], [_LOUD * np.inf], "waveform 0 holds NaN or infinite"),
-        ([good], [_LOUD[:0]], "waveform 0 is empty"),
-        ([good], [np.ones((80, 2))], r"waveform 0 .*shape \(80, 2\)"),
-        ([good], [np.ones(80, np.int16)], "waveform 0 is int16"),
-        ([good[..., 0]], [_LOUD], r"frame 0 .*shape \(8, 8\)"),
-        ([good, good.astype(np.float32)], [_LOUD, _LOUD], "frame 1 is float32"),
+        ([good], [], "1 frames 0 waveforms"),
+        ([good, good], [_LOUD, nan], "waveform 1 NaN"),
+        ([good], [_LOUD * np.inf], "waveform 0 infinite"),
+        ([good], [_LOUD[:0]], "waveform 0 empty"),
+        ([good], [np.ones((80, 2))], "waveform 0 (80, 2)"),
+        ([good], [np.ones(80, np.int16)], "waveform 0 int16"),
+        ([good[..., 0]], [_LOUD], "frame 0 (8, 8)"),
+        ([good, good.astype(np.float32)], [_LOUD, _LOUD], "frame 1 float32"),
         ([good[:0]], [_LOUD], "frame 0"),
     ]
     for frames, sounds, complaint in cases:
-        with pytest.raises(InputError, match=complaint):
+        with pytest.raises(InputError, match=facts(complaint)):
             predictor.predict(frames, sounds)

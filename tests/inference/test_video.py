@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.fixtures.messages import facts
 from tests.fixtures.reference import find_shared
 from torch import Tensor
 
@@ -367,13 +368,13 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, predictor: Predictor) -
                 packet.stream = track
                 container.mux(packet)
     for path, message in (
-        (cut, r"cut\.mp4: "),
-        (tmp_path / "none.mp4", r"none\.mp4: no such file"),
-        (mute, r"mute\.mkv: has no audio stream"),
+        (cut, "cut.mp4"),
+        (tmp_path / "none.mp4", "none.mp4"),
+        (mute, "mute.mkv audio"),
     ):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=facts(message)):
             localize_video(path, predictor, tmp_path / "out", model="m")
-    with pytest.raises(DataError, match=r"mute\.mkv: has no audio stream"):  # before there was a first look
+    with pytest.raises(DataError, match=facts("mute.mkv audio")):  # before there was a first look
         localize_video(mute, predictor, tmp_path / "out", model="m", frames_per_second=0.1)
     with pytest.raises(DataError, match=r"frames_per_second = 0"):
         localize_video(video, predictor, tmp_path / "out", model="m", frames_per_second=0)
@@ -382,7 +383,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, predictor: Predictor) -
     assert not list((tmp_path / "out").glob("*"))
     mp4 = write_video(tmp_path / "own.mp4", [0.5], sound_codec="aac")
     content = mp4.read_bytes()
-    with pytest.raises(DataError, match=r"own\.mp4: its overlay would take its own place"):
+    with pytest.raises(DataError, match=facts("own.mp4 overlay")):
         localize_video(mp4, predictor, tmp_path, model="m")
     assert mp4.read_bytes() == content
 
@@ -405,11 +406,11 @@ def test_a_model_of_drawn_shapes_says_so(
 
 def test_models_that_cannot_be_are_refused(tmp_path: Path) -> None:
     """An empty folder, an impossible ratio and a foreign URI are named."""
-    with pytest.raises(ConfigError, match="holds no exported model"):
+    with pytest.raises(ConfigError, match=facts(tmp_path)):
         load_predictor(checkpoint=tmp_path, data="synthetic", ratio=0.1)
-    with pytest.raises(ConfigError, match=r"label ratio 1\.5 is not in \(0, 1\]"):
+    with pytest.raises(ConfigError, match=facts("1.5")):
         load_predictor(data="synthetic", ratio=1.5)
-    with pytest.raises(TrackingError, match="neither models:/NAME@ALIAS nor models:/NAME/VERSION"):
+    with pytest.raises(TrackingError, match=facts("models:/NAME@ALIAS models:/NAME/VERSION")):
         load_predictor(uri="runs:/abc/model", data="synthetic", ratio=0.1)
 
 
@@ -442,7 +443,7 @@ def test_registered_models_are_found_by_ratio_alias_and_version(
         assert (found.duration_s, found.threshold) == (0.75, 0.25)
         np.testing.assert_array_equal(found.predict(frames, sounds)[0].map, expected)
     for uri, message in ((f"{name}/7", "version=7"), (f"{name}@second", "second"), (None, "ratio-0.5")):
-        with pytest.raises(TrackingError, match=message):
+        with pytest.raises(TrackingError, match=facts(message)):
             load_predictor(uri=uri, data="synthetic", ratio=0.5)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.fixtures.messages import facts
 
 from avsl.functional import detection as det
 from avsl.functional import localization as loc
@@ -56,5 +57,5 @@ def test_refusals(samples: Samples) -> None:
         DetectionScore(12, 0.5).update(maps / 0, truth)
     with pytest.raises(ValueError, match="pair up"):
         DetectionScore(12, 0.5).update(maps[:2], truth)
-    with pytest.raises(ValueError, match="at least one sample"), pytest.warns(UserWarning, match="before the"):
+    with pytest.raises(ValueError, match=facts("one")), pytest.warns(UserWarning, match="before the"):
         DetectionScore(0, 0.5).compute()

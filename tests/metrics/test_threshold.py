@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.fixtures.messages import facts
 
 from avsl.functional import localization as loc
 from avsl.metrics import ThresholdSweep
@@ -65,5 +66,5 @@ def test_refusals(samples: tuple[torch.Tensor, torch.Tensor]) -> None:
         ThresholdSweep().update(maps[:2], truth)
     with pytest.raises(ValueError, match="rise"):
         ThresholdSweep((0.5, 0.5))
-    with pytest.raises(ValueError, match="without a sample"), pytest.warns(UserWarning, match="before the"):
+    with pytest.raises(ValueError, match=facts("sample")), pytest.warns(UserWarning, match="before the"):
         ThresholdSweep().best()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.fixtures.messages import facts
 
 from avsl.models import (
     ExportedModel,
@@ -128,22 +129,22 @@ def _put_a_key(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_delete("model.json"), r"holds no exported model \(model\.json is missing\)"),
-        (_delete("model.safetensors"), r"model\.safetensors is missing"),
-        (_cut("model.json"), r"model\.json is not a model description"),
-        (_write("model.json", b"[1, 2]"), r"model\.json is not a model description"),
-        (_write("model.json", b"\xff\xfe\x00"), r"model\.json is not a model description"),
-        (_write("model.json", b"{}"), r"model\.json.*model\.members' is required"),
-        (_put_a_key, r"model\.json.*unknown key 'model\.treshold'.*threshold"),
-        (_cut("model.safetensors"), r"model\.safetensors does not hold this model's weights"),
-        (_write("model.safetensors", b""), r"model\.safetensors does not hold this model's weights"),
-        (_drop_a_tensor, r"model\.safetensors does not hold this model's weights.*offset"),
-        (_widen, r"model\.safetensors does not hold this model's weights"),
+        (_delete("model.json"), "model.json missing"),
+        (_delete("model.safetensors"), "model.safetensors missing"),
+        (_cut("model.json"), "model.json"),
+        (_write("model.json", b"[1, 2]"), "model.json"),
+        (_write("model.json", b"\xff\xfe\x00"), "model.json"),
+        (_write("model.json", b"{}"), "model.json model.members"),
+        (_put_a_key, "model.json model.treshold threshold"),
+        (_cut("model.safetensors"), "model.safetensors weights"),
+        (_write("model.safetensors", b""), "model.safetensors weights"),
+        (_drop_a_tensor, "model.safetensors weights offset"),
+        (_widen, "model.safetensors weights"),
     ],
 )
 def test_damage_is_one_sentence_naming_the_file(exported: Path, damage: Callable[[Path], None], message: str) -> None:
     """Whatever is missing, cut, foreign or does not fit: one line, no traceback of a library."""
     damage(exported)
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(ConfigError, match=facts(message)) as caught:
         load_exported(exported)
     assert "\n" not in str(caught.value)

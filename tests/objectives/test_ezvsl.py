@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.fixtures.messages import facts
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -95,13 +96,13 @@ def test_another_number_of_views_is_refused() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"temperature": 0}, r"objective\.ezvsl\.temperature' = 0"),
-        ({"pooling": "mean"}, r"objective\.ezvsl\.pooling' = 'mean'.*'max', 'logsumexp' or 'topk'"),
-        ({"topk": 0}, r"objective\.ezvsl\.topk"),
-        ({"tau": 0.1}, r"unknown key 'objective\.ezvsl\.tau': allowed are pooling, sharpness, temperature, topk"),
+        ({"temperature": 0}, "objective.ezvsl.temperature 0"),
+        ({"pooling": "mean"}, "objective.ezvsl.pooling 'mean' 'max' 'logsumexp' 'topk'"),
+        ({"topk": 0}, "objective.ezvsl.topk"),
+        ({"tau": 0.1}, "objective.ezvsl.tau pooling sharpness temperature topk"),
     ],
 )
 def test_bad_settings_name_the_key(section: dict[str, object], message: str) -> None:
     """Out of range, unknown choice, unknown key: each names what is allowed."""
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=facts(message)):
         EZVSLConfig.read(section, "objective.ezvsl")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.fixtures.messages import facts
 from torch import Tensor
 
 from avsl.functional.contrastive import Pooling
@@ -185,15 +186,15 @@ def test_another_number_of_views_is_refused(draw: Draw, make_output: MakeOutput)
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"temperature": 0}, r"objective\.fnac\.temperature' = 0"),
-        ({"pooling": "mean"}, r"objective\.fnac\.pooling' = 'mean'.*'max', 'logsumexp' or 'topk'"),
-        ({"foreground_threshold": 1}, r"objective\.fnac\.foreground_threshold' = 1"),
-        ({"tns_weight": -1}, r"objective\.fnac\.tns_weight' = -1"),
-        ({"warmup_steps": -1}, r"objective\.fnac\.warmup_steps' = -1"),
-        ({"weight": 1}, r"unknown key 'objective\.fnac\.weight': allowed are fns_audio_weight, fns_image_weight, "),
+        ({"temperature": 0}, "objective.fnac.temperature 0"),
+        ({"pooling": "mean"}, "objective.fnac.pooling 'mean' 'max' 'logsumexp' 'topk'"),
+        ({"foreground_threshold": 1}, "objective.fnac.foreground_threshold 1"),
+        ({"tns_weight": -1}, "objective.fnac.tns_weight -1"),
+        ({"warmup_steps": -1}, "objective.fnac.warmup_steps -1"),
+        ({"weight": 1}, "objective.fnac.weight fns_audio_weight fns_image_weight"),
     ],
 )
 def test_bad_settings_name_the_key(section: dict[str, object], message: str) -> None:
     """Out of range, unknown choice, unknown key."""
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=facts(message)):
         FNACConfig.read(section, "objective.fnac")

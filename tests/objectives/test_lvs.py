@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.fixtures.messages import facts
 from torch import Tensor
 
 from avsl.functional.contrastive import log_soft_mask, similarity_maps
@@ -142,14 +143,14 @@ def test_another_number_of_views_is_refused(draw: Draw, make_output: MakeOutput)
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"positive_threshold": 1.5}, r"objective\.lvs\.positive_threshold' = 1\.5"),
-        ({"negative_threshold": 0.7}, r"objective\.lvs.*negative_threshold must not be above positive_threshold"),
-        ({"mask_temperature": 0}, r"objective\.lvs\.mask_temperature' = 0"),
-        ({"temperature": -1}, r"objective\.lvs\.temperature' = -1"),
-        ({"epsilon": 0.1}, r"unknown key 'objective\.lvs\.epsilon': allowed are mask_temperature, .*temperature"),
+        ({"positive_threshold": 1.5}, "objective.lvs.positive_threshold 1.5"),
+        ({"negative_threshold": 0.7}, "objective.lvs negative_threshold positive_threshold"),
+        ({"mask_temperature": 0}, "objective.lvs.mask_temperature 0"),
+        ({"temperature": -1}, "objective.lvs.temperature -1"),
+        ({"epsilon": 0.1}, "objective.lvs.epsilon mask_temperature temperature"),
     ],
 )
 def test_bad_settings_name_the_key(section: dict[str, object], message: str) -> None:
     """Out of range, thresholds in the wrong order, unknown key."""
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=facts(message)):
         LVSConfig.read(section, "objective.lvs")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.fixtures.messages import facts
 from torch import Tensor
 
 from avsl.frameworks.branch import Branch
@@ -170,13 +171,13 @@ def test_an_output_that_lacks_something_is_refused(draw: Draw, make_output: Make
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"temperature": 0}, r"objective\.slavc\.temperature' = 0"),
-        ({"momentum": 1}, r"objective\.slavc\.momentum' = 1"),
-        ({"momentum_inference": "never"}, r"objective\.slavc\.momentum_inference' = 'never'"),
-        ({"tau": 1}, r"unknown key 'objective\.slavc\.tau': allowed are momentum, momentum_inference, temperature"),
+        ({"temperature": 0}, "objective.slavc.temperature 0"),
+        ({"momentum": 1}, "objective.slavc.momentum 1"),
+        ({"momentum_inference": "never"}, "objective.slavc.momentum_inference 'never'"),
+        ({"tau": 1}, "objective.slavc.tau momentum momentum_inference temperature"),
     ],
 )
 def test_bad_settings_name_the_key(section: dict[str, object], message: str) -> None:
     """Out of range, of the wrong kind, unknown."""
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=facts(message)):
         SLAVCConfig.read(section, "objective.slavc")

@@ -21,6 +21,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
+from tests.fixtures.messages import facts, says
 
 from avsl.models.hashing import hash_model
 from avsl.registry.promotion import promote, promote_by_hand, roll_back
@@ -115,13 +116,13 @@ def test_promotion_through_a_models_life(store: Store, code: ModelCode, candidat
     second = _promote(store, code, candidate, better)
     assert (second.action, second.version, second.previous) == ("promoted", "2", "1")
     assert str(store.client.get_model_version_by_alias(name, "previous").version) == "1"
-    assert "0.6 is above 0.5" in store.client.get_model_version(name, "1").tags["superseded_because"]
+    assert says(store.client.get_model_version(name, "1").tags["superseded_because"], "0.6 0.5")
 
     # Another split: incomparable, so even a worse one takes over; then the first split comes back with its old model.
     moved = replace(candidate, model_hash="moved", score=0.2, split_hash="s2")
     third = _promote(store, code, moved, split="s2")
     assert (third.version, third.previous) == ("3", "2")
-    assert "split s2 takes the place of s1" in store.client.get_model_version(name, "2").tags["superseded_because"]
+    assert says(store.client.get_model_version(name, "2").tags["superseded_because"], "s2 s1")
     back = _promote(store, code, better)
     assert (back.action, back.version, back.previous) == ("promoted", "2", "3")
     assert _versions(store, name) == {"1", "2", "3"}
@@ -142,7 +143,7 @@ def test_a_persons_choice_outlives_registration_until_a_better_model_comes(
 
     chosen = promote_by_hand(store, name, "1", " smaller ")
     assert (chosen.action, chosen.version, chosen.previous) == ("promoted", "1", "3")
-    assert chosen.reason == "version 1 was chosen by hand: smaller"
+    assert says(chosen.reason, "1 smaller")
     assert tags("1")["by_hand"] == "smaller"
     assert tags("1")["promoted_because"] == tags("3")["superseded_because"] == chosen.reason
     assert "superseded_because" not in tags("1")
@@ -151,18 +152,18 @@ def test_a_persons_choice_outlives_registration_until_a_better_model_comes(
     for known in (best, better, replace(candidate, model_hash="0.7", score=0.7)):
         kept = _promote(store, code, known)
         assert (kept.action, kept.version) == ("kept", "1")
-        assert "chosen by hand (smaller)" in kept.reason
+        assert says(kept.reason, "smaller")
     assert _versions(store, name) == {"1", "2", "3"}
 
     back = roll_back(store, name, "it fails on cars")
     assert (back.version, back.previous) == ("3", "1")
-    assert tags("1")["superseded_because"] == "version 3 was chosen by hand: it fails on cars"
+    assert says(tags("1")["superseded_because"], "3 it fails on cars")
     assert _promote(store, code, candidate, better, best).action == "kept"
     assert promote_by_hand(store, name, "2", "a try").version == "2"
 
     newer = _promote(store, code, best, replace(candidate, model_hash="0.9", score=0.9))
     assert (newer.action, newer.version, newer.previous) == ("promoted", "4", "2")
-    assert "0.9 is above 0.6" in tags("2")["superseded_because"]
+    assert says(tags("2")["superseded_because"], "0.9 0.6")
     # Reasons of the past are still told.
     assert [tags(version)["by_hand"] for version in ("1", "2", "3")] == ["smaller", "a try", "it fails on cars"]
 
@@ -170,21 +171,21 @@ def test_a_persons_choice_outlives_registration_until_a_better_model_comes(
 def test_choices_that_make_no_sense(store: Store, code: ModelCode, candidate: Candidate) -> None:
     """Each is one sentence and changes nothing."""
     name = model_name(candidate.data, 0.03)
-    with pytest.raises(TrackingError, match=f"^no model '{name}' is registered in sqlite"):
+    with pytest.raises(TrackingError, match=facts(f"'{name}' sqlite")):
         promote_by_hand(store, name, "1", "why not")
     _promote(store, code, candidate)
     foreign = str(store.client.create_model_version(name, "s3://elsewhere/model").version)
     for which, reason, message in (
-        ("1", "why not", f"version 1 of '{name}' is its champion already"),
-        ("champion", "why not", f"version 1 of '{name}' is its champion already"),
-        ("7", "why not", f"'{name}' has no version '7': there are 1, 2, champion"),
-        ("best", "why not", f"'{name}' has no version 'best': there are 1, 2, champion"),
-        (foreign, "why not", "was not trained by avsl at a label ratio"),
-        (foreign, " ", "needs a reason"),
+        ("1", "why not", f"1 '{name}' champion"),
+        ("champion", "why not", f"1 '{name}' champion"),
+        ("7", "why not", f"'{name}' '7' 1 2 champion"),
+        ("best", "why not", f"'{name}' 'best' 1 2 champion"),
+        (foreign, "why not", "label ratio"),
+        (foreign, " ", "reason"),
     ):
-        with pytest.raises(TrackingError, match=message):
+        with pytest.raises(TrackingError, match=facts(message)):
             promote_by_hand(store, name, which, reason)
-    with pytest.raises(TrackingError, match="has no version 'previous'"):
+    with pytest.raises(TrackingError, match=facts("'previous'")):
         roll_back(store, name, "why not")
     assert store.client.get_registered_model(name).aliases == {"champion": 1}
 
@@ -238,7 +239,7 @@ def test_registered_model_loads_without_pickle(store: Store, code: ModelCode, ca
 def test_a_fetched_model_is_the_exported_one(store: Store, code: ModelCode, candidate: Candidate) -> None:
     """What was exported comes back byte for byte."""
     with (
-        pytest.raises(TrackingError, match="cannot be fetched"),
+        pytest.raises(TrackingError, match=facts("fetched")),
         model_folder(store, f"models:/{model_name(candidate.data, 0.03)}@champion"),
     ):
         pass
@@ -249,17 +250,17 @@ def test_a_fetched_model_is_the_exported_one(store: Store, code: ModelCode, cand
 
 def test_what_cannot_be_promoted(store: Store, code: ModelCode, candidate: Candidate) -> None:
     """Each refusal is one sentence and leaves no version behind."""
-    with pytest.raises(TrackingError, match=r"trained on .* at label ratio 0\.1, so it cannot become"):
+    with pytest.raises(TrackingError, match=facts("0.1")):
         _promote(store, code, candidate, replace(candidate, run_id="r", label_ratio=0.1))
-    with pytest.raises(TrackingError, match=f"run {candidate.run_id}: split s1 is not the current s9"):
+    with pytest.raises(TrackingError, match=facts(f"{candidate.run_id} s1 s9")):
         _promote(store, code, candidate, split="s9")
-    with pytest.raises(TrackingError, match="cannot be updated"):
+    with pytest.raises(TrackingError, match=facts("updated")):
         _promote(store, code, replace(candidate, run_id="gone"))
     name = model_name(candidate.data, 0.03)
     assert _versions(store, name) == set()
     source = _foreign_version(store, name)
     store.client.set_registered_model_alias(name, "champion", source)
-    with pytest.raises(TrackingError, match="was not registered by avsl"):
+    with pytest.raises(TrackingError, match=facts("avsl")):
         _promote(store, code, candidate)
 
 
@@ -339,7 +340,7 @@ def test_runs_and_champions_on_a_server(
     assert _promote(store, code, candidate).action == "kept"
     with model_folder(store, f"models:/{model_name(data, 0.03)}@champion") as (folder, _):
         assert hash_model(folder) == candidate.model_hash
-    with pytest.raises(TrackingError, match="'nowhere' is not in http"):
+    with pytest.raises(TrackingError, match=facts("'nowhere' http")):
         start_or_resume_run(store, data, "", tags, {}, "nowhere")
     assert mlflow.get_tracking_uri() != server  # nothing process-wide was changed
 
@@ -389,5 +390,5 @@ def test_twenty_processes_promote_at_once(
     registered = [found.tags["run_id"] for found in versions.values()]
     assert len(registered) == len(set(registered)) >= 2
     for number in versions.keys() - {str(champion.version)}:
-        assert re.search(r"is above 0\.5|first champion", versions[number].tags["superseded_because"])
+        assert re.search(r"0\.5|first", versions[number].tags["superseded_because"])
     assert first.run_id in registered

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.fixtures.messages import facts, says
 from tests.fixtures.reference import find_shared
 
 from avsl.data.annotation_files import read_annotations, read_list, read_pixel_boxes, read_table
@@ -144,7 +145,7 @@ def test_a_manifest_leads_to_no_file_outside_its_folder(file: str, tmp_path: Pat
     """A shard's name is a name."""
     shards = [{"file": file, "rows": 1, "bytes": 1, "sha256": "s"}]
     (tmp_path / "manifest.json").write_text(json.dumps(_MANIFEST | {"shards": shards}))
-    with pytest.raises(DataError, match=r"not a valid manifest: shards\.0\.file: string should match pattern"):
+    with pytest.raises(DataError, match=facts("shards.0.file")):
         PreparedData.open(tmp_path)
 
 
@@ -163,7 +164,7 @@ def test_a_lists_name_leads_to_no_file_outside_the_folder(name: str, tmp_path: P
     index = read_flickr(FlickrConfig(root=str(root), train_list=""))
     told = {entry.sample_id: entry for entry in index.entries}
     assert told[name].boxes is None
-    assert told["a"].broken.endswith("a.xml: no such annotation file")
+    assert says(told["a"].broken, "a.xml")
     media = Media.read(root)
     assert media.masked_entry(root / "masks", name).files() == [None, None]
     assert "no mask" in media.masked_entry(root / "masks", "a").broken

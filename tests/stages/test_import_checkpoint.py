@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.fixtures.messages import facts
 from torch import nn
 from torchvision.models import resnet18
 
@@ -145,6 +146,6 @@ def test_a_published_model_is_scored_and_registered_beside_ours(
 
 def test_another_methods_checkpoint_leaves_nothing(root: Path, overrides: list[str], checkpoint: Path) -> None:
     """One sentence that names the file and what it lacks; no folder, no run."""
-    with pytest.raises(ConfigError, match=r"best\.pth is no lvs checkpoint: .*'audnet\.conv1_a\.weight' is missing"):
+    with pytest.raises(ConfigError, match=facts("best.pth 'audnet.conv1_a.weight'")):
         import_checkpoint("lvs", [checkpoint], overrides)
     assert not (root / "synthetic" / "imported" / "lvs").exists()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from mlflow import MlflowClient
+from tests.fixtures.messages import says
 
 from avsl.data.datasets.synthetic import SyntheticConfig, generate
 from avsl.data.prepared.reader import PreparedData
@@ -126,13 +127,13 @@ def test_the_best_on_validation_is_champion_until_a_better_one_comes(project: _P
     assert (float(champion.tags["test.ciou"]), float(champion.tags["test.auc"])) == (0.2, 0.3)
     card = champion.description
     assert card == project.client.get_registered_model(_NAME).description
-    assert card.startswith("# dmt with lvs on synthetic, 50 % labels")
+    assert says(card.splitlines()[0], "# dmt lvs synthetic, 50 %")
     assert f"`{project.split_hash[:12]}`" in card
-    assert "2 of 4 training clips, and 2 validation clips" in card
+    assert says(card, "2 of 4 training 2 validation")
     assert "| validation | 60.0 | 40.0 | 2 |" in card
-    assert "| test, sounds shuffled | 11.0 |  | 2 |" in card
-    assert "| whole image, no model | 5.0 | 18.0 | 2 |" in card
-    assert "offscreen: no source in view, yet 25.0 % of 3 clips get a region." in card
+    assert says(card, "sounds shuffled | 11.0 | | 2 |")
+    assert says(card, "whole image | 5.0 | 18.0 | 2 |")
+    assert says(card, "offscreen: 25.0 % 3")
     # Two clips, one found: draws with replacement find none, one or both. A clip of cIoU c adds c to the AUC, to within
     # half a step of the thresholds.
     found = re.search(r"^\| test \| 20\.0 \[0\.0, 100\.0\] \| 30\.0 \[([\d.]+), ([\d.]+)\] \|", card, re.MULTILINE)

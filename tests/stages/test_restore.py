@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.fixtures.messages import facts
 
 from avsl.errors import DataError
 from avsl.stages.restore import restore
@@ -13,6 +14,6 @@ from avsl.stages.restore import restore
 def test_without_registrations_there_is_nothing_to_rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Says what brings them, and makes no store."""
     monkeypatch.chdir(Path(__file__).parents[2])
-    with pytest.raises(DataError, match=r"register holds no registration: `dvc pull` brings a commit's"):
+    with pytest.raises(DataError, match=facts("register pull")):
         restore([f"root={tmp_path}"])
     assert not list(tmp_path.iterdir())

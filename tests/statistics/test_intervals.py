@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.fixtures.messages import facts
 
 from avsl.statistics import bootstrap_interval, summarize_seeds
 
@@ -93,9 +94,9 @@ def test_variance_components_are_those_that_were_made() -> None:
 )
 def test_what_has_no_interval_is_refused(values: list[float], recordings: list[int], level: float, said: str) -> None:
     """No sample, a sample without a score, another number of recordings, an impossible level; for both intervals."""
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=facts(said)):
         bootstrap_interval(values, recordings, level)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=facts(said)):
         summarize_seeds([values], recordings, level)
     with pytest.raises(ValueError, match="two recordings"):
         summarize_seeds([[0.0, 1.0]], [0, 0])

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.fixtures.messages import facts
 
 from avsl.tracking.runs import RESTORED_FROM, RunTags, TrackedRun, find_run, git_commit, start_or_resume_run
 from avsl.tracking.store import Store, TrackingError
@@ -70,9 +71,9 @@ def test_run_left_running_is_resumed_without_a_second_point(store: Store, data: 
 def test_resume_refuses_unknown_deleted_foreign_and_changed_runs(store: Store, data: str, tags: RunTags) -> None:
     """Each refusal names the run or the key."""
     run = _start(store, data, tags)
-    with pytest.raises(TrackingError, match=r"'no-such-run' is not in sqlite"):
+    with pytest.raises(TrackingError, match=facts("'no-such-run' sqlite")):
         start_or_resume_run(store, data, "", tags, {}, "no-such-run")
-    with pytest.raises(TrackingError, match=f"'{run.run_id}'.*not in experiment 'avsl-{data}-other'"):
+    with pytest.raises(TrackingError, match=facts(f"'{run.run_id}' 'avsl-{data}-other'")):
         start_or_resume_run(store, f"{data}-other", "", tags, {}, run.run_id)
     with pytest.raises(TrackingError, match="lr"):
         start_or_resume_run(store, data, "", tags, {"lr": 0.2}, run.run_id)
@@ -120,7 +121,7 @@ def test_artifacts_lie_under_the_root(store: Store, data: str, tags: RunTags, tm
         run.log_folder(tmp_path / "plots", "curves")
         with pytest.raises(TrackingError, match=r"missing\.txt"):
             run.log_file(tmp_path / "missing.txt")
-        with pytest.raises(TrackingError, match="is not a folder"):
+        with pytest.raises(TrackingError, match=facts("folder")):
             run.log_folder(tmp_path / "config.yaml")
     assert store.artifact_root is not None
     stored = Path(store.artifact_root.removeprefix("file://")) / f"avsl-{data}" / run.run_id / "artifacts"

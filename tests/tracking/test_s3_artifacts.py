@@ -8,6 +8,7 @@ from pathlib import Path
 import boto3
 import pytest
 from mlflow.artifacts import download_artifacts
+from tests.fixtures.messages import facts
 
 from avsl.tracking.runs import RunTags, start_or_resume_run
 from avsl.tracking.store import Store, TrackingError
@@ -40,6 +41,6 @@ def test_a_missing_bucket_is_one_sentence(store: Store, data: str, tags: RunTags
     remote = replace(store, artifact_root=f"s3://{bucket}-gone/runs")
     with (
         start_or_resume_run(remote, data, "run", tags, {}) as run,
-        pytest.raises(TrackingError, match=r"note\.txt.*cannot be written"),
+        pytest.raises(TrackingError, match=facts("note.txt")),
     ):
         run.log_file(tmp_path / "note.txt")

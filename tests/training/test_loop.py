@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import logging
-import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ import pytest
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from tests.fixtures.messages import facts, says
 from torch import Tensor, nn
 
 from avsl.build import make_framework
@@ -175,7 +175,7 @@ def test_another_delta_starts_again(
     (old,) = _runs()
     other = "framework.dmt.delta=0.2"
     train([other])
-    assert "was made with another configuration, split or code: training starts again" in caplog.text
+    assert says(caplog.text, layout().state / "last.ckpt")
     assert _outcome(layout()) == undisturbed(other)
     assert undisturbed(other) != undisturbed("framework=dmt")
     assert RunRecord.load(layout().train).run_id != old
@@ -214,8 +214,7 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(
     checkpoint = layout().state / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     train()
-    assert f"{checkpoint} cannot be read" in caplog.text
-    assert "training starts again" in caplog.text
+    assert says(caplog.text, checkpoint)
     assert _outcome(layout()) == undisturbed("framework=dmt")
 
 
@@ -254,7 +253,7 @@ def test_a_second_training_on_the_same_state_is_refused(layout: _Where) -> None:
     """Two processes never share a checkpoint: the second one names the folder and leaves no run."""
     state = layout().state
     state.mkdir(parents=True)
-    with FileLock(state / "last.lock"), pytest.raises(TrainingError, match=f"another training.*{state}"):
+    with FileLock(state / "last.lock"), pytest.raises(TrainingError, match=facts(state)):
         train()
     assert not _runs()
 
@@ -262,7 +261,7 @@ def test_a_second_training_on_the_same_state_is_refused(layout: _Where) -> None:
 def test_a_missing_accelerator_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the key and what is allowed; no run is left."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"trainer\.accelerator.*gpu.*cpu"):
+    with pytest.raises(ConfigError, match=facts("trainer.accelerator gpu cpu")):
         train(["trainer.accelerator=gpu"])
     assert not _runs()
 
@@ -375,15 +374,14 @@ def test_a_skipped_step_changes_nothing_and_is_counted(
 
 def test_a_loss_that_explodes_ends_the_training(layout: _Where) -> None:
     """It is finite still; the step, its rows and the way out are named."""
-    said = r"^the loss or its gradient is not finite, or beyond trainer\.loss_limit, in step 0 \(rows .*\); .*none yet"
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises(TrainingError, match=facts("trainer.loss_limit step 0 rows none")):
         train(["trainer.loss_limit=0.001"])
     assert not layout().train.exists()
 
 
 def test_an_epoch_without_a_finite_step_ends_the_training(layout: _Where) -> None:
     """Skipping has an end where there is nothing else."""
-    with _spoilt_at(3, 4, 5), pytest.raises(TrainingError, match=r"^no step was finite in the epoch .* step 5$"):
+    with _spoilt_at(3, 4, 5), pytest.raises(TrainingError, match=facts("epoch step 5")):
         train(["trainer.non_finite=skip"])
     assert not layout().train.exists()
 
@@ -396,7 +394,7 @@ def test_what_stopped_goes_on_with_skip_as_if_it_had_been_asked_for_at_once(
     caplog.set_level(logging.INFO)
     skip, here = "trainer.non_finite=skip", layout()
     with _spoilt_at(3):
-        with pytest.raises(TrainingError, match=r"not finite, .* in step 3 "):
+        with pytest.raises(TrainingError, match=facts("finite step 3")):
             train()
         train([skip])
         assert "continuing from" in caplog.text
@@ -468,7 +466,7 @@ def test_every_epoch_tells_what_the_issue_asks_for(layout: _Where) -> None:
 )
 def test_a_method_that_would_never_start_is_refused(asked: list[str], key: str, layout: _Where) -> None:
     """A warm-up as long as the training names its key and the training's 3 steps."""
-    with pytest.raises(TrainingError, match=rf"^{re.escape(key)} = \d, but the training has 3 steps"):
+    with pytest.raises(TrainingError, match=facts(key, "3 steps")):
         train(["trainer.epochs=1", *asked])
     assert not layout(*asked).train.exists()
 
@@ -505,7 +503,7 @@ def test_a_signal_ends_a_training_with_a_sentence_and_its_state_is_kept(
     done = subprocess.run([sys.executable, "-c", script], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     checkpoint = layout().state / "last.ckpt"
-    assert f"{checkpoint}, after 2 steps" in done.stderr
+    assert says(done.stderr, checkpoint, "2 steps")
     assert "Traceback" not in done.stderr
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
     assert list(_runs().values()) == ["KILLED"]

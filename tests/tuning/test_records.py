@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.fixtures.messages import facts
 
 from avsl.config.compose import compose
 from avsl.config.models import Config
@@ -138,7 +139,7 @@ def test_a_store_that_never_answers_is_not_waited_for(project: Path, monkeypatch
         try:
             assert asked.wait(120)
             assert records.close(0.1, 0.1) == [0]
-            with pytest.raises(TrackingError, match="MLflow has not answered yet"):
+            with pytest.raises(TrackingError, match=facts("MLflow")):
                 records.parent()
         finally:
             over.set()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from tests.fixtures.messages import facts
 
 from avsl.config.compose import compose
 from avsl.schema import ConfigError
@@ -78,31 +79,31 @@ def test_a_default_is_drawn_to_the_digit(dimension: dict[str, Any], value: Any) 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("tune.trils=3", r"unknown key 'tune\.trils': allowed are .*trials"),
-        ("tune.trials=0", r"key 'tune\.trials' = 0"),
-        ("tune=ful", r"unknown tune 'ful': allowed are demo, full, small"),
-        ("tune.time_budget=soon", r"key 'tune\.time_budget' = 'soon'"),
-        ("tune.frameworks=[dtm]", r"unknown framework 'dtm': allowed are dmt"),
-        ("framework=dmt,dtm", r"unknown framework 'dtm'"),
-        ("framework.dmt.dleta=0.3", r"unknown key 'framework\.dmt\.dleta'"),
-        ("split.label_ratio=0.5,2", r"key 'split\.label_ratio' = 2"),
-        ("split.label_ratio=0.5,0.50", r"^key 'split\.label_ratio' asks for 0\.5 twice$"),
-        ("framework=xpl,dmt,xpl", r"^key 'framework' asks for xpl twice$"),
-        ("tune.spaces.dtm.delta.low=0", r"unknown space in tune\.spaces: 'dtm'"),
-        ("tune.spaces.dmt.dleta={kind: float, low: 0, high: 1}", r"'framework\.dmt\.dleta', which dmt's .* not have"),
-        ("tune.spaces.dmt.delta.hihg=1", r"unknown key 'tune\.spaces\.dmt\.delta\.hihg': allowed are high, kind, low"),
-        ("tune.spaces.dmt.delta.kind=gauss", r"unknown kind in tune\.spaces\.dmt\.delta: 'gauss': .*categorical"),
-        ("tune.spaces.dmt.delta.high=0.1", r"tune\.spaces\.dmt\.delta'?: low = 0\.2 must be below high = 0\.1"),
-        ("tune.spaces.dmt.delta.high=1.5", r"key 'framework\.dmt\.delta' = 1\.5"),
-        ("tune.spaces.dmt.delta.low=0.5", r"leaves out framework\.dmt\.delta = 0\.4"),
-        ("tune.spaces.dmt.tau=0.3", r"key 'tune\.spaces\.dmt\.tau' = 0\.3: a section is needed"),
-        ("tune.settings.data.synthetic.n_trian=3", r"unknown key 'data\.synthetic\.n_trian'"),
-        ("seed=1,2", r"'seed=1,2' gives several values"),
+        ("tune.trils=3", "tune.trils trials"),
+        ("tune.trials=0", "'tune.trials' 0"),
+        ("tune=ful", "'ful' demo full small"),
+        ("tune.time_budget=soon", "tune.time_budget 'soon'"),
+        ("tune.frameworks=[dtm]", "'dtm' dmt"),
+        ("framework=dmt,dtm", "'dtm'"),
+        ("framework.dmt.dleta=0.3", "framework.dmt.dleta"),
+        ("split.label_ratio=0.5,2", "'split.label_ratio' 2"),
+        ("split.label_ratio=0.5,0.50", "split.label_ratio 0.5"),
+        ("framework=xpl,dmt,xpl", "framework xpl"),
+        ("tune.spaces.dtm.delta.low=0", "tune.spaces 'dtm'"),
+        ("tune.spaces.dmt.dleta={kind: float, low: 0, high: 1}", "framework.dmt.dleta dmt's"),
+        ("tune.spaces.dmt.delta.hihg=1", "tune.spaces.dmt.delta.hihg high kind low"),
+        ("tune.spaces.dmt.delta.kind=gauss", "tune.spaces.dmt.delta 'gauss' categorical"),
+        ("tune.spaces.dmt.delta.high=0.1", "tune.spaces.dmt.delta 0.2 0.1"),
+        ("tune.spaces.dmt.delta.high=1.5", "'framework.dmt.delta' 1.5"),
+        ("tune.spaces.dmt.delta.low=0.5", "framework.dmt.delta 0.4"),
+        ("tune.spaces.dmt.tau=0.3", "tune.spaces.dmt.tau 0.3"),
+        ("tune.settings.data.synthetic.n_trian=3", "data.synthetic.n_trian"),
+        ("seed=1,2", "seed=1,2"),
         (
             "tune.storage=s3://b/x",
-            r"key 'tune\.storage' = 's3://b/x': .* need a folder .*; tune\.results takes an s3://",
+            "tune.storage 's3://b/x' tune.results",
         ),
-        ("tune.results=outputs/x", r"key 'tune\.results' = 'outputs/x': an s3:// address is needed"),
+        ("tune.results=outputs/x", "tune.results 'outputs/x' s3://"),
     ],
 )
 def test_a_mistake_is_one_line_naming_the_key(project: Path, override: str, message: str) -> None:
@@ -113,7 +114,7 @@ def test_a_mistake_is_one_line_naming_the_key(project: Path, override: str, mess
             for framework in request.tune.frameworks:
                 request.defaults(framework)
 
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(ConfigError, match=facts(message)) as caught:
         look()
     assert "\n" not in str(caught.value)
 

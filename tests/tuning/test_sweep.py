@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -21,6 +20,7 @@ import pytest
 import torch
 import yaml
 from ray.cluster_utils import Cluster
+from tests.fixtures.messages import facts, says
 
 from avsl.config.compose import compose
 from avsl.config.models import TrainerConfig
@@ -129,7 +129,7 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
     assert "stack trace" not in log.read_text().lower()
     _, alive = psutil.wait_procs(started, timeout=30)
     assert not alive, "SIGTERM leaves processes behind"
-    assert "tune.resume=true goes on with what was interrupted" in log.read_text()
+    assert says(log.read_text(), "tune.resume=true")
     assert _result(project)["best"] in {trial["number"] for trial in _result(project)["trials"]}
     assert "registry" not in _result(project)
 
@@ -246,7 +246,7 @@ def test_two_nodes_run_trials_and_one_of_them_dies(project: Path, nodes: Cluster
     for ratio in (0.25, 0.5):
         result = _result(project, ratio)
         assert [trial["state"] for trial in result["trials"]] == ["complete"] * 3
-        assert result["registry"].startswith(f"avsl-synthetic-ratio-{ratio} version 1 promoted")
+        assert result["registry"].startswith(f"avsl-synthetic-ratio-{ratio} 1")
     moved = [trial for trial in _result(project, 0.25)["trials"] if trial["retries"]]
     assert len(moved) == 1
     assert set(moved[0]["nodes"]) <= ids
@@ -298,7 +298,7 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
     assert len(trials) == 5
     assert (trials[0]["state"], trials[0]["retries"]) == ("complete", 1)
     assert (trials[1]["state"], trials[1]["retries"]) == ("failed", 1)
-    assert trials[1]["reason"].startswith("its worker died 2 times: ")
+    assert says(trials[1]["reason"], "worker died 2")
     reasons = set()
     for trial in list(trials.values())[2:]:
         values = trial["values"]
@@ -307,14 +307,14 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
         elif values["trainer.accelerator"] == "gpu" and not torch.cuda.is_available():
             wanted = "MisconfigurationException"
         elif values["trainer.learning_rate"] == 1e30:
-            wanted = "TrainingError: the loss or its gradient is not finite"
+            wanted = "TrainingError"
         else:
             assert trial["state"] == "complete", trial["reason"]
             continue
         assert trial["state"] == "failed"
         assert trial["reason"].startswith(wanted), trial["reason"]
         reasons.add(wanted)
-    assert {"RuntimeError", "TrainingError: the loss or its gradient is not finite"} <= reasons
+    assert {"RuntimeError", "TrainingError"} <= reasons
     assert result["unwritten_in_mlflow"] == list(trials)
     assert result["registry"].startswith("not offered: ")
 
@@ -335,7 +335,7 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
 def test_a_cluster_that_is_not_there_is_told_at_once(project: Path) -> None:
     """By its address; Ray itself would go on trying."""
     for address in ("127.0.0.1:9", "ray://127.0.0.1:9", "[::1]:9"):
-        with pytest.raises(SweepError, match=re.escape(f"the Ray cluster {address} does not answer: [Errno ")):
+        with pytest.raises(SweepError, match=facts(address)):
             sweep(["tune=small", "framework=mean_teacher", f"tune.address='{address}'"])
     assert not _search(project, 0.5).exists()
 
@@ -379,15 +379,14 @@ def test_a_label_ratio_without_a_winner_does_not_stop_the_others(project: Path, 
     asked = ["tune=small", "framework=mean_teacher", f"tune.address={nodes.address}"]
     # Pseudo-labels start within the only epoch.
     asked += ["trainer.epochs=1", "framework.mean_teacher.warmup_steps=0.5"]
-    with pytest.raises(SweepError, match=r"holds no search to go on with: leave tune\.resume out$"):
+    with pytest.raises(SweepError, match=facts("tune.resume")):
         sweep([*asked, "split.label_ratio=0.25,0.5", "tune.resume=true"])
     node = _node(nodes)
-    told = r"^label ratio 0\.25: none of 1 trials has come to its end: TrainingError: the loss or its gradient is not"
-    with pytest.raises(SweepError, match=told):
+    with pytest.raises(SweepError, match=facts("0.25 1 TrainingError")):
         sweep([*asked, "split.label_ratio=0.25,0.5"])
     assert _result(project, 0.25)["trials"][0]["state"] == "failed"
     assert "version 1 promoted" in _result(project, 0.5)["registry"]
-    with pytest.raises(SweepError, match=r"0\.5 holds a search already: go on with tune\.resume=true"):
+    with pytest.raises(SweepError, match=facts("0.5 tune.resume=true")):
         sweep([*asked, "split.label_ratio=0.75,0.5"])
     assert not _search(project, 0.75).exists()
     sweep([*asked, "split.label_ratio=0.75,0.5", "tune.resume=true"])
@@ -403,19 +402,19 @@ def test_a_search_ends_with_its_time_and_goes_on_and_stores_what_it_found(
     asked = ["tune=small", "framework=mean_teacher", "tune.trials=1", f"tune.address={nodes.address}"]
     asked += ["tune.resources.gpu=0.5", "trainer.accelerator=cpu"]
     address = f"s3://{bucket}/searches"
-    with pytest.raises(SweepError, match=r"no node can hold a trial of tune\.resources\.cpu = 1 and .*gpu = 0\.5: "):
+    with pytest.raises(SweepError, match=facts("tune.resources.cpu 1 tune.resources.gpu 0.5")):
         sweep(asked)
     node = _node(nodes, gpus=1)
-    with pytest.raises(StorageError, match="there is no bucket 'absent'"):
+    with pytest.raises(StorageError, match=facts("'absent'")):
         sweep([*asked, "tune.results=s3://absent"])
     asked += ["tune.resume=true", f"tune.results={address}"]
-    with pytest.raises(SweepError, match=r"none of \d trials has come to its end: the time was over"):
+    with pytest.raises(SweepError, match=facts("trials time")):
         sweep([*asked, "tune.time_budget=0.01s"])
     split(["framework=mean_teacher", "split.seed=1"])
     sweep(asked)
     (trial,) = _result(project)["trials"]
     assert trial["state"] == "complete"
-    assert _result(project)["registry"].startswith("not offered: its split is not the current one, ")
+    assert says(_result(project)["registry"], "not offered split")
     download(address, tmp_path / "fetched")
     stored = {path.name: path for path in (tmp_path / "fetched" / "synthetic" / "search" / "0.5").rglob("*")}
     assert json.loads(stored["result.json"].read_text()) == _result(project)

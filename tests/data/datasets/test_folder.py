@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fixtures.messages import facts
 
 from avsl.data.index import Index
 from avsl.data.prepared.reader import PreparedData
@@ -53,9 +54,9 @@ def test_boxes_from_a_table_are_cut_by_share(
 
 def test_an_unusable_folder_is_named(tmp_path: Path, prepare: Prepare) -> None:
     """Nothing in it, or no such file."""
-    with pytest.raises(DataError, match=f"{tmp_path}: holds neither clips"):
+    with pytest.raises(DataError, match=facts(tmp_path)):
         prepare("folder", tmp_path)
-    with pytest.raises(DataError, match="/no/such/folder: no such folder"):
+    with pytest.raises(DataError, match=facts("/no/such/folder")):
         prepare("folder", Path("/no/such/folder"))
 
 
@@ -112,7 +113,7 @@ def test_a_wrong_pattern_and_a_name_twice_are_refused(
         with pytest.raises(ConfigError, match=r"data\.folder\.recording_pattern"):
             read_index("folder", root, recording_pattern=pattern)
     (root / "boxes.csv").write_text("file,class,x0,y0,x1,y1\na,c,0,0,1,1\na.png,c,0,0,1,1\n")
-    with pytest.raises(DataError, match=r"boxes\.csv: 'a' is annotated twice, once as 'a\.png'"):
+    with pytest.raises(DataError, match=facts("boxes.csv 'a' 'a.png'")):
         read_index("folder", root, annotations="boxes.csv")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fixtures.messages import facts
 
 from avsl.data.index import Index
 from avsl.data.prepared.reader import PreparedData
@@ -42,7 +43,7 @@ def test_rows_of_one_image_are_a_group(
 
 def test_a_missing_list_is_named(tmp_path: Path, prepare: Callable[..., PreparedData]) -> None:
     """The annotation file is the data set's list."""
-    with pytest.raises(DataError, match=r"synthetic3240_bbox\.json: no such annotation file"):
+    with pytest.raises(DataError, match=facts("synthetic3240_bbox.json")):
         prepare("is3", tmp_path)
 
 

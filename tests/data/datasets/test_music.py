@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fixtures.messages import facts
 
 from avsl.data.index import Index
 from avsl.data.prepared.preparation import clean_boxes
@@ -53,7 +54,7 @@ def test_duet(folder: Path, prepare: Prepare) -> None:
 
 def test_wrong_annotations_are_named(folder: Path, prepare: Prepare) -> None:
     """A duet's file is no solo's."""
-    with pytest.raises(DataError, match=r"music_duet\.json: row 0, 'class': field required"):
+    with pytest.raises(DataError, match=facts("music_duet.json 0 'class'")):
         prepare("music", folder, annotations="music_duet.json")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.fixtures.messages import facts
 
 from avsl.data.datasets.synthetic import (
     AREA_RANGE,
@@ -280,7 +281,7 @@ def test_contact_sheet_shows_each_part(data: PreparedData) -> None:
 )
 def test_bad_settings_name_the_key(change: dict[str, int], named: str) -> None:
     """Values out of range and unknown keys are refused by name."""
-    with pytest.raises(ConfigError, match=named):
+    with pytest.raises(ConfigError, match=facts(named)):
         SyntheticConfig.read(change, "synthetic")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.fixtures.messages import facts
 
 from avsl.data.datasets.folder import FolderConfig
 from avsl.data.index import Index
@@ -95,7 +96,7 @@ def test_leaks_are_found_by_video_and_missing_clips_count_as_rows(
     lines = [f"{video},{start},dog,train" for video in videos.values() for start in (30, 70)]
     (root / "vggsound.csv").write_text("\n".join(lines[:3] + lines[4:5]))
     given = {"frames_per_clip": 2, "test_share": 1.0, "max_broken": 0.5}
-    with pytest.raises(DataError, match=r"vggsound\.csv: 2 of its 4 .*1 are rows of 'test', 1 share a source"):
+    with pytest.raises(DataError, match=facts("vggsound.csv 2 4 'test' source")):
         prepare("vggsound", root, **given)
     data = prepare("vggsound", root, leak="drop", **given)
     assert data.sample_ids == [names[0], f"{names[2]}@1of2", f"{names[2]}@2of2"]
@@ -109,10 +110,10 @@ def test_a_look_sees_the_frames(folder: Path, read_index: Callable[..., Index]) 
     assert (state.listed, state.missing, state.broken) == (20, 0, 0)
 
 
-@pytest.mark.parametrize(("value", "said"), [(0, "greater than or equal to 1"), (17, "less than or equal to 16")])
+@pytest.mark.parametrize(("value", "said"), [(0, "1"), (17, "16")])
 def test_a_number_out_of_range_is_named(folder: Path, prepare: Prepare, value: int, said: str) -> None:
     """With the key and the bound."""
-    with pytest.raises(ConfigError, match=rf"^key 'data\.folder\.frames_per_clip' = {value}: .*{said}$"):
+    with pytest.raises(ConfigError, match=facts(f"data.folder.frames_per_clip {value} {said}")):
         prepare("folder", folder, frames_per_clip=value)
 
 
@@ -121,9 +122,9 @@ def test_where_there_is_no_video_to_take_frames_from_it_is_an_error(
 ) -> None:
     """Pictures, or videos that all have boxes: the setting would do nothing without a word."""
     add_row(tmp_path / "pictures", "s", 1)
-    with pytest.raises(DataError, match=r"frames/s\.png: a picture has one frame, not frames_per_clip = 2$"):
+    with pytest.raises(DataError, match=facts("frames/s.png frames_per_clip 2")):
         prepare("folder", tmp_path / "pictures", frames_per_clip=2)
     for name in "cd":
         (folder / f"{name}.mp4").unlink()
-    with pytest.raises(DataError, match="videos: frames_per_clip = 2, but no row for training is a video without box"):
+    with pytest.raises(DataError, match=facts("videos frames_per_clip 2 boxes")):
         prepare("folder", folder, annotations="boxes.json", test_share=1.0, frames_per_clip=2)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.fixtures.messages import facts
 from tests.fixtures.shards import LENGTH, SAMPLES, SIDE, make_sample, prepare
 
 from avsl.data.prepared.format import MANIFEST
@@ -154,9 +155,9 @@ def test_a_box_on_pixel_borders_keeps_its_pixels(tmp_path: Path, side: int) -> N
 
 def test_what_is_not_known_is_refused(data: PreparedData) -> None:
     """A missing annotation or mask, or a row that does not exist, is an error that names it."""
-    with pytest.raises(DataError, match="'s2' has no annotation"):
+    with pytest.raises(DataError, match=facts("'s2' annotation")):
         data.box_masks(np.array([0, 2]))
-    with pytest.raises(DataError, match="'s0' has no exact object mask"):
+    with pytest.raises(DataError, match=facts("'s0' mask")):
         data.object_masks(np.array([1, 0]))
     for row in (-1, len(SAMPLES)):
         with pytest.raises(IndexError, match="outside"):
@@ -168,16 +169,16 @@ def test_missing_and_truncated_files_are_named(data: PreparedData) -> None:
     shard = data.root / data.manifest.shards[1].file
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"shard-00002\.arrow: the shard has \d+ bytes, not the"):
+    with pytest.raises(DataError, match=facts("shard-00002.arrow bytes")):
         PreparedData.open(data.root)
     shard.unlink()
-    with pytest.raises(DataError, match=r"shard-00002\.arrow: the shard is missing"):
+    with pytest.raises(DataError, match=facts("shard-00002.arrow missing")):
         PreparedData.open(data.root)
     shard.write_bytes(b"x" * len(whole))
-    with pytest.raises(DataError, match=r"shard-00002\.arrow: not a readable Arrow file"):
+    with pytest.raises(DataError, match=facts("shard-00002.arrow Arrow")):
         PreparedData.open(data.root)
     (data.root / MANIFEST).unlink()
-    with pytest.raises(DataError, match=r"manifest\.json: no such file"):
+    with pytest.raises(DataError, match=facts("manifest.json")):
         PreparedData.open(data.root)
 
 
@@ -202,11 +203,9 @@ def test_verify_sees_an_exchanged_shard_list(data: PreparedData) -> None:
         PreparedData.open(data.root).verify()
 
 
-@pytest.mark.parametrize(
-    ("content", "named"), [("{", "not a valid manifest"), ('{"name": "x"}', "image_size: field required")]
-)
+@pytest.mark.parametrize(("content", "named"), [("{", "manifest.json"), ('{"name": "x"}', "manifest.json image_size")])
 def test_a_broken_manifest_is_named(tmp_path: Path, content: str, named: str) -> None:
     """A manifest that is no JSON or lacks a key is an error that says which."""
     (tmp_path / MANIFEST).write_text(content)
-    with pytest.raises(DataError, match=named):
+    with pytest.raises(DataError, match=facts(named)):
         PreparedData.open(tmp_path)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.fixtures.maps import draw_maps, draw_truth
+from tests.fixtures.messages import facts
 
 from avsl.functional import localization as loc
 
@@ -82,7 +83,7 @@ def test_half_precision_maps_are_scored_in_float32() -> None:
 def test_binarize_says_what_is_missing() -> None:
     """The error names the convention."""
     maps = draw_maps(1, 4)
-    with pytest.raises(ValueError, match="needs a threshold"):
+    with pytest.raises(ValueError, match=facts("threshold")):
         loc.binarize(maps, "fixed")
-    with pytest.raises(ValueError, match="needs the truth"):
+    with pytest.raises(ValueError, match=facts("truth")):
         loc.binarize(maps, "adaptive")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.fixtures.messages import facts
 from torch import Tensor
 
 from avsl.cli import main
@@ -136,7 +137,7 @@ def test_weights_are_fetched_once_by_pinned_version_and_hash(
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     with monkeypatch.context() as changed:
         changed.setitem(PRETRAINED, "aisfx", replace(PRETRAINED["aisfx"], package_sha256="0" * 64))
-        with pytest.raises(ConfigError, match=r"'aisfx': pip cannot fetch aisfx 0\.1\.2: .*avsl weights import"):
+        with pytest.raises(ConfigError, match=facts("'aisfx' 0.1.2 import")):
             get_weights("aisfx")
     assert not cached("aisfx").exists()
     path = get_weights("aisfx")
@@ -149,14 +150,14 @@ def test_other_files_are_refused(packages: dict[str, Path], tmp_path: Path) -> N
     """By their hash, before they are read; nothing is left in the cache."""
     other = tmp_path / "other.pth"
     other.write_bytes(b"other")
-    for path, message in ((other, r"other\.pth has the SHA-256"), (tmp_path / "absent", "absent cannot be read")):
-        with pytest.raises(ConfigError, match=message):
+    for path, message in ((other, "other.pth SHA-256"), (tmp_path / "absent", "absent")):
+        with pytest.raises(ConfigError, match=facts(message)):
             import_weights(path, "aisfx")
-    with pytest.raises(ConfigError, match=r"no safetensors file"):
+    with pytest.raises(ConfigError, match=facts("other.pth safetensors")):
         import_weights(other, "mine")
-    with pytest.raises(ConfigError, match=r"avsl weights get soundnet"):
+    with pytest.raises(ConfigError, match=facts("soundnet")):
         SoundNetEncoder(SoundNetEncoderConfig(weights="soundnet"), 4)
-    with pytest.raises(ConfigError, match=r"aisfx, efficientnet_lite0, soundnet"):
+    with pytest.raises(ConfigError, match=facts("aisfx efficientnet_lite0 soundnet")):
         SoundNetEncoder(SoundNetEncoderConfig(weights="nothing"), 4)
     assert not (tmp_path / "cache").exists()
 
@@ -169,7 +170,7 @@ def test_a_failed_write_leaves_the_cache_as_it_was(packages: dict[str, Path], mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pretrained, "save_file", fail)
-    with pytest.raises(ConfigError, match="No space left"):
+    with pytest.raises(ConfigError, match=facts("No space left")):
         import_weights(packages["aisfx"], "aisfx")
     assert list(cached("aisfx").parent.iterdir()) == []
 
