@@ -172,14 +172,41 @@ def _add_labels(labels: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="random, stratified, coverage, disagreement or hybrid (default: %(default)s)",
     )
-    suggest.add_argument("--model", metavar="DIR|URI", help="an exported model folder, or models:/NAME@ALIAS")
-    for action in (suggest,):
+    export = actions.add_parser(
+        "export",
+        help="write tasks for an annotation tool",
+        description="Write every suggested clip that is not annotated yet as a task: its frame, its sound, the boxes "
+        "of a model, and the tool's own files. README.md in the folder says how to go on.",
+    )
+    export.add_argument("--to", required=True, metavar="TOOL", help="label-studio, coco, cvat or csv")
+    export.add_argument("--out", type=Path, metavar="DIR", help="default: outputs/folder/labels/TOOL-ROUND")
+    answers = actions.add_parser(
+        "import",
+        help="read what an annotation tool exported",
+        description="Read what an annotation tool exported, check it, merge annotators, and write the annotation file "
+        "in the clips' folder.",
+    )
+    answers.add_argument(
+        "words", nargs="+", metavar="FILE|KEY=VALUE", help="exported files, and changes to params.yaml"
+    )
+    answers.add_argument(
+        "--merge",
+        default="consensus",
+        metavar="RULE",
+        help="where several annotated a frame: consensus (where two overlap) or vote (default: %(default)s)",
+    )
+    answers.add_argument(
+        "--annotator", default="annotator", metavar="NAME", help="who annotated, where the file does not say"
+    )
+    for action in (suggest, export):
+        action.add_argument("--model", metavar="DIR|URI", help="an exported model folder, or models:/NAME@ALIAS")
         action.add_argument(
             "overrides",
             nargs="*",
             metavar="KEY=VALUE",
             help="changes to params.yaml, as data=folder data.folder.root=DIR",
         )
+    for action in (suggest, export, answers):
         action.add_argument("--labels", type=Path, metavar="DIR", help="folder of the rounds (default: labels)")
 
 
@@ -315,9 +342,13 @@ def _localize(options: argparse.Namespace) -> None:
 def _import_checkpoint(options: argparse.Namespace) -> None:
     from avsl.stages.import_checkpoint import import_checkpoint
 
-    files = [Path(word) for word in options.words if "=" not in word]
-    overrides = [word for word in options.words if "=" in word]
+    files, overrides = _files_and_overrides(options.words)
     import_checkpoint(options.method, files, overrides, momentum=options.momentum)
+
+
+def _files_and_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """What a command line names, a word with "=" being an override."""
+    return [Path(word) for word in words if "=" not in word], [word for word in words if "=" in word]
 
 
 def _check_data(options: argparse.Namespace) -> int:
@@ -327,9 +358,19 @@ def _check_data(options: argparse.Namespace) -> int:
 
 
 def _labels(options: argparse.Namespace) -> None:
-    from avsl.labels.suggest import suggest
+    if options.action == "suggest":
+        from avsl.labels.suggest import suggest
 
-    print(suggest(options.overrides, options.budget, options.strategy, options.model, options.labels))
+        suggest(options.overrides, options.budget, options.strategy, options.model, options.labels)
+    elif options.action == "export":
+        from avsl.labels.export import export
+
+        export(options.overrides, options.to, options.model, options.out, options.labels)
+    else:
+        from avsl.labels.answers import import_answers
+
+        files, overrides = _files_and_overrides(options.words)
+        import_answers(overrides, files, options.merge, options.annotator, options.labels)
 
 
 def _weights(options: argparse.Namespace) -> None:

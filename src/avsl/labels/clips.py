@@ -13,6 +13,7 @@ from avsl.config.models import Config
 from avsl.data.annotation_files import Annotation, read_annotations
 from avsl.data.datasets.folder import FolderConfig, read_index
 from avsl.data.index import Entry
+from avsl.data.listing import Media
 from avsl.data.media.audio import read_audio, scale_into_range
 from avsl.data.media.video import read_frame
 from avsl.data.partition import assign_parts
@@ -71,10 +72,12 @@ class ClipFolder:
         return Path(self.settings.root) / self.settings.annotations
 
     def annotated(self) -> dict[str, Annotation]:
-        """What the annotation file says, in its order and units, as corners; nothing where there is no file."""
+        """What the annotation file says of each clip, in its order and units, as corners; nothing without a file."""
         if not self.annotations.is_file():
             return {}
-        return read_annotations(self.annotations, self.settings.boxes, self.settings.units)
+        media = Media.read(Path(self.settings.root), class_folders=True)
+        read = read_annotations(self.annotations, self.settings.boxes, self.settings.units)
+        return {media.find(written, row.label): row for written, row in read.items()}
 
     def open_clips(self) -> list[Entry]:
         """The clips that nobody has annotated, in order of their names."""

@@ -1,0 +1,126 @@
+"""`avsl labels export`: a folder of tasks for an annotation tool."""
+
+from __future__ import annotations
+
+import html
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from avsl.config.compose import compose
+from avsl.console import progress_bar
+from avsl.data.annotation_files import as_boxes
+from avsl.errors import DataError
+from avsl.files import project_root, whole_file, write_text
+from avsl.inference.predictor import Predictor
+from avsl.labels.clips import ClipFolder
+from avsl.labels.perception import named_model
+from avsl.labels.rounds import Rounds, Suggestion
+from avsl.labels.tasks import Frame, file_name, read_frames, write_frames
+from avsl.labels.tools import TOOLS
+from avsl.labels.tools.task import Task
+from avsl.paths import Layout
+from avsl.schema import lookup
+
+# People hear more than the model does.
+_SAMPLE_RATE = 44100
+
+
+def export(
+    overrides: Sequence[str], to: str, model: str | None = None, out: Path | None = None, labels: Path | None = None
+) -> Path:
+    """Write what is suggested and not annotated yet as tasks: frames, sounds, and the tool's own files.
+
+    A frame is upright and at full resolution, a sound as long as what the model hears, around the frame. A model's
+    boxes go along to be corrected, but not for the test part: what is measured must not depend on it.
+
+    Args:
+        overrides: changes to params.yaml, as ``data=folder``.
+        to: one of `TOOLS`.
+        model: whose boxes go along: a folder or a ``models:/`` address; None for none.
+        out: the task folder; by default ``outputs/folder/labels/TOOL-ROUND``. Files of earlier exports in it that are
+            no longer among the tasks are removed.
+        labels: folder of the rounds; by default ``labels`` in the project.
+
+    Returns:
+        The task folder.
+
+    Raises:
+        ConfigError: the tool is unknown, or a setting is wrong.
+        DataError: nothing is left to annotate, or a clip cannot be decoded.
+    """
+    tool = lookup(to, TOOLS, "annotation tool")
+    project = project_root()
+    config = compose(overrides, project)
+    folder = ClipFolder.open(config)
+    rounds = Rounds(project / "labels" if labels is None else labels)
+    todo = [row for row in rounds.chosen().values() if row.id in folder.clips and not folder.clips[row.id].annotated]
+    if not todo:
+        raise DataError(f"{rounds.folder}: nothing that is suggested waits for an annotation: run avsl labels suggest")
+    out = Layout.of(config).base / "labels" / f"{to}-{rounds.last:02d}" if out is None else out
+    frames = read_frames(rounds.folder)
+    if model is None:
+        tasks = _write_media(folder, todo, frames, out, None, "")
+    else:
+        with named_model(model, config) as (path, source):
+            tasks = _write_media(folder, todo, frames, out, Predictor.load(path), source)
+    write_frames(rounds.folder, frames.values())
+    steps = tool.write(out, tasks)
+    write_text(out / "index.html", _page(tasks))
+    write_text(out / "README.md", f"# {len(tasks)} frames to annotate\n\n" + "".join(f"- {step}\n" for step in steps))
+    kept = {task.file for task in tasks}
+    for frame in frames.values():
+        if frame.file not in kept:
+            for path in (out / "frames" / f"{frame.file}.jpg", out / "sounds" / f"{frame.file}.wav"):
+                path.unlink(missing_ok=True)
+    print(f"{len(tasks)} tasks; {out / 'README.md'} says how to annotate them, {out / 'index.html'} lets them be heard")
+    print("next:", shlex.join(["avsl", "labels", "import", "EXPORTED_FILE", *overrides]))
+    return out
+
+
+def _write_media(
+    folder: ClipFolder,
+    todo: Sequence[Suggestion],
+    frames: dict[str, Frame],
+    out: Path,
+    predictor: Predictor | None,
+    source: str,
+) -> list[Task]:
+    """Write the frames and sounds; ``frames`` gets the new ones."""
+    tasks: list[Task] = []
+    with progress_bar("tasks", len(todo)) as bar:
+        for row in todo:
+            clip = folder.clips[row.id]
+            picture, sound = folder.read(clip, _SAMPLE_RATE)
+            height, width = picture.shape[:2]
+            stem = frames[row.id].file if row.id in frames else file_name(row.id, (f.file for f in frames.values()))
+            frames[row.id] = Frame(row.id, stem, width, height)
+            boxes = as_boxes([])
+            if predictor is not None and row.part != "test":
+                _, heard = folder.read(clip, predictor.sample_rate, predictor.duration_s)
+                (found,) = predictor.predict([picture], [heard])
+                if found.map.max() >= predictor.presence:
+                    boxes = as_boxes([box[:4] for box in found.boxes]) * (width, height, width, height)
+            task = Task(row.id, stem, width, height, np.round(boxes), source if len(boxes) else "")
+            with whole_file(out / task.frame) as part:
+                Image.fromarray(picture).save(part, "JPEG", quality=95)
+            with whole_file(out / task.sound) as part:
+                soundfile.write(part, sound, _SAMPLE_RATE, "PCM_16", format="WAV")
+            tasks.append(task)
+            bar.advance()
+    return tasks
+
+
+def _page(tasks: Sequence[Task]) -> str:
+    """A page that shows every frame and plays its sound, for tools that cannot."""
+    rows = [
+        f'<figure><img src="{html.escape(task.frame)}" loading="lazy"><figcaption>{html.escape(task.id)}</figcaption>'
+        f'<audio controls preload="none" src="{html.escape(task.sound)}"></audio></figure>\n'
+        for task in tasks
+    ]
+    style = "<style>figure{display:inline-block;margin:8px}img{max-width:480px;display:block}</style>"
+    return f'<!doctype html><meta charset="utf-8"><title>Frames and sounds</title>{style}\n{"".join(rows)}'

@@ -1,0 +1,64 @@
+"""Which clip a file of a task folder is of: ``labels/tasks.csv``, which grows with every export."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from avsl.errors import DataError
+from avsl.labels.rounds import write_table
+
+_FILE = "tasks.csv"
+_COLUMNS = ("id", "file", "width", "height")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An exported frame.
+
+    Attributes:
+        id: its clip.
+        file: its name in task folders, without a suffix.
+        width: pixels.
+        height: pixels.
+    """
+
+    id: str
+    file: str
+    width: int
+    height: int
+
+
+def read_frames(labels: Path) -> dict[str, Frame]:
+    """The exported frames by clip; none before the first export.
+
+    Raises:
+        DataError: the file is not one of ours.
+    """
+    path = labels / _FILE
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    if not rows or tuple(rows[0]) != _COLUMNS:
+        raise DataError(f"{path}: its columns are not {','.join(_COLUMNS)}")
+    return {name: Frame(name, stem, int(width), int(height)) for name, stem, width, height in rows[1:]}
+
+
+def write_frames(labels: Path, frames: Iterable[Frame]) -> None:
+    """Write the list, whole or not at all."""
+    write_table(labels / _FILE, _COLUMNS, ((f.id, f.file, f.width, f.height) for f in frames))
+
+
+def file_name(name: str, taken: Iterable[str]) -> str:
+    """A name that every file system and tool takes, and that is not taken."""
+    plain = stem = re.sub(r"[^A-Za-z0-9.-]+", "_", name)
+    used = {other.lower() for other in taken}
+    number = 1
+    while stem.lower() in used:
+        number += 1
+        stem = f"{plain}-{number}"
+    return stem

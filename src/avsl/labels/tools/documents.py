@@ -1,0 +1,62 @@
+"""Reads JSON and XML that a tool has exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+from xml.etree import ElementTree
+
+from pydantic import BaseModel, ValidationError
+
+from avsl.errors import DataError
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeError as error:
+        raise DataError(f"{path}: not a text file: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: it is no JSON.
+    """
+    try:
+        return json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from None
+
+
+def read_model(path: Path, model: type[_Model], content: Any, where: str) -> _Model:
+    """Validate part of a JSON file.
+
+    Raises:
+        DataError: it is not of that form; names the place and the key.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: {where}{f', {keys}' if keys else ''}: {first['msg'].lower()}") from None
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """The root of an XML file.
+
+    Raises:
+        DataError: it is not well-formed, or declares a document type: entities could expand without bound.
+    """
+    text = _text(path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise DataError(f"{path}: declares a document type, which an export does not need")
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path}: not well-formed XML: {error}") from None

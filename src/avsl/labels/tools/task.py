@@ -1,0 +1,86 @@
+"""What is exchanged with annotation tools: tasks go out, answers come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SOUND = "sound"
+"""The label of a box around a source that sounds."""
+SILENT = "nothing in view sounds"
+"""The answer of who sees no source of the sound."""
+FRAMES, SOUNDS = "frames", "sounds"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A frame to annotate.
+
+    Attributes:
+        id: the clip.
+        file: name of its frame and its sound in the task folder, without a suffix.
+        width: of the frame, pixels.
+        height: of the frame, pixels.
+        boxes: (k, 4) a model's boxes x0, y0, x1, y1 in pixels, to be corrected; k = 0 for none.
+        model: where they are from; empty for none.
+    """
+
+    id: str
+    file: str
+    width: int
+    height: int
+    boxes: NDArray[np.float64]
+    model: str = ""
+
+    @property
+    def frame(self) -> str:
+        """The frame's path in the task folder."""
+        return f"{FRAMES}/{self.file}.jpg"
+
+    @property
+    def sound(self) -> str:
+        """The sound's path in the task folder."""
+        return f"{SOUNDS}/{self.file}.wav"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one annotator says of one frame.
+
+    Attributes:
+        frame: as the tool names it: the clip or the frame's file.
+        annotator: a name; empty where the tool does not say.
+        boxes: x0, y0, x1, y1 in pixels each.
+        silent: whether the annotator says that nothing in view sounds.
+        size: width and height of the frame in the tool, pixels; None where it does not say.
+        problem: why the answer cannot be used, where the format tells; empty for nothing.
+    """
+
+    frame: str
+    annotator: str
+    boxes: Sequence[tuple[float, float, float, float]]
+    silent: bool = False
+    size: tuple[int, int] | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A format of tasks and answers.
+
+    Attributes:
+        write: writes what the tool needs into a task folder that holds frames and sounds; returns what to do with it,
+            a line each.
+        read: reads the answers of a file that `recognizes` accepts.
+        recognizes: whether a file is of this format.
+    """
+
+    write: Callable[[Path, Sequence[Task]], list[str]]
+    read: Callable[[Path], list[Answer]]
+    recognizes: Callable[[Path], bool]
