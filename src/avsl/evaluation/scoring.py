@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from avsl.evaluation.maps import CHUNK, Maps, compute_maps
 from avsl.functional import localization as F
-from avsl.metrics import DetectionScore, PartScore
+from avsl.metrics import METRICS, DetectionScore, PartScore
 from avsl.models import average
+from avsl.schema import ConfigError
 
 METRIC = "CIoU@0.5, fixed threshold chosen on validation"
 
@@ -58,20 +60,31 @@ def score_part(part: str, maps: Maps, threshold: float) -> PartScores:
         at once ``p10``, ``p30``, ``p50`` and ``pixel_ap`` at the fixed threshold, the same as published (AVGN: Mo &
         Tian, CVPR 2023, arXiv 2303.17056) with suffix ``_aligned``, and ``piap_as_published``; over the ``n_exact``
         rows whose truth is an exact mask AVSBench's ``miou`` and ``fscore``, and over those of them that sound
-        ``pixel_ap``.
+        ``pixel_ap``; the scores of `avsl.metrics.METRICS`.
+
+    Raises:
+        ConfigError: an entry of `avsl.metrics.METRICS` has the name of another score.
     """
     data = maps.reader.data
     mixed, exact = bool(data.mixed(maps.rows).any()), bool(data.exact[maps.rows].any())
     voted = bool(data.voted(maps.rows).any())
     score = PartScore(len(maps.rows), threshold, mixed=mixed, exact_masks=exact)
+    further = {name: make(threshold) for name, make in METRICS.items()}
     for chunk in maps.chunks():
         consensus = maps.reader.consensus(maps.rows[chunk.rows]) if voted else None
         score.update(
             chunk.confidence, chunk.truth, chunk.exact, chunk.group, shuffled=chunk.shuffled, consensus=consensus
         )
+        for metric in further.values():
+            metric.update(chunk.confidence, chunk.truth)
     n, n_silent = len(maps.rows), int(score.ciou.isnan().sum())
     counts = {"n": n - n_silent, "n_silent": n_silent, "n_listed": data.manifest.expected.get(part, n)}
     figures = counts | {name: value.item() for name, value in score.compute().items()}
+    for name, metric in further.items():
+        if name in figures:
+            raise ConfigError(f"METRICS['{name}']: '{name}' is the name of another score")
+        if not math.isnan(value := float(metric.compute())):
+            figures[name] = value
     return PartScores(figures, score.ciou, score.area, score.size, score.peak)
 
 

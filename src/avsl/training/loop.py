@@ -23,6 +23,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from avsl.build import code_hash, make_loader, make_reader, steps_per_epoch
 from avsl.config.models import Config, TrainerConfig
+from avsl.config.plugins import load_again, loaded_plugins
 from avsl.data.loading import RowLoader, RowReader
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
@@ -78,6 +79,7 @@ def fit_on_all_devices(
                 "split": split.model_dump(mode="json"),
                 "checkpoint": str(checkpoint),
                 "resume": resume,
+                "plugins": loaded_plugins(),
             }
             processes = stack.enter_context(started(task, devices, config.trainer.accelerator))
         return _fit_on_one_device(config, data, split, run, checkpoint, resume, processes)
@@ -118,6 +120,7 @@ def take_part() -> None:
     # The first one says what there is to say.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     processes, task = take_over()
+    load_again(task["plugins"])
     _fit_on_one_device(
         Config.read(task["config"], ""),
         PreparedData.open(task["data"]),

@@ -15,6 +15,7 @@ from typing import Any
 from avsl.build import steps_per_epoch
 from avsl.config.compose import as_override, compose
 from avsl.config.models import Config
+from avsl.config.plugins import loaded_plugins
 from avsl.console import print_table
 from avsl.data.splits import Split
 from avsl.files import write_json
@@ -171,6 +172,7 @@ class _Search:
             "config": self._configured(trial).model_dump(mode="json"),
             "prepared": str(self.layout.prepared.resolve()),
             "split": str(self.layout.split),
+            "plugins": loaded_plugins(),
             "origin": {"command": self._command(trial), "git_commit": commit},
         }
 

@@ -15,6 +15,7 @@ from filelock import FileLock
 from ray import tune
 
 from avsl.config.models import Config
+from avsl.config.plugins import load_again
 from avsl.data.prepared.reader import PreparedData
 from avsl.files import write_text
 from avsl.paths import Layout
@@ -35,9 +36,10 @@ def run_trial(trial: Mapping[str, Any]) -> None:
 
     Args:
         trial: ``number``; ``config``, the whole configuration as JSON values, whose root is the trial's folder;
-            ``prepared`` and ``split``, where the data are; ``origin``, see
-            :func:`avsl.stages.train.train_and_export`.
+            ``prepared`` and ``split``, where the data are; ``plugins``, see :func:`avsl.config.plugins.load_again`;
+            ``origin``, see :func:`avsl.stages.train.train_and_export`.
     """
+    load_again(trial["plugins"])
     config = Config.read(trial["config"], "")
     started = time.monotonic()
     tune.report({"node": ray.get_runtime_context().get_node_id()})
