@@ -64,12 +64,15 @@ def test_interval_covers_the_mean_as_often_as_it_says(n_seeds: int, seeds: float
 
 
 def test_summary_by_hand() -> None:
-    """Mean and SD over seeds; a single seed has neither an SD nor a share of the variance."""
+    """Mean and SD over seeds; a single seed has no SD, a single recording no interval."""
     scores = np.array([[0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
     found = summarize_seeds(scores, "abcc")
     assert (found.mean, found.n_seeds) == (0.625, 2)
     assert found.sd == pytest.approx(0.25 / math.sqrt(2))
     assert found.low < 0.625 < found.high
+    alone = summarize_seeds(scores, "aaaa")
+    assert (alone.mean, alone.sd) == (found.mean, found.sd)
+    assert math.isnan(alone.low)
     single = summarize_seeds(scores[:1], "abcc")
     assert math.isnan(single.sd)
     assert single.low < 0.5 < single.high
@@ -98,5 +101,3 @@ def test_what_has_no_interval_is_refused(values: list[float], recordings: list[i
         bootstrap_interval(values, recordings, level)
     with pytest.raises(ValueError, match=facts(said)):
         summarize_seeds([values], recordings, level)
-    with pytest.raises(ValueError, match="two recordings"):
-        summarize_seeds([[0.0, 1.0]], [0, 0])

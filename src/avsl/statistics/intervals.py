@@ -6,6 +6,7 @@ with several seeds, a mean score varies with both: with the seeds (weights and l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ class Summary:
     Attributes:
         mean: over seeds and samples.
         sd: standard deviation of the seeds' means; NaN with a single seed.
-        low: lower end of the interval.
+        low: lower end of the interval; NaN with a single recording.
         high: upper end.
         variances: from which the interval comes.
     """
@@ -123,7 +124,7 @@ def summarize_seeds(scores: ArrayLike, recordings: Sequence[Hashable], level: fl
     The interval holds for other seeds and other recordings: Student's t on the variance components of a two-way layout
     (seeds × recordings). Deviating from a bootstrap of both, as the percentiles of three resampled seeds cover the true
     mean in 3 of 4 cases where they promise 19 of 20. A 95 % interval of two seeds covers about 91 %. With a single seed
-    it holds for other recordings alone.
+    it holds for other recordings alone, and with a single recording its ends are NaN.
 
     Args:
         scores: (S, N), a row per seed, a column per test sample, or differences of two methods.
@@ -131,22 +132,21 @@ def summarize_seeds(scores: ArrayLike, recordings: Sequence[Hashable], level: fl
         level: of the interval, in (0, 1).
 
     Raises:
-        ValueError: there is no score, one is not finite, the lengths differ, there is a single recording, or ``level``
-            is not between 0 and 1.
+        ValueError: there is no score, one is not finite, the lengths differ, or ``level`` is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
     sums, counts = group_by_recording(np.asarray(scores, np.float64), recordings)
     n_seeds, n_recordings = sums.shape
-    if n_recordings == 1:
-        raise ValueError("an interval needs at least two recordings")
     means = sums.sum(1) / counts.sum()
+    mean, sd = float(means.mean()), float(means.std(ddof=1)) if n_seeds > 1 else math.nan
+    if n_recordings == 1:
+        return Summary(mean, sd, math.nan, math.nan, Variances(math.nan, math.nan, math.nan, n_seeds, 1))
     # What each recording contributes to a seed's mean, linearized, as recordings differ in their number of samples.
     parts = means[:, None] + (sums - means[:, None] * counts) * (n_recordings / counts.sum())
     variances = _variances(parts)
     error, freedom = variances.standard_error(n_seeds, n_recordings)
-    mean, half = float(means.mean()), float(error * stats.t.ppf((1 + level) / 2, freedom))
-    sd = float(means.std(ddof=1)) if n_seeds > 1 else float("nan")
+    half = float(error * stats.t.ppf((1 + level) / 2, freedom))
     return Summary(mean, sd, mean - half, mean + half, variances)
 
 
@@ -155,7 +155,7 @@ def _variances(parts: NDArray[np.float64]) -> Variances:
     n_seeds, n_recordings = parts.shape
     by_recording = float(parts.mean(0).var(ddof=1))
     if n_seeds == 1:
-        return Variances(float("nan"), by_recording, float("nan"), n_seeds, n_recordings)
+        return Variances(math.nan, by_recording, math.nan, n_seeds, n_recordings)
     rest = parts - parts.mean(0) - parts.mean(1, keepdims=True) + parts.mean()
     interaction = float((rest**2).sum() / ((n_seeds - 1) * (n_recordings - 1)))
     seeds = max(float(parts.mean(1).var(ddof=1)) - interaction / n_recordings, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,77 +16,101 @@ from avsl.statistics.intervals import Summary, group_by_recording, summarize_see
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-Verdict = Literal["better", "not told apart", "worse"]
+Verdict = Literal["better", "not told apart", "worse", "no verdict"]
 
 # Values permuted at a time.
 _BATCH = 1 << 22
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The paired difference of two methods, first − second.
+class Pair:
+    """Two methods over the seeds that both have.
 
     Attributes:
         first: a method.
         second: another.
-        difference: mean, SD over seeds and interval of the difference; the interval is of this pair alone.
-        p_value: of no difference, corrected for the number of pairs.
-        verdict: of the first about the second.
+        seeds: that both have.
+        difference: first − second: mean, SD over seeds and interval; the interval is of this pair alone.
+        p_value: of no difference, corrected for the number of pairs; of a single seed, of other recordings alone.
+        verdict: of the first about the second; none with a single seed, as that difference is of two trainings.
     """
 
     first: str
     second: str
+    seeds: Sequence[int]
     difference: Summary
     p_value: float
     verdict: Verdict
 
 
 def compare_pairs(
-    scores: Mapping[str, ArrayLike],
+    scores: Mapping[str, Mapping[int, ArrayLike]],
     recordings: Sequence[Hashable],
     level: float = 0.95,
     *,
     permutations: int = 4999,
     seed: int = 0,
-) -> list[Comparison]:
-    """Compare every pair of methods.
+) -> list[Pair]:
+    """Compare every pair of methods over the seeds that both have.
 
     A pair's p-value is the larger of two: whether the difference would be there on other recordings (a permutation test
     that swaps the two methods' scores of whole recordings, `scipy.stats.permutation_test`), and whether with other
     seeds and recordings (Student's t on the variance components of `summarize_seeds`). Holm's correction over the pairs
-    makes the chance of any wrong "better" or "worse" at most 1 − ``level``. With a single seed no two methods are told
-    apart: that difference is of two trainings.
+    makes the chance of any wrong "better" or "worse" at most 1 − ``level``.
 
     Args:
-        scores: by method (S, N), a row per seed and a column per test sample, the same for all methods.
+        scores: by method and seed (N,), one per test sample, the same samples for all.
         recordings: (N,) the recording of each sample.
         level: of the intervals and verdicts, in (0, 1).
-        permutations: per pair.
+        permutations: per pair, at least; more where the smallest p-value that they can give would not pass.
         seed: of the permutations.
 
     Returns:
-        A comparison per pair, in the order of the methods.
+        A comparison per pair, in the order of the methods; none of a pair without a common seed.
 
     Raises:
-        ValueError: the shapes differ, or a score is not finite; see also `summarize_seeds`.
+        ValueError: the numbers of samples differ, or a score is not finite; see also `summarize_seeds`.
     """
-    tables = {name: np.asarray(table, np.float64) for name, table in scores.items()}
-    shapes = {table.shape for table in tables.values()}
-    if len(shapes) > 1:
-        raise ValueError(f"the methods must have the same seeds and samples, got the shapes {sorted(shapes)}")
-    pairs = list(combinations(tables, 2))
+    common = {
+        (first, second): seeds
+        for first, second in combinations(scores, 2)
+        if (seeds := sorted(scores[first].keys() & scores[second].keys()))
+    }
+    permutations = max(permutations, math.ceil(4 * len(common) / (1 - level)))
     summaries, raw = [], []
-    for first, second in pairs:
-        paired = tables[first] - tables[second]
-        summaries.append(summarize_seeds(paired, recordings, level))
-        raw.append(max(_permutation_p(paired, recordings, permutations, seed), _t_p(summaries[-1])))
+    for (first, second), seeds in common.items():
+        ours, theirs = (np.stack([np.asarray(scores[m][s], np.float64) for s in seeds]) for m in (first, second))
+        if ours.shape != theirs.shape:
+            raise ValueError(
+                f"'{first}' and '{second}' must have the same samples, got {ours.shape[1]} and {theirs.shape[1]}"
+            )
+        summaries.append(summarize_seeds(ours - theirs, recordings, level))
+        raw.append(max(_permutation_p(ours - theirs, recordings, permutations, seed), _t_p(summaries[-1])))
     found = []
-    for (first, second), summary, p_value in zip(pairs, summaries, holm(raw).tolist(), strict=True):
-        verdict: Verdict = "not told apart"
-        if p_value <= 1 - level and summary.n_seeds > 1:
+    for (names, seeds), summary, p_value in zip(common.items(), summaries, holm(raw).tolist(), strict=True):
+        verdict: Verdict = "no verdict" if len(seeds) == 1 else "not told apart"
+        if p_value <= 1 - level and len(seeds) > 1:
             verdict = "better" if summary.mean > 0 else "worse"
-        found.append(Comparison(first, second, summary, p_value, verdict))
+        found.append(Pair(*names, seeds, summary, p_value, verdict))
     return found
+
+
+def untold_groups(pairs: Sequence[Pair]) -> list[list[str]]:
+    """The largest groups of methods of which no two are told apart, each of two or more, in the order of the pairs.
+
+    A method may be in several: a and b may not be told apart, nor b and c, although a is better than c.
+    """
+    near: dict[str, set[str]] = {}
+    for pair in pairs:
+        for one, other in ((pair.first, pair.second), (pair.second, pair.first)):
+            near.setdefault(one, set()).update({other} if pair.verdict == "not told apart" else ())
+    groups: set[frozenset[str]] = set()
+    for name, others in near.items():
+        grown = groups | {group & others | {name} for group in groups} | {frozenset([name])}
+        groups = {group for group in grown if not any(group < other for other in grown)}
+    order = list(near)
+    placed = sorted(sorted(map(order.index, group)) for group in groups if len(group) > 1)
+    return [[order[place] for place in group] for group in placed]
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -104,6 +129,8 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
 def _t_p(summary: Summary) -> float:
     variances = summary.variances
+    if variances.n_recordings == 1:
+        return 1.0
     error, freedom = variances.standard_error(variances.n_seeds, variances.n_recordings)
     if not error:
         return 1.0 if summary.mean == 0 else 0.0
