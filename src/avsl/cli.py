@@ -198,8 +198,24 @@ def _add_labels(labels: argparse.ArgumentParser) -> None:
     answers.add_argument(
         "--annotator", default="annotator", metavar="NAME", help="who annotated, where the file does not say"
     )
+    forecast = actions.add_parser(
+        "forecast",
+        help="say how many labels a score needs",
+        description="Fit the learning curve of every method that was evaluated with three numbers of labels or more, "
+        "and say how many labels a score needs and what more labels would bring.",
+    )
+    forecast.add_argument("--target", type=float, default=0.6, metavar="CIOU", help="default: %(default)s")
+    forecast.add_argument(
+        "--more", type=int, metavar="N", help="labels added to those there are (default: as many again)"
+    )
+    forecast.add_argument(
+        "--probe",
+        action="store_true",
+        help="first train the configured method on 1/4, 1/2 and all of the labels, where it was not",
+    )
     for action in (suggest, export):
         action.add_argument("--model", metavar="DIR|URI", help="an exported model folder, or models:/NAME@ALIAS")
+    for action in (suggest, export, forecast):
         action.add_argument(
             "overrides",
             nargs="*",
@@ -366,6 +382,10 @@ def _labels(options: argparse.Namespace) -> None:
         from avsl.labels.export import export
 
         export(options.overrides, options.to, options.model, options.out, options.labels)
+    elif options.action == "forecast":
+        from avsl.labels.forecast import forecast_labels
+
+        forecast_labels(options.overrides, options.target, options.more, options.probe)
     else:
         from avsl.labels.answers import import_answers
 
