@@ -10,27 +10,36 @@ from avsl.config.models import Config
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders of one configuration."""
+    """The folders of one configuration.
+
+    Attributes:
+        base: of all that follows training.
+        ratio: the label ratio.
+        method: a framework over an objective.
+        prepared: the prepared data set.
+        splits: the splits of that set.
+    """
 
     base: Path
     ratio: str
     method: str
+    prepared: Path
+    splits: Path
 
     @classmethod
     def of(cls, config: Config) -> Layout:
-        """The layout below ``root/<data set>``; a method is a framework over an objective."""
+        """The layout below ``root/<data set>`` or, for a variant, below ``variants`` there."""
         method = f"{config.framework.name}-{config.objective.name}"
-        return cls(config.root / config.data.name, str(float(config.split.label_ratio)), method)
-
-    @property
-    def prepared(self) -> Path:
-        """The prepared data set."""
-        return self.base / "prepared"
+        ratio, dag, variant = str(float(config.split.label_ratio)), config.root / config.data.name, config.variant
+        train, data, split = (
+            dag / "variants" / name if name else dag for name in (variant.train, variant.data, variant.split)
+        )
+        return cls(train, ratio, method, data / "prepared", split / "split")
 
     @property
     def split(self) -> Path:
         """The split's file."""
-        return self.base / "split" / f"{self.ratio}.json"
+        return self.splits / f"{self.ratio}.json"
 
     @property
     def train(self) -> Path:

@@ -74,7 +74,7 @@ def test_a_checkpoint(
     shutil.copytree(split_data, disk.folder / "synthetic")
     # The cached features lie beside the data, and would be what finds no room.
     asked = ["trainer.cache_features=false", f"tracking.uri=sqlite:///{split_data.parent / 'mlflow.db'}"]
-    assert main(["train", *asked]) == 0
+    assert main(["train", f"root={split_data.parent}", *asked]) == 0
     on_disk = [f"root={disk.folder}", *asked]
     saved: list[Path] = []
     replace = Path.replace

@@ -81,7 +81,7 @@ def test_steps_say_what_is_to_be_run_first(layout: _Where) -> None:
 
 def test_a_split_of_other_data_is_refused(layout: _Where) -> None:
     """Labels drawn from another version of the data set are never used."""
-    prepare(["data.synthetic.seed=1"])
+    prepare(["data.synthetic.seed=1", "root=outputs"])
     with pytest.raises(DataError, match=facts("split")):
         load_data(layout())
 
@@ -101,6 +101,38 @@ def test_labels_are_refused_where_the_ratio_is_out_of_range(project: Path) -> No
     """A ratio above 1 names its key."""
     with pytest.raises(ConfigError, match=r"^key 'split\.label_ratio' = 1\.5: "):
         train(["split.label_ratio=1.5"])
+
+
+@pytest.mark.slow
+def test_a_training_by_hand_leaves_the_result_of_params_yaml(layout: _Where, caplog: pytest.LogCaptureFixture) -> None:
+    """Other settings than params.yaml's go to a folder apart, which is named; ``root=`` puts them where it says."""
+    usual = ["framework=supervised"]
+    asked = [*usual, "trainer.epochs=1"]
+    here, apart = layout(*usual), layout(*asked)
+    run(usual)
+    before = {path: path.read_bytes() for path in here.base.rglob("*") if path.is_file()}
+    caplog.clear()
+    run(asked)
+    assert {path: path.read_bytes() for path in before} == before
+    assert RunRecord.load(apart.train).epochs == 1
+    assert (apart.evaluation / "metrics.json").is_file()
+    (said,) = {record.getMessage() for record in caplog.records if "params.yaml" in record.getMessage()}
+    assert all(word in said for word in ("trainer.epochs", str(apart.base), "root=outputs"))
+    run([*asked, "root=outputs"])
+    assert RunRecord.load(here.train).epochs == 1
+
+
+def test_data_and_splits_by_hand_leave_those_of_params_yaml(layout: _Where) -> None:
+    """Other settings of the data make another set and split, other settings of the split another split of the set."""
+    here = layout()
+    before = load_data(here)[1]
+    for asked in (["data.synthetic.seed=1"], ["split.seed=1"]):
+        apart = layout(*asked)
+        assert (apart.prepared == here.prepared) == (asked == ["split.seed=1"])
+        prepare(asked)
+        split(asked)
+        assert load_data(apart)[1].content_hash != before.content_hash
+        assert load_data(here)[1] == before
 
 
 @pytest.mark.slow

@@ -174,7 +174,7 @@ def test_another_delta_starts_again(
         train()
     (old,) = _runs()
     other = "framework.dmt.delta=0.2"
-    train([other])
+    train([other, "root=outputs"])
     assert says(caplog.text, layout().state / "last.ckpt")
     assert _outcome(layout()) == undisturbed(other)
     assert undisturbed(other) != undisturbed("framework=dmt")
@@ -198,7 +198,7 @@ def test_a_checkpoint_belongs_to_one_configuration_split_and_code(
     assert found("evaluate.batch_size=7", "tracking.system_metrics=true") == run_id
     for change in ("seed=1", "trainer.learning_rate=0.5", "augment.noise=0.5", "objective.ezvsl.temperature=0.5"):
         assert found(change) is None, change
-    split(["split.seed=1"])
+    split(["split.seed=1", "root=outputs"])
     assert find_checkpoint(checkpoint, identity(compose(), Split.load(layout().split))) is None
     monkeypatch.setattr(fit, "code_hash", lambda: "edited")
     assert found() is None
@@ -360,7 +360,7 @@ def test_a_skipped_step_changes_nothing_and_is_counted(
     monkeypatch.setattr(SemiModule, "training_step", at_its_start)
     monkeypatch.setattr(NonFiniteGuard, "on_train_batch_end", at_its_end)
     with _spoilt_at(1, 2):
-        train([*asked, "trainer.non_finite=skip", "trainer.epochs=1", "trainer.gradient_clip=0"])
+        train([*asked, "trainer.non_finite=skip", "trainer.epochs=1", "trainer.gradient_clip=0", "root=outputs"])
     for number, (before, after) in seen.items():
         kept = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
         if number in (1, 2):
@@ -498,7 +498,7 @@ def test_a_signal_ends_a_training_with_a_sentence_and_its_state_is_kept(
         "    return rows(self, number)\n"
         "StepLoader.rows = stopped\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
-        "sys.exit(main(['train', 'trainer.checkpoint_every=100', 'trainer.checkpoint_every_s=0']))\n"
+        "sys.exit(main(['train', 'trainer.checkpoint_every=100', 'trainer.checkpoint_every_s=0', 'root=outputs']))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr

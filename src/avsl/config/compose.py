@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import threading
@@ -36,6 +37,9 @@ _REGISTRIES: Mapping[str, Mapping[str, tuple[Any, type[StrictConfig]]]] = {
     "framework": FRAMEWORKS,
 }
 
+# What the path of a result says of it.
+_CELL = {"framework", "objective", "split.label_ratio", "seed"}
+
 # Hydra keeps its state in globals.
 _HYDRA = threading.Lock()
 
@@ -47,7 +51,8 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
     last. Values that params.yaml gives for one name (``framework.dmt``) apply only where that name is selected; its
     section ``tuned`` holds what sweeps have found, ``tuned.dmt.r03`` for DMT at a ratio of 0.03, and overrides its
     other sections there. An override that replaces a backbone or a kind of audio encoder leaves out the arguments of
-    the one before.
+    the one before. Where settings are not params.yaml's, and ``root`` is not among ``overrides``, the configuration's
+    `Variant` keeps the results out of the folders of the DAG's, whose stages always write there.
 
     Args:
         overrides: Hydra overrides (``framework=dmt``, ``split.label_ratio=0.1``).
@@ -57,8 +62,24 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
         ConfigError: an override or params.yaml names an unknown key or choice, or a value is out of range.
     """
     project = project or project_root()
+    overrides, asked = parse_overrides(overrides)
+    config = _compose(overrides, project)
+    keys = {override.key_or_group for override in asked}
+    if keys <= _CELL or "root" in keys or "DVC_STAGE" in os.environ:
+        return config
+    names = {"framework": config.framework.name, "objective": config.objective.name}
+    cell = names | {"split.label_ratio": config.split.label_ratio, "seed": config.seed}
+    try:
+        plain = _compose([as_override(key, value) for key, value in cell.items()], project)
+    except ConfigError:  # params.yaml is not complete without the overrides, so nothing is made by it alone
+        return config
+    if plain.data.name != config.data.name:
+        return config
+    return config.model_copy(update={"variant": config.variant_of(plain)})
+
+
+def _compose(overrides: Sequence[str], project: Path) -> Config:
     params = _read_project(project)
-    overrides, _ = parse_overrides(overrides)
     try:
         # First which choices are made, by params.yaml, an experiment or the command line; then with their values.
         chosen = _hydra(project, params, {}, overrides)

@@ -159,6 +159,22 @@ def _choice(registry: Mapping[str, tuple[Any, type[StrictConfig]]], what: str) -
     return BeforeValidator(read)
 
 
+class Variant(StrictConfig):
+    """Folders apart for what a person asks for with other settings than params.yaml's; empty for the DAG's own.
+
+    Attributes:
+        data: of the prepared set.
+        split: of the split.
+        train: of the training and all after it.
+        keys: the settings that differ.
+    """
+
+    data: str = ""
+    split: str = ""
+    train: str = ""
+    keys: tuple[str, ...] = ()
+
+
 class Config(StrictConfig):
     """One run's configuration.
 
@@ -174,6 +190,7 @@ class Config(StrictConfig):
         trainer: optimization.
         evaluate: evaluation.
         tracking: MLflow.
+        variant: where the results lie; `avsl.config.compose.compose` fills it.
     """
 
     seed: int = Field(0, ge=0)
@@ -187,6 +204,7 @@ class Config(StrictConfig):
     trainer: TrainerConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
+    variant: Variant = Variant()
 
     def training_hash(self) -> str:
         """SHA-256 of all that decides a training's result, apart from the data and the code.
@@ -194,13 +212,41 @@ class Config(StrictConfig):
         `trainer.non_finite` is no part of it: no checkpoint is written after a step that it decides on unless that step
         was skipped, so what stopped may go on with ``skip``.
         """
-        decisive = without_resumable_keys(
-            self.model_dump(mode="json", exclude={"root", "data", "evaluate", "tracking"})
+        decisive = without_resumable_keys(self.model_dump(mode="json", exclude={"data", "evaluate", "tracking"}))
+        return digest(decisive)
+
+    def variant_of(self, plain: Config) -> Variant:
+        """Where this configuration's results lie, where those of ``plain`` lie in the DAG's own folders.
+
+        What is the same in both is shared; which framework, objective, label ratio and seed they are of says the path.
+        """
+        here, there = (
+            without_resumable_keys(config.model_dump(mode="json", exclude={"evaluate", "tracking"}))
+            for config in (self, plain)
         )
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+        differing = differing_values(here, there)
+        names = []
+        for sections in (("data",), ("data", "split"), tuple(here)):
+            found = {key: value for key, value in differing.items() if key.partition(".")[0] in sections}
+            names.append(digest(found)[:8] if found else "")
+        return Variant(data=names[0], split=names[1], train=names[2], keys=tuple(differing))
 
 
 def without_resumable_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration's values less what may differ between a training and its continuation."""
     trainer = {key: value for key, value in values["trainer"].items() if key != "non_finite"}
-    return {key: value for key, value in values.items() if key != "root"} | {"trainer": trainer}
+    return {key: value for key, value in values.items() if key not in ("root", "variant")} | {"trainer": trainer}
+
+
+def differing_values(here: Any, there: Any, key: str = "") -> dict[str, Any]:
+    """What ``here`` has other than ``there``, by dotted key; None for what it lacks."""
+    if isinstance(here, Mapping) and isinstance(there, Mapping):
+        keys = dict.fromkeys([*here, *there])
+        inner = (differing_values(here.get(k), there.get(k), f"{key}.{k}".strip(".")) for k in keys)
+        return {name: value for found in inner for name, value in found.items()}
+    return {} if here == there else {key: here}
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avsl.data.prepared.reader import PreparedData
+from avsl.paths import Layout
 from avsl.records import EvaluationRecord, RunRecord
 
 
@@ -45,13 +46,13 @@ class Comparison:
     """All evaluated models of a data set.
 
     Attributes:
-        base: the data set's folder of outputs.
+        layout: where all of it lies.
         cells: the evaluations, by label ratio, framework and objective; at least one.
         rows: of the comparison's table.
         baselines: test CIoU in per cent of what needs no model, by name.
     """
 
-    base: Path
+    layout: Layout
     cells: Sequence[Cell]
     rows: Sequence[Mapping[str, Any]]
     baselines: Mapping[str, float]
@@ -59,7 +60,7 @@ class Comparison:
     @cached_property
     def data(self) -> PreparedData:
         """The prepared data set."""
-        return PreparedData.open(self.base / "prepared")
+        return PreparedData.open(self.layout.prepared)
 
     @property
     def models(self) -> list[str]:
@@ -78,7 +79,7 @@ class Comparison:
 
     def folder(self, stage: str, cell: Cell) -> Path:
         """What a stage (``train``, ``evaluate``) has left of a cell."""
-        return self.base / stage / str(cell.label_ratio) / f"{cell.scores.framework}-{cell.scores.objective}"
+        return self.layout.base / stage / str(cell.label_ratio) / f"{cell.scores.framework}-{cell.scores.objective}"
 
     def curves(self, cell: Cell) -> list[dict[str, str]]:
         """The epochs of a cell's training, values as they were written; empty where an epoch has none."""

@@ -52,7 +52,7 @@ def report(overrides: Sequence[str] = ()) -> None:
         raise DataError(f"{layout.base / 'evaluate'} holds no evaluation: run the evaluations first")
     rows = _rows(cells)
     baselines = {_TITLES[name]: 100 * b["ciou"] for name, b in cells[0].scores.baselines.items() if "ciou" in b}
-    comparison = Comparison(layout.base, cells, rows, baselines)
+    comparison = Comparison(layout, cells, rows, baselines)
     _write_csv(layout.report / "comparison.csv", rows)
     write_text(layout.report / "comparison.md", _markdown(rows))
     _write_csv(layout.report / "subsets.csv", _subsets(cells))

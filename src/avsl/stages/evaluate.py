@@ -57,7 +57,8 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     log_evaluation(run, scores, layout.evaluation, config.trainer.epochs)
     for caveat in scores.caveats:
         log.warning("%s at %s: %s", layout.method, layout.ratio, caveat)
-    log.info("%s at %s: %s (%s)", layout.method, layout.ratio, headline(scores.test), scores.test.coverage)
+    found = headline(scores.test)
+    log.info("%s at %s: %s (%s), in %s", layout.method, layout.ratio, found, scores.test.coverage, layout.evaluation)
 
 
 def headline(test: PartScores) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avsl.config.compose import compose
+from avsl.config.models import Config
 from avsl.data.datasets import make_prepared
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split, make_split
@@ -19,9 +20,21 @@ from avsl.storage import is_remote, local_root
 log = logging.getLogger(__name__)
 
 
+def say_where(config: Config, folder: Path) -> None:
+    """Say that settings which are not params.yaml's have their results in ``folder``, apart from the DAG's."""
+    log.warning(
+        "%s: not as in params.yaml, so results go to %s; root=%s puts them in the place of params.yaml's",
+        ", ".join(config.variant.keys),
+        folder,
+        config.root,
+    )
+
+
 def prepare(overrides: Sequence[str] = ()) -> None:
     """Make the prepared data set; a root on S3 is mirrored in ``<root>/cache`` first."""
     config = compose(overrides)
+    if config.variant.data:
+        say_where(config, Layout.of(config).prepared.parent)
     settings = fetched(config.data.settings, config.root / "cache")
     manifest = make_prepared(config.data.name, settings, Layout.of(config).prepared, os.cpu_count() or 1)
     wanted = manifest.expected
@@ -49,6 +62,8 @@ def split(overrides: Sequence[str] = ()) -> None:
     """
     config = compose(overrides)
     layout = Layout.of(config)
+    if config.variant.split:
+        say_where(config, layout.splits.parent)
     data = PreparedData.open(layout.prepared)
     _check_parts(data, config.data.name)
     made = make_split(data, config.split)

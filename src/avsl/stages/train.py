@@ -22,7 +22,7 @@ from avsl.models import save_exported
 from avsl.models.hashing import hash_model
 from avsl.paths import Layout
 from avsl.records import RunRecord, ValidationScores
-from avsl.stages.prepare import load_data
+from avsl.stages.prepare import load_data, say_where
 from avsl.tracking.runs import Recorder, RunTags, git_commit, start_or_resume_run
 from avsl.tracking.store import open_store
 from avsl.training.checkpoint import find_checkpoint
@@ -37,6 +37,8 @@ def train(overrides: Sequence[str] = ()) -> None:
     config = compose(overrides)
     check_accelerator(config.trainer)
     layout = Layout.of(config)
+    if config.variant.train:
+        say_where(config, layout.base)
     data, drawn = load_data(layout)
     if (former := RunRecord.find(layout.train)) is not None and former.config_hash != config.training_hash():
         # DVC empties the folder of a stage that it runs, so this is a training by hand.
@@ -95,9 +97,8 @@ def train_and_export(
     description = describe_model(module.ensemble(), data, threshold, choose_presence(maps), config.data.name)
     shutil.rmtree(layout.train, ignore_errors=True)
     save_exported(layout.train / "model", module.ensemble(), description)
-    write_text(
-        layout.train / "config.yaml", yaml.safe_dump(config.model_dump(mode="json", exclude={"root"}), sort_keys=False)
-    )
+    settings = config.model_dump(mode="json", exclude={"root", "variant"})
+    write_text(layout.train / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     write_history(layout.train / "curves.csv", epochs.history)
     run.log_epoch({"validation/ciou": validation.ciou, "validation/auc": validation.auc}, len(epochs.history))
     run.log_folder(layout.train)

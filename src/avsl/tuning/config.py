@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from avsl.config.compose import as_override, compose, compose_group, parse_overrides
-from avsl.config.models import Config
+from avsl.config.models import Config, Variant
 from avsl.files import project_root
 from avsl.frameworks import FRAMEWORKS
 from avsl.schema import ConfigError, StrictConfig, lookup
@@ -145,7 +145,8 @@ class Request:
 
     def config(self, framework: str, values: Mapping[str, Value]) -> Config:
         """The configuration of a trial; without values, the default."""
-        return compose(self.searched(framework, values), self.project)
+        # A search's own folders keep its results out of the DAG's.
+        return compose(self.searched(framework, values), self.project).model_copy(update={"variant": Variant()})
 
     def defaults(self, framework: str) -> dict[str, Value]:
         """The values that are searched as they are without a search.

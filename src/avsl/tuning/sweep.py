@@ -14,7 +14,7 @@ from typing import Any
 
 from avsl.build import steps_per_epoch
 from avsl.config.compose import as_override, compose
-from avsl.config.models import Config
+from avsl.config.models import Config, differing_values
 from avsl.config.plugins import loaded_plugins
 from avsl.console import print_table
 from avsl.data.splits import Split
@@ -258,7 +258,7 @@ class _Search:
         asked = [f"framework={best.framework}", f"split.label_ratio={self.request.label_ratio}"]
         here = compose(asked, self.request.project).model_dump(mode="json")
         there = self.request.config(best.framework, best.values).model_dump(mode="json")
-        if differing := sorted(_differing(here, there, "")):
+        if differing := sorted(differing_values(here, there)):
             log.warning("but the sweep had other values than it of %s", ", ".join(differing))
 
     def _record(self, study: Study, records: Records, interrupted: bool) -> None:
@@ -290,13 +290,6 @@ class _Search:
 def _as_json(value: Any) -> Any:
     """With lists where there are tuples, as it will be read back."""
     return json.loads(json.dumps(value))
-
-
-def _differing(here: Any, there: Any, key: str) -> list[str]:
-    if isinstance(here, Mapping) and isinstance(there, Mapping):
-        keys = here.keys() | there.keys()
-        return [name for k in keys for name in _differing(here.get(k), there.get(k), f"{key}.{k}".strip("."))]
-    return [] if here == there else [key]
 
 
 def _print(trials: Sequence[Trial], title: str) -> None:

@@ -20,7 +20,7 @@ _LEFT_OUT: Final = (
 
 def data_card(comparison: Comparison) -> Section:
     """Rows by part, labels by ratio, and what was left out."""
-    base, data = comparison.base, comparison.data
+    layout, data = comparison.layout, comparison.data
     manifest = data.manifest
     listed = manifest.expected or manifest.counts
     annotated = Counter(data.parts[data.annotated].tolist())
@@ -32,7 +32,7 @@ def data_card(comparison: Comparison) -> Section:
             for part, held in ((part, manifest.counts.get(part, 0)) for part in PARTS if part in listed)
         ],
     )
-    splits = [Split.load(base / "split" / f"{float(ratio)}.json") for ratio in comparison.label_ratios]
+    splits = [Split.load(layout.splits / f"{float(ratio)}.json") for ratio in comparison.label_ratios]
     labels = [
         [format_ratio(split.label_ratio)]
         + [str(len(ids)) for ids in (split.labeled, split.unlabeled, split.validation)]
@@ -47,7 +47,7 @@ def data_card(comparison: Comparison) -> Section:
         f"{manifest.image_size} by {manifest.image_size} px, {manifest.n_samples_audio / manifest.sample_rate:g} s of "
         f"sound at {manifest.sample_rate:,} Hz. Content hash {manifest.content_hash}.",
     ]
-    files = [base / "prepared" / name for name, _, _ in _LEFT_OUT]
+    files = [layout.prepared / name for name, _, _ in _LEFT_OUT]
     if not any(path.is_file() for path in files):
         paragraphs.append("The set is generated: no list names its rows, so none is missing, quarantined or leaked.")
     for path, (name, column, title) in zip(files, _LEFT_OUT, strict=True):

@@ -31,7 +31,8 @@ def galleries(comparison: Comparison) -> Section:
         for model, (others, _, _) in maps.items():
             if others != ids:
                 raise DataError(
-                    f"{comparison.base}: at {ratio} '{model}' was evaluated on other validation rows: run it again"
+                    f"{comparison.layout.base}: at {ratio} '{model}' was evaluated on other validation rows: "
+                    "run it again"
                 )
         scores = np.stack([ciou for _, _, ciou in maps.values()])
         rows = []
