@@ -468,7 +468,8 @@ def test_a_method_that_would_never_start_is_refused(asked: list[str], key: str, 
     """A warm-up as long as the training names its key and the training's 3 steps."""
     with pytest.raises(TrainingError, match=facts(key, "3 steps")):
         train(["trainer.epochs=1", *asked])
-    assert not layout(*asked).train.exists()
+    assert not layout("trainer.epochs=1", *asked).train.exists()
+    assert not _runs()
 
 
 @pytest.mark.slow

@@ -188,14 +188,14 @@ def test_nobody_is_judged_before_the_longest_warm_up_that_a_trial_can_have(reque
 
     def first(*overrides: str, steps_per_epoch: int) -> int:
         request = requests("framework=dmt,xpl", *overrides)
-        settings = {f: request.config(f, {}).framework.settings for f in ("dmt", "xpl")}
-        return first_rung(request, settings, steps_per_epoch, epochs=4)
+        return first_rung(request, {f: request.config(f, {}) for f in ("dmt", "xpl")}, steps_per_epoch)
 
     assert first(steps_per_epoch=8) == 2
     assert first(steps_per_epoch=7) == 3
     assert first("framework.xpl.warmup_steps=20", steps_per_epoch=8) == 4
     assert first("framework.dmt.warmup_steps=4", "framework.xpl.warmup_steps=0", steps_per_epoch=4) == 2
     assert first("framework.xpl.warmup_steps=0.5", steps_per_epoch=8) == 3
+    assert first("objective=fnac", "objective.fnac.warmup_steps=20", steps_per_epoch=8) == 4
 
 
 def test_poor_trials_are_stopped_after_the_warm_up_and_defaults_never(requests: Callable[..., Request]) -> None:

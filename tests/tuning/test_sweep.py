@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from avsl.stages.prepare import split
 from avsl.stages.train import train
 from avsl.storage import StorageError, download
 from avsl.tracking.store import Store, open_store
+from avsl.training.errors import TrainingError
 from avsl.training.loop import identity
 from avsl.tuning.records import Records
 from avsl.tuning.study import SweepError
@@ -330,6 +332,19 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
     assert runs[str(failed["number"])].info.status == "FAILED"
     assert runs[str(failed["number"])].data.tags["stop_reason"] == failed["reason"]
     nodes.remove_node(node)
+
+
+@pytest.mark.parametrize(
+    "key", ["framework.dmt.warmup_steps", "framework.xpl.warmup_steps", "objective.fnac.warmup_steps"]
+)
+def test_a_warm_up_that_outlasts_a_trial_is_refused_before_the_first(
+    key: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any framework that competes, and of the objective."""
+    monkeypatch.setattr("avsl.tuning.sweep.cluster", lambda tune: nullcontext())
+    with pytest.raises(TrainingError, match=rf"^{re.escape(key)} = 200, but the training has \d+ steps"):
+        sweep(["tune=small", f"objective={'fnac' if 'fnac' in key else 'ezvsl'}", f"{key}=200"])
+    assert not list(project.rglob("study.db"))
 
 
 def test_a_cluster_that_is_not_there_is_told_at_once(project: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from avsl.build import code_hash, describe_model
+from avsl.build import code_hash, describe_model, steps_per_epoch
 from avsl.config.compose import compose
 from avsl.config.models import Config, without_resumable_keys
 from avsl.data.prepared.reader import PreparedData
@@ -27,7 +27,7 @@ from avsl.tracking.runs import Recorder, RunTags, git_commit, start_or_resume_ru
 from avsl.tracking.store import open_store
 from avsl.training.checkpoint import find_checkpoint
 from avsl.training.logger import write_history
-from avsl.training.loop import check_accelerator, fit_on_all_devices, identity, sole_training
+from avsl.training.loop import check_accelerator, check_warm_ups, fit_on_all_devices, identity, sole_training
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def train(overrides: Sequence[str] = ()) -> None:
             former.epochs,
         )
     # Before a run is opened: a training that is refused leaves none.
+    check_warm_ups(config, steps_per_epoch(config, drawn) * config.trainer.epochs)
     with sole_training(layout.checkpoint):
         store = open_store(config.tracking, config.root)
         run_id = find_checkpoint(layout.checkpoint, identity(config, drawn))

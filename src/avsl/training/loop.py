@@ -150,7 +150,7 @@ def _fit_on_one_device(
     reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
     per_epoch = steps_per_epoch(config, split)
     total_steps = per_epoch * config.trainer.epochs
-    _check_warm_ups(config, total_steps)
+    check_warm_ups(config, total_steps)
     module = SemiModule(config, total_steps)
     loader = make_loader(config, reader, split, module.framework, rank)
     settings = config.trainer
@@ -226,17 +226,24 @@ def _end(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(_SIGTERM_CODE)
 
 
-def _check_warm_ups(config: Config, steps: int) -> None:
+def warm_ups(config: Config, steps: int) -> dict[str, int]:
+    """Steps in which the objective and the framework do not work yet, by key, in a training of ``steps``."""
+    found = {}
+    for axis, choice in (("objective", config.objective), ("framework", config.framework)):
+        found[f"{axis}.{choice.name}.warmup_steps"] = getattr(choice.settings.in_steps(steps), "warmup_steps", 0)
+    return found
+
+
+def check_warm_ups(config: Config, steps: int) -> None:
     """Refuse a training that ends before its method starts: it would train another, simpler method.
 
     Raises:
         TrainingError: names the key, both numbers and the way out.
     """
-    for axis, choice in (("objective", config.objective), ("framework", config.framework)):
-        wait = getattr(choice.settings.in_steps(steps), "warmup_steps", 0)
+    for key, wait in warm_ups(config, steps).items():
         if wait >= steps:
-            key = f"{axis}.{choice.name}.warmup_steps"
+            name = key.split(".")[1]
             raise TrainingError(
-                f"{key} = {wait}, but the training has {steps} steps: {choice.name} would never start; "
+                f"{key} = {wait}, but the training has {steps} steps: {name} would never start; "
                 f"train for longer, or give a share of the training, such as {key}=0.25"
             )

@@ -29,7 +29,8 @@ from ray.tune import Callback, Stopper
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from avsl.schema import StrictConfig
+from avsl.config.models import Config
+from avsl.training.loop import warm_ups
 from avsl.tuning.config import ASHAConfig, Request, TrialResources, TuneConfig
 from avsl.tuning.study import Study, SweepError, Trial
 from avsl.tuning.trial import run_trial
@@ -123,22 +124,20 @@ def _check_room(asked: TrialResources) -> None:
         )
 
 
-def first_rung(request: Request, configs: Mapping[str, StrictConfig], steps_per_epoch: int, epochs: int) -> int:
+def first_rung(request: Request, configs: Mapping[str, Config], steps_per_epoch: int) -> int:
     """The first epoch after which a trial may be stopped: the longest warm-up, and the grace after it.
 
     Args:
         request: the search.
-        configs: each framework's default settings.
+        configs: each framework's trial without searched values.
         steps_per_epoch: steps of an epoch.
-        epochs: of a whole training.
     """
     longest = 0
-    for framework, settings in configs.items():
-        searched = request.space(framework).get(f"framework.{framework}.warmup_steps")
-        ends = searched.ends() if searched else [getattr(settings, "warmup_steps", 0)]
-        for end in ends:
-            ended = settings.model_copy(update={"warmup_steps": end}).in_steps(steps_per_epoch * epochs)
-            longest = max(longest, getattr(ended, "warmup_steps", 0))
+    for framework, plain in configs.items():
+        searched = {key: of.ends() for key, of in request.space(framework).items() if key.endswith(".warmup_steps")}
+        ended = [request.config(framework, {key: end}) for key, ends in searched.items() for end in ends]
+        for config in ended or [plain]:
+            longest = max(longest, *warm_ups(config, steps_per_epoch * config.trainer.epochs).values())
     scheduler = request.tune.scheduler or ASHAConfig()
     return -(-longest // steps_per_epoch) + scheduler.grace
 

@@ -27,6 +27,7 @@ from avsl.stages.register import decide, read_candidates
 from avsl.storage import StorageError, upload
 from avsl.tracking.runs import git_commit
 from avsl.tracking.store import TrackingError
+from avsl.training.loop import check_warm_ups
 from avsl.tuning.apply import apply
 from avsl.tuning.config import Request, read_requests
 from avsl.tuning.execution import Interrupt, cluster, execute, first_rung, make_scheduler
@@ -108,6 +109,9 @@ class _Search:
     def _run(self, drawn: Split, interrupt: Interrupt) -> str:
         frameworks = self.request.tune.frameworks
         plain = {f: self.request.config(f, {}) for f in frameworks}
+        per_epoch = steps_per_epoch(self.config, drawn)
+        for config in plain.values():
+            check_warm_ups(config, per_epoch * config.trainer.epochs)
         space = {f: {k: d.model_dump() for k, d in self.request.space(f).items()} for f in frameworks}
         decisive = {"root", "evaluate", "tracking"}
         stated = {
@@ -121,8 +125,7 @@ class _Search:
         if tune.results:
             self._publish(None)
         epochs = self.config.trainer.epochs
-        settings = {f: config.framework.settings for f, config in plain.items()}
-        first = first_rung(self.request, settings, steps_per_epoch(self.config, drawn), epochs)
+        first = first_rung(self.request, plain, per_epoch)
         stops = tune.scheduler is not None and first < epochs
         log.info(
             "label ratio %s: %d trials of %s to go, in %s; %s",
