@@ -348,6 +348,25 @@ def test_another_backbone_leaves_the_presets_arguments_behind(project: Path) -> 
     assert audio == WaveformEncoderConfig()
 
 
+def test_a_backbone_of_params_yaml_replaces_the_presets_arguments(write: Write) -> None:
+    """Its own arguments apply; the same backbone keeps the preset's; the command line has the last word."""
+    project = write({"model": {"image": {"backbone": "resnet18"}}})
+    assert compose([], project).model.image.backbone_args == {}
+    assert compose(["model=resnet18", "model.dim=16"], project).model.dim == 16
+    own = {"backbone": "resnet18", "backbone_args": {"stem_width": 8, "channels": [8, 8, 8, 8]}}
+    project = write({"model": {"image": own}})
+    assert compose([], project).model.image.backbone_args == own["backbone_args"]
+    assert compose(["model.image.backbone=resnet26"], project).model.image.backbone_args == {}
+    assert compose(["model.image.backbone_args.stem_width=16"], project).model.image.backbone_args["stem_width"] == 16
+    plain = compose([], write({})).model.image
+    same = compose([], write({"model": {"image": {"backbone": plain.backbone}}})).model.image
+    assert same.backbone_args == plain.backbone_args != {}
+    project = write({"model": {"audio": {"kind": "waveform", "channels": [8, 8]}}})
+    audio = compose([], project).model.audio
+    assert isinstance(audio, WaveformEncoderConfig)
+    assert audio.channels == (8, 8)
+
+
 def test_paths_start_at_the_project_from_any_folder_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs and the data set's folder; a training in a subfolder continues the one in the project's."""
     (tmp_path / "params.yaml").write_text("seed: 0")

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +40,9 @@ _REGISTRIES: Mapping[str, Mapping[str, tuple[Any, type[StrictConfig]]]] = {
 # What the path of a result says of it.
 _CELL = {"framework", "objective", "split.label_ratio", "seed"}
 
+# Settings of a model that others belong to.
+_REPLACING = re.compile(r"model\..*\b(backbone|kind)")
+
 # Hydra keeps its state in globals.
 _HYDRA = threading.Lock()
 
@@ -50,9 +53,9 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
     Hydra composes the files of `conf_folders`; params.yaml names one of each group and sets values; ``overrides`` come
     last. Values that params.yaml gives for one name (``framework.dmt``) apply only where that name is selected; its
     section ``tuned`` holds what sweeps have found, ``tuned.dmt.r03`` for DMT at a ratio of 0.03, and overrides its
-    other sections there. An override that replaces a backbone or a kind of audio encoder leaves out the arguments of
-    the one before. Where settings are not params.yaml's, and ``root`` is not among ``overrides``, the configuration's
-    `Variant` keeps the results out of the folders of the DAG's, whose stages always write there.
+    other sections there. Where params.yaml or an override replaces a backbone or a kind of audio encoder, the arguments
+    of the one before are left out. Where settings are not params.yaml's, and ``root`` is not among ``overrides``, the
+    configuration's `Variant` keeps the results out of the folders of the DAG's, whose stages always write there.
 
     Args:
         overrides: Hydra overrides (``framework=dmt``, ``split.label_ratio=0.1``).
@@ -172,6 +175,15 @@ def as_override(key: str, value: Any) -> str:
     return f"{key}='{escaped}'"
 
 
+def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The values of a section, by dotted key."""
+    if isinstance(value, Mapping):
+        for inner, what in value.items():
+            yield from leaves(f"{key}.{inner}", what)
+    else:
+        yield key, value
+
+
 def _plain(tree: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     if not isinstance(plain, dict):
@@ -234,22 +246,38 @@ def _names(group: str, project: Path) -> dict[str, None]:
 def _replaced_arguments(
     project: Path, params: Mapping[str, Any], values: Mapping[str, Any], overrides: Sequence[str]
 ) -> list[str]:
-    """Overrides that delete what belongs to a backbone, or to a kind of audio encoder, that ``overrides`` replace."""
+    """Overrides that delete what belongs to a backbone, or to a kind of audio encoder, that is replaced.
+
+    It is replaced by ``values``, which may have arguments for the new one, or by ``overrides``.
+    """
     asked = list(zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True))
-    chosen = {o.key_or_group: o for _, o in asked if re.fullmatch(r"model\..*\b(backbone|kind)", o.key_or_group)}
-    if not chosen:
+    typed = {o.key_or_group: o.value() for _, o in asked if _REPLACING.fullmatch(o.key_or_group)}
+    stated = dict(leaves("model", values.get("model") or {}))
+    written = {key: value for key, value in stated.items() if _REPLACING.fullmatch(key)}
+    if not typed and not written:
         return []
     groups = [text for text, o in asked if o.key_or_group in (*GROUPS, "experiment")]
-    before = _hydra(project, params, values, groups)
-    replaced: list[str] = []
+    by_command = _belonging(typed, _hydra(project, params, values, groups))
+    by_file = _belonging(written, _hydra(project, params, {}, groups)) if written else []
+    found = [f"~{inner}" for inner in by_command]
+    for inner in by_file:
+        if not any(f"{inner}.".startswith(f"{other}.") for other in by_command):
+            kept = [as_override(key, value) for key, value in stated.items() if key.startswith(f"{inner}.")]
+            found += [f"~{inner}", *(f"++{text}" for text in kept)]
+    return found
+
+
+def _belonging(chosen: Mapping[str, Any], before: DictConfig) -> list[str]:
+    """The sections of a tree that belong to backbones and kinds other than the ``chosen`` ones."""
+    found: list[str] = []
     for key in sorted(chosen, reverse=True):  # an encoder's kind comes before its backbone
         section, _, setting = key.rpartition(".")
         inner = section if setting == "kind" else f"{section}.backbone_args"
         default = "spectrogram" if setting == "kind" else None
-        changed = OmegaConf.select(before, key, default=default) != chosen[key].value()
-        if changed and f"~{section}" not in replaced and OmegaConf.select(before, inner) is not None:
-            replaced.append(f"~{inner}")
-    return replaced
+        changed = OmegaConf.select(before, key, default=default) != chosen[key]
+        if changed and section not in found and OmegaConf.select(before, inner) is not None:
+            found.append(inner)
+    return found
 
 
 def _compose_with(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from avsl.config.compose import as_override, compose, compose_group, parse_overrides
+from avsl.config.compose import as_override, compose, compose_group, leaves, parse_overrides
 from avsl.config.models import Config, Variant
 from avsl.files import project_root
 from avsl.frameworks import FRAMEWORKS
@@ -226,12 +226,5 @@ def _stated(settings: Mapping[str, Any], made: Mapping[str, Sequence[str]]) -> I
     for section, values in settings.items():
         for key, value in values.items():
             if section not in made or key in made[section]:
-                yield from _flat(f"{section}.{key}", value)
-
-
-def _flat(key: str, value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for inner, what in value.items():
-            yield from _flat(f"{key}.{inner}", what)
-    else:
-        yield as_override(key, value)
+                for name, leaf in leaves(f"{section}.{key}", value):
+                    yield as_override(name, leaf)
