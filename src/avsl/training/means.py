@@ -1,4 +1,4 @@
-"""Means over an epoch of what steps measure."""
+"""Epoch means of what training steps measure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torchmetrics import MeanMetric
 from avsl.distributed import gather
 from avsl.functional.geometry import warp
 from avsl.functional.pseudo_labels import mask_iou, to_grid
-from avsl.types import PseudoLabels
+from avsl.types import PseudoLabels, SemiBatch, StepOutput
 
-# What one step has measured: a value, and how much it counts in the mean.
+# A measured value, and its weight in the mean.
 Weighted = tuple[Tensor, Tensor]
 
 
 class RunningMeans(nn.Module):
-    """Weighted means by name; part of the state, so that a resumed epoch has the means of the uninterrupted one.
+    """Weighted means by name, kept in checkpoints, so that a resumed epoch has the means of the uninterrupted one.
 
-    No value is read before `compute`: reading makes a step wait for the device.
+    No value is read before `compute`, because reading one waits for the device.
     """
 
     def __init__(self) -> None:
@@ -32,15 +32,15 @@ class RunningMeans(nn.Module):
         """Add one step's values of all processes.
 
         Args:
-            values: scalars by name, the same names in every process.
-            finite: () bool; a step that is not finite does not count.
+            values: scalars by name; all processes give the same names.
+            finite: () bool; a step that is not finite has weight 0.
         """
         pairs = torch.stack([torch.stack([value.float(), weight.float()]) for value, weight in values.values()])
         for name, pair in zip(values, torch.where(finite, gather(pairs.unsqueeze(0)), 0.0).unbind(1), strict=True):
             self._metric(name).to(pair.device).update(pair[:, 0], pair[:, 1])
 
     def compute(self) -> dict[str, float]:
-        """The means of all names that count at all; they start again."""
+        """The means with a positive weight; resets all of them."""
         means = {}
         for name in self.metrics:
             metric = self._metric(name)
@@ -51,7 +51,7 @@ class RunningMeans(nn.Module):
 
     def _metric(self, name: str) -> MeanMetric:
         if name not in self.metrics:
-            # Every process adds all processes' values: there is nothing to synchronize.
+            # Every process adds the values of all processes, so nothing is left to synchronize.
             metric = MeanMetric(nan_strategy="disable", sync_on_compute=False)
             metric.persistent(True)
             self.metrics[name] = metric
@@ -64,14 +64,29 @@ class RunningMeans(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def measure_step(output: StepOutput, batch: SemiBatch, truth: Tensor | None) -> dict[str, Weighted]:
+    """The values that a step logs: its loss terms, and the quality of its pseudo-labels.
+
+    Args:
+        output: the framework's.
+        batch: the views of the step.
+        truth: (B, H, W) hidden masks of the unlabeled rows; None where they are unknown.
+    """
+    terms = {"loss": output.loss.total.detach(), **output.loss.parts}
+    measured = {f"train/{name}": (value, torch.ones_like(value)) for name, value in terms.items()}
+    if output.pseudo is not None and batch.unlabeled is not None and batch.unlabeled.weak is not None:
+        measured |= pseudo_label_quality(output.pseudo, truth, batch.unlabeled.weak.geometry)
+    return measured
+
+
 @torch.no_grad()
 def pseudo_label_quality(pseudo: PseudoLabels, truth: Tensor | None, geometry: Tensor) -> dict[str, Weighted]:
-    """Acceptance and agreement; against the hidden truth, the accepted labels' precision, recall and IoU.
+    """Acceptance rate and agreement; precision, recall and IoU of the accepted labels against the hidden truth.
 
     Args:
         pseudo: labels in the weak view.
-        truth: (B, H, W) masks in the frames' geometry; None where they are not known.
-        geometry: (B, 2, 3), the weak view's.
+        truth: (B, H, W) masks in the frames' geometry; None where they are unknown.
+        geometry: (B, 2, 3) of the weak view.
     """
     accepted = pseudo.accepted.float()
     found = {"acceptance": (accepted.mean(), accepted.new_ones(()))}
