@@ -15,6 +15,7 @@ from avsl.objectives.ezvsl import EZVSLConfig
 from avsl.objectives.fnac import FNACConfig
 from avsl.objectives.lvs import LVSConfig
 from avsl.objectives.slavc import SLAVCConfig
+from avsl.objectives.sspl import SSPLConfig
 from avsl.schema import StrictConfig
 from avsl.types import AVBatch
 
@@ -61,3 +62,36 @@ def test_lvs_looks_through_a_finer_grid() -> None:
     assert output.audio.shape == (1, 512)
     assert branch.contrastive([output], 0).total.isfinite()
     assert bool((output.features >= 0).all()), "what follows the last ReLU would be a projection"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "head", "rate", "coded"),
+    [
+        ("sspl_vggss", SSPLConfig(), 2e-5, True),
+        ("sspl_vggss_without_pcm", SSPLConfig(lr_scale=4.0), 5e-4, False),
+    ],
+)
+def test_sspls_experiments_have_the_published_settings(
+    experiment: str, head: SSPLConfig, rate: float, coded: bool
+) -> None:
+    """params.yaml's own, made for the embedded data set, do not reach them; both trunks start from files."""
+    asked = [f"experiment={experiment}", "data.vggss.root=x"]
+    config = compose([*asked, "model.image.weights=a", "model.audio.weights=b"], ROOT)
+    assert config.objective.settings == head
+    assert config.framework.name == "self_supervised"
+    assert (config.trainer.learning_rate, config.trainer.batch_size) == (rate, 256)
+    assert (config.model.coding is not None) == coded
+    assert config.model.image.frozen
+    assert config.model.audio.kind == "vggish"
+    assert config.model.audio.frozen
+    with pytest.raises(ValueError, match=r"model\.image\.weights"):
+        compose(asked, ROOT)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("tiny_dual", "vggish"), ("tiny_waveform", "waveform")])
+def test_the_second_students_of_tiny_models_hear_differently(name: str, kind: str) -> None:
+    """Apart from that they are ``tiny``."""
+    model, tiny = compose([f"model={name}"], ROOT).model, compose(["model=tiny"], ROOT).model
+    assert model.student(0) == tiny.student(0)
+    assert model.student(1).audio.kind == kind
+    assert model.student(1).image == tiny.image

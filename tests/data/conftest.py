@@ -76,6 +76,22 @@ def add_picture() -> Callable[[Path, int], None]:
 
 
 @pytest.fixture(scope="session")
+def add_mask() -> Callable[[Path, int], None]:
+    """Writes a mask, a picture or an array, of the left columns of 60."""
+
+    def add(path: Path, columns: int) -> None:
+        path.parent.mkdir(exist_ok=True)
+        pixels = np.zeros((40, 60), np.uint8)
+        pixels[:, :columns] = 255
+        if path.suffix == ".npy":
+            np.save(path, pixels)
+        else:
+            Image.fromarray(pixels).save(path)
+
+    return add
+
+
+@pytest.fixture(scope="session")
 def add_sound() -> Callable[..., None]:
     """Writes a second of a tone at half the full scale; its frequency in Hz, its length in seconds."""
 

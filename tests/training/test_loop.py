@@ -23,17 +23,19 @@ from numpy.typing import NDArray
 from tests.fixtures.messages import facts, says
 from torch import Tensor, nn
 
-from avsl.build import make_framework
+from avsl.build import make_framework, make_reader
 from avsl.config.compose import compose
 from avsl.data.loading import StepLoader, TrainingRows
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
+from avsl.data.transforms import plain_view
 from avsl.frameworks import FRAMEWORKS
 from avsl.frameworks.xpl import XPL
+from avsl.models import load_exported
 from avsl.paths import Layout
 from avsl.records import RunRecord
 from avsl.schema import ConfigError
-from avsl.stages.prepare import split
+from avsl.stages.prepare import load_data, split
 from avsl.stages.train import train
 from avsl.tracking.store import open_store
 from avsl.training import loop as fit
@@ -508,3 +510,33 @@ def test_a_signal_ends_a_training_with_a_sentence_and_its_state_is_kept(
     assert "Traceback" not in done.stderr
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
     assert list(_runs().values()) == ["KILLED"]
+
+
+VGGISH = "model.second.audio={kind: vggish, channels: [4, 4, 4, 4], hidden: 8}"
+
+
+WAVEFORM = "model.second.audio={kind: waveform, channels: [4, 4, 4]}"
+
+
+SSPL = ["objective=sspl", "objective.sspl.hidden=16", "objective.sspl.bottleneck=8"]
+
+
+@pytest.mark.parametrize("asked", [[VGGISH, *SSPL], [WAVEFORM], [WAVEFORM, "trainer.cache_features=false"]])
+def test_dmt_trains_students_that_hear_differently(asked: list[str], layout: Callable[..., Layout]) -> None:
+    """What is exported predicts from raw sounds what it says with what was cached in training."""
+    asked = ["framework=dmt", *asked]
+    here = layout(*asked)
+    train(asked)
+    model, description = load_exported(here.train / "model")
+    first, second = description.members
+    assert first.audio.kind == "spectrogram"
+    assert second.audio.kind in ("vggish", "waveform")
+    config = compose(asked)
+    data, _ = load_data(here)
+    rows = np.arange(5)
+    read = make_reader(config, description.members, data, rows)(rows, masks=False)
+    with torch.no_grad():
+        heard = model(plain_view(read))
+    predicted = model.predict(torch.from_numpy(data.frames(rows)), torch.from_numpy(data.waveforms(rows)))
+    assert heard.isfinite().all()
+    torch.testing.assert_close(predicted, heard, rtol=1e-4, atol=1e-5)

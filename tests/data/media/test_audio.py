@@ -21,12 +21,6 @@ from avsl.data.media.audio import decode_sound, iter_audio, read_audio, scale_in
 from avsl.errors import DataError
 
 
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory, write_media: WriteMedia) -> Path:
-    """Six seconds; the pitch rises by 200 Hz a second."""
-    return write_media(tmp_path_factory.mktemp("media") / "clip.mp4")
-
-
 def decode_all(path: Path, sample_rate: int = 16000) -> NDArray[np.float32]:
     """The whole of an encoded sound."""
     return decode_sound(path.read_bytes(), sample_rate, lambda *_: None)[0]
@@ -361,18 +355,6 @@ def test_a_server_decodes_no_other_containers(tmp_path: Path, write_media: Write
     for content in (playlist, b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n", other, b""):
         with pytest.raises(DataError):
             decode_sound(content, 16000, lambda *_: None)
-
-
-def test_missing_streams_are_named(tmp_path: Path, write_media: WriteMedia) -> None:
-    """A video without sound says what it lacks."""
-    mute = write_media(tmp_path / "mute.mp4", sound=None)
-    reads: list[Callable[[], object]] = [
-        lambda: read_audio(mute, None, 1.0),
-        lambda: list(iter_audio(mute, [0.5], 1.0, 16000, [])),
-    ]
-    for read in reads:
-        with pytest.raises(DataError, match=facts("mute.mp4 audio")):
-            read()
 
 
 @pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN"), (np.inf, "NaN")])

@@ -1,4 +1,4 @@
-"""VGGSound-Duet, VGGSound-Instruments and PascalSound: mixed sounds and masks."""
+"""VGGSound-Duet: two clips whose sounds are mixed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from tests.fixtures.messages import facts
 
 from avsl.data.index import Index
@@ -19,17 +18,6 @@ from avsl.errors import DataError
 Prepare = Callable[..., PreparedData]
 Tones = Callable[[PreparedData, int], set[int]]
 AddRow = Callable[[Path, str, int], None]
-
-
-def add_mask(path: Path, columns: int) -> None:
-    """A mask of the left ``columns`` of 60."""
-    path.parent.mkdir(exist_ok=True)
-    pixels = np.zeros((40, 60), np.uint8)
-    pixels[:, :columns] = 255
-    if path.suffix == ".npy":
-        np.save(path, pixels)
-    else:
-        Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture
@@ -72,11 +60,6 @@ def test_a_share_of_the_clips_is_for_testing(published_root: Path, read_index: C
     assert mixed.isdisjoint(entry.sample_id for entry in learned)
     assert len(learned) / 5158 == pytest.approx(0.5, abs=0.03)
     assert all(len(entry.sounds) == 1 for entry in learned)
-    instruments = read_index("vggsound_instruments", published_root, test_share=0.5)
-    held = {entry.sample_id for entry in instruments.entries if entry.part == "test"}
-    duets = [entry for entry in instruments.entries if entry.part == "test_duet"]
-    assert 0 < len(duets) == 2 * 446 - instruments.left_out
-    assert {name for entry in duets for name in entry.sample_id.partition("/")[0].split("+")} <= held
 
 
 def test_a_pair_without_boxes_is_named(duets: Path, prepare: Prepare) -> None:
@@ -86,48 +69,9 @@ def test_a_pair_without_boxes_is_named(duets: Path, prepare: Prepare) -> None:
         prepare("vggsound_duet", duets)
 
 
-def test_instruments_have_masks_alone_and_mixed(
-    tmp_path: Path, prepare: Prepare, add_row: AddRow, tones: Tones
-) -> None:
-    """A mask is a picture or an array; a published pickle is not read."""
-    root = tmp_path / "instruments"
-    for k in range(3):
-        add_row(root, f"sample{k}", 4 * k)
-    add_mask(root / "masks" / "sample0.png", 30)
-    add_mask(root / "masks" / "sample1.npy", 15)
-    (root / "masks" / "sample2.pkl").write_bytes(b"\x80\x04N.")
-    (root / "vgginstruments_test.csv").write_text("sample0,banjo\nsample1,flute\nsample2,cello\n")
-    (root / "vgginstruments_multi_test.csv").write_text("sample0,banjo,sample1,flute\n")
-    data = prepare("vggsound_instruments", root, max_broken=0.3)
-    assert data.sample_ids == ["sample0", "sample1", "sample0+sample1/0", "sample0+sample1/1"]
-    assert data.object_masks(np.arange(4)).mean(axis=(1, 2)).tolist() == [0.5, 0.25, 0.5, 0.25]
-    assert [tones(data, row) for row in (0, 2)] == [{200}, {200, 400}]
-    assert data.manifest.expected == {"test": 3, "test_duet": 2}
-    assert data.mixed(np.arange(4)).tolist() == [False, False, True, True]
-    assert "sample2: no mask (.png, .npy)" in (tmp_path / "out" / "quarantine.csv").read_text()
-    (root / "vgginstruments_multi_test.csv").write_text("sample0,banjo,sample9,flute\n")
-    with pytest.raises(DataError, match=facts("1 'sample9' vgginstruments_test.csv")):
-        prepare("vggsound_instruments", root)
-
-
-def test_pascalsound_is_every_picture_with_its_mask(tmp_path: Path, prepare: Prepare, add_row: AddRow) -> None:
-    """Folders are the list; a row without a mask is one of N."""
-    root = tmp_path / "pascal"
-    for k in range(3):
-        add_row(root, f"p{k}", k)
-    for k in range(2):
-        add_mask(root / "masks" / f"p{k}.png", 30)
-    data = prepare("pascalsound", root, max_broken=0.4)
-    assert (data.manifest.counts, data.manifest.expected) == ({"test": 2}, {"test": 3})
-    assert data.boxes(0).tolist() == [[0, 0, 0.5, 1]]  # type: ignore[union-attr]  # annotated
-
-
 def test_published_pairs(published_root: Path, read_index: Callable[..., Index]) -> None:
-    """5,158 pairs of VGG-SS clips, all of them boxed; 446 instrument frames of 36 classes and as many pairs."""
+    """5,158 pairs of VGG-SS clips, all of them boxed."""
     duet = read_index("vggsound_duet", published_root).entries
     assert Counter(entry.part for entry in duet) == {"test": 2 * 5158}
     assert len({entry.sample_id for entry in duet}) == 2 * 5158
     assert all(entry.annotated for entry in duet)
-    instruments = read_index("vggsound_instruments", published_root).entries
-    assert Counter(entry.part for entry in instruments) == {"test": 446, "test_duet": 2 * 446}
-    assert len({entry.label for entry in instruments}) == 36
