@@ -39,8 +39,8 @@ def test_records_come_back_as_they_were_saved(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda values: values.pop("version"), "format 1, expected 2"),
-        (lambda values: values.update(version=99), "format 99, expected 2"),
+        (lambda values: values.pop("version"), "format 1, expected 3"),
+        (lambda values: values.update(version=99), "format 99, expected 3"),
         (lambda values: values.pop("model_hash"), "model_hash"),
         (lambda values: values.update(seed="many"), "seed"),
         (lambda values: values.update(sead=1), "sead"),

@@ -76,8 +76,19 @@ class Record(StrictConfig):
 
 
 class ValidationScores(StrictConfig):
-    """Shares in [0, 1] on the validation part, at the fixed threshold."""
+    """Shares in [0, 1] on the validation part.
 
+    Attributes:
+        cross_fitted: whether each row is scored at the threshold that the other half of the recordings chooses, so
+            that the scores are none of the rows which the threshold fits; False where there are no two recordings to
+            be halved: the scores are too good then.
+        ciou: CIoU@0.5.
+        ciou_70: CIoU@0.7.
+        auc: area under the success rate.
+        mean_ciou: mean of the rows' cIoU.
+    """
+
+    cross_fitted: bool
     ciou: float
     ciou_70: float
     auc: float
@@ -109,7 +120,7 @@ class RunRecord(Record):
     """
 
     FILE = "run.json"
-    VERSION = 2
+    VERSION = 3
     COMMAND = "`avsl train`"
 
     run_id: str
@@ -147,6 +158,7 @@ class PartScores(StrictConfig):
         n_silent: rows without one.
         n_listed: rows that the data set's lists name, found or not.
         n_exact: rows whose truth is an exact mask; None for none.
+        cross_fitted: of validation, as in :class:`ValidationScores`; None for test parts, which choose no threshold.
         by_size: by the source's share of the frame.
         by_class: by class.
         baselines: what needs no model, by its name.
@@ -159,6 +171,7 @@ class PartScores(StrictConfig):
     n_silent: int
     n_listed: int
     n_exact: int | None = None
+    cross_fitted: bool | None = None
     by_size: dict[str, KindScores] | None = None
     by_class: dict[str, KindScores] | None = None
     baselines: dict[str, dict[str, float]] | None = None
@@ -254,7 +267,7 @@ class Figures(Record, Scores):
     """
 
     FILE = "metrics.json"
-    VERSION = 2
+    VERSION = 3
     COMMAND = "`avsl evaluate`"
 
     metric: str

@@ -22,7 +22,7 @@ from avsl.evaluation.scoring import (
     score_detection,
     score_part,
 )
-from avsl.evaluation.thresholds import choose_threshold
+from avsl.evaluation.thresholds import choose_thresholds
 from avsl.models import ObjectPrior
 from avsl.statistics import bootstrap_interval
 
@@ -47,7 +47,8 @@ class Evaluation:
             with an object prior.
         table: CSV with a line for each test row.
         validation: the validation rows' maps.
-        validation_ciou: (N,) float64, what they score at the fixed threshold; NaN on silent rows.
+        validation_ciou: (N,) float64, what they score, each at the threshold that the other half of the recordings
+            chooses; NaN on silent rows.
     """
 
     figures: dict[str, Any]
@@ -74,15 +75,13 @@ def score_model(
     """
     # One part is enough to see whether a model listens.
     computed = {p: compute_maps(members, reader, rows, batch_size, shuffle=p == "test") for p, rows in parts.items()}
-    threshold = choose_threshold(computed["validation"])
-    scores = {part: score_part(part, maps, threshold) for part, maps in computed.items()}
+    scores, threshold = _score_parts(computed)
     figures: dict[str, Any] = {"metric": METRIC, "threshold": threshold}
     figures |= {part: found.figures | _detection(part, scores, computed, threshold) for part, found in scores.items()}
     for k in range(len(members) if len(members) > 1 else 0):
         alone = {part: maps.member(k) for part, maps in computed.items() if part in ("validation", "test")}
-        own = choose_threshold(alone["validation"])
-        scored = {part: score_part(part, maps, own).figures for part, maps in alone.items()}
-        figures[f"member_{k}"] = {"threshold": own} | scored
+        own, cut = _score_parts(alone)
+        figures[f"member_{k}"] = {"threshold": cut} | {part: found.figures for part, found in own.items()}
     for part, rows in parts.items():
         scored_here = part != "validation" and figures[part]["n"]
         trivial = baselines(computed[part]) if scored_here else None
@@ -99,12 +98,23 @@ def score_model(
     figures["ogl"] = None
     if prior is not None:
         guided = {part: guide(maps, prior, batch_size) for part, maps in computed.items()}
-        own = choose_threshold(guided["validation"])
-        scored = {part: score_part(part, maps, own).figures for part, maps in guided.items()}
-        figures["ogl"] = prior.config.model_dump(mode="json") | {"threshold": own} | scored
+        own, cut = _score_parts(guided)
+        scored = {part: found.figures for part, found in own.items()}
+        figures["ogl"] = prior.config.model_dump(mode="json") | {"threshold": cut} | scored
     tests = {part: found for part, found in scores.items() if part != "validation"}
     table = _table(reader.data, parts, tests)
     return Evaluation(figures, table, computed["validation"], scores["validation"].ciou)
+
+
+def _score_parts(computed: Mapping[str, Maps]) -> tuple[dict[str, PartScores], float]:
+    """The scores of each part and the fixed threshold: of test parts at it, of validation cross-fitted."""
+    thresholds = choose_thresholds(computed["validation"])
+    scores = {
+        part: score_part(part, maps, thresholds.fixed, thresholds.rows if part == "validation" else None)
+        for part, maps in computed.items()
+    }
+    scores["validation"].figures["cross_fitted"] = thresholds.cross_fitted
+    return scores, thresholds.fixed
 
 
 def _detection(

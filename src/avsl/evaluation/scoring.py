@@ -17,7 +17,7 @@ from avsl.metrics import METRICS, DetectionScore, PartScore
 from avsl.models import average
 from avsl.schema import ConfigError
 
-METRIC = "CIoU@0.5, fixed threshold chosen on validation"
+METRIC = "CIoU@0.5, threshold cross-fitted on validation"
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,14 @@ class PartScores:
     peak: Tensor
 
 
-def score_part(part: str, maps: Maps, threshold: float) -> PartScores:
+def score_part(part: str, maps: Maps, threshold: float, rows: Tensor | None = None) -> PartScores:
     """Score one part of the data.
 
     Args:
         part: its name.
         maps: its maps.
         threshold: the fixed one, from validation.
+        rows: (N,) thresholds of the rows in its place, where they differ; a project's metrics keep the fixed one.
 
     Returns:
         As figures ``n`` and ``n_silent`` (rows with and without a source in view), and ``n_listed``, how many rows the
@@ -68,7 +69,7 @@ def score_part(part: str, maps: Maps, threshold: float) -> PartScores:
     data = maps.reader.data
     mixed, exact = bool(data.mixed(maps.rows).any()), bool(data.exact[maps.rows].any())
     voted = bool(data.voted(maps.rows).any())
-    score = PartScore(len(maps.rows), threshold, mixed=mixed, exact_masks=exact)
+    score = PartScore(len(maps.rows), threshold if rows is None else rows, mixed=mixed, exact_masks=exact)
     further = {name: make(threshold) for name, make in METRICS.items()}
     for chunk in maps.chunks():
         consensus = maps.reader.consensus(maps.rows[chunk.rows]) if voted else None

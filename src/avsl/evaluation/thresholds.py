@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from avsl.evaluation.maps import Maps
 from avsl.functional import localization as F
@@ -12,17 +15,33 @@ from avsl.metrics import ThresholdSweep
 _KEPT = 0.95
 
 
-def choose_threshold(maps: Maps) -> float:
-    """The fixed threshold with the best CIoU@0.5 on maps of validation; silent rows do not count.
+@dataclass(frozen=True)
+class Thresholds:
+    """What validation chooses.
+
+    Attributes:
+        fixed: the model's threshold, chosen on all rows.
+        rows: (N,) float64, the threshold at which each row is scored: chosen on the other half of the recordings, so
+            that the score is none of the rows that the threshold fits.
+        cross_fitted: False where too few recordings have a source in view to be halved; ``rows`` are ``fixed`` then.
+    """
+
+    fixed: float
+    rows: Tensor
+    cross_fitted: bool
+
+
+def choose_thresholds(maps: Maps) -> Thresholds:
+    """The threshold with the best CIoU@0.5 on maps of validation; silent rows do not count.
 
     Raises:
         ValueError: no row has a source in view.
     """
     sweep = ThresholdSweep()
+    recording = torch.from_numpy(maps.reader.data.recordings[maps.rows])
     for chunk in maps.chunks():
-        sounding = F.count(chunk.truth) > 0
-        sweep.update(chunk.confidence[sounding], chunk.truth[sounding])
-    return sweep.best()
+        sweep.update(chunk.confidence, chunk.truth, recording[chunk.rows])
+    return Thresholds(sweep.best(), sweep.cross_fitted(), sweep.has_halves())
 
 
 @torch.inference_mode()

@@ -30,7 +30,7 @@ class PartScore(SampleMetric):
 
     Args:
         n: number of samples.
-        threshold: the fixed threshold on the confidence.
+        threshold: the fixed threshold on the confidence; or one for each sample, (n,).
         mixed: whether several sources sound at once in a sample.
         exact_masks: whether the truth of any sample is a mask of the exact pixels.
 
@@ -59,7 +59,7 @@ class PartScore(SampleMetric):
     iou: Tensor
     f_scores: Tensor
 
-    def __init__(self, n: int, threshold: float, *, mixed: bool = False, exact_masks: bool = False) -> None:
+    def __init__(self, n: int, threshold: float | Tensor, *, mixed: bool = False, exact_masks: bool = False) -> None:
         columns = dict.fromkeys(_SCORES, torch.float64) | dict.fromkeys(("area", "peak", "iou"), torch.float32)
         columns |= dict.fromkeys(("size", "group"), torch.long) | dict.fromkeys(("fires", "exact"), torch.bool)
         super().__init__(n, columns)
@@ -95,7 +95,11 @@ class PartScore(SampleMetric):
         size = (truth.shape[-2], truth.shape[-1])
         # `F.predict_mask` does not resize maps of the truth's size, so each resizing happens once.
         smooth = F.resize_as(confidence, size, "fixed")
-        fixed = F.binarize(smooth, "fixed", self.threshold)
+        start = int(self.filled)
+        threshold = self.threshold
+        if isinstance(threshold, Tensor):
+            threshold = threshold[start : start + len(confidence)]
+        fixed = F.binarize(smooth, "fixed", threshold)
         ranked = F.predict_masks(confidence, truth, {"median": None, "adaptive": None})
         found = {
             "ciou": F.ciou(fixed, truth),
@@ -110,7 +114,7 @@ class PartScore(SampleMetric):
         }
         if shuffled is not None:
             validate(shuffled, truth, silent=True)
-            found["ciou_shuffled"] = F.ciou(F.predict_mask(shuffled, truth, "fixed", self.threshold), truth)
+            found["ciou_shuffled"] = F.ciou(F.predict_mask(shuffled, truth, "fixed", threshold), truth)
         if consensus is not None:
             found["ciou_consensus"] = F.ciou(ranked["median"], consensus)
         if self.mixed or self.exact_masks:

@@ -113,8 +113,8 @@ def _draw_curves(history: Path, target: Path) -> None:
 def _save_validation(data: PreparedData, result: Evaluation, target: Path) -> None:
     """The maps of validation, from which the report draws, so that it opens no model.
 
-    ``sample_id``; ``confidence``, (N, h, w) in half precision; ``ciou`` at the fixed threshold, NaN where nothing in
-    view sounds.
+    ``sample_id``; ``confidence``, (N, h, w) in half precision; ``ciou``, cross-fitted, NaN where nothing in view
+    sounds.
     """
     maps = result.validation
     with whole_file(target) as part, part.open("wb") as file:

@@ -16,7 +16,7 @@ from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
 from avsl.evaluation.maps import compute_maps
 from avsl.evaluation.scoring import METRIC, score_part
-from avsl.evaluation.thresholds import choose_presence, choose_threshold
+from avsl.evaluation.thresholds import choose_presence, choose_thresholds
 from avsl.files import project_root, write_text
 from avsl.models import save_exported
 from avsl.models.hashing import hash_model
@@ -92,10 +92,11 @@ def train_and_export(
     members = [member.float().eval() for member in module.framework.eval_models()]
     rows = data.rows_of(drawn.validation)
     maps = compute_maps(members, reader, rows, config.evaluate.batch_size)
-    threshold = choose_threshold(maps)
-    figures = score_part("validation", maps, threshold).figures
+    thresholds = choose_thresholds(maps)
+    figures = score_part("validation", maps, thresholds.fixed, thresholds.rows).figures
+    figures["cross_fitted"] = thresholds.cross_fitted
     validation = ValidationScores(**{name: figures[name] for name in ValidationScores.model_fields})
-    description = describe_model(module.ensemble(), data, threshold, choose_presence(maps), config.data.name)
+    description = describe_model(module.ensemble(), data, thresholds.fixed, choose_presence(maps), config.data.name)
     shutil.rmtree(layout.train, ignore_errors=True)
     save_exported(layout.train / "model", module.ensemble(), description)
     settings = config.model_dump(mode="json", exclude={"root", "variant"})

@@ -92,16 +92,15 @@ class SemiModule(lightning.LightningModule):
         follow_first(self.buffers())
 
     def validation_step(self, rows: Rows, batch_idx: int) -> None:
-        """Score the models that would be exported at every candidate threshold, on sounding samples."""
+        """Score the models that would be exported at every candidate threshold."""
         if rows.mask is None:
             raise TrainingError("validation rows carry no masks")
-        sounding = rows.mask.flatten(1).any(1)
-        self.sweep.update(self.ensemble()(plain_view(rows))[sounding], rows.mask[sounding])
+        self.sweep.update(self.ensemble()(plain_view(rows)), rows.mask, rows.recording)
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch, which ends with its validation."""
         # MLflow's comparison of runs starts with the metric that was recorded first.
-        metrics = {"val/ciou": float(self.sweep.compute().max()), "val/threshold": self.sweep.best()}
+        metrics = {"val/ciou": float(self.sweep.cross_fitted_rate()), "val/threshold": self.sweep.best()}
         metrics |= self.means.compute()
         if self.config.trainer.non_finite == "skip":
             metrics["train/skipped"] = float(self.skipped.compute())

@@ -42,7 +42,7 @@ def resize_as(maps: Tensor, size: tuple[int, int], convention: Convention) -> Te
 
 
 def binarize(
-    maps: Tensor, convention: Convention, threshold: float | None = None, truth: Tensor | None = None
+    maps: Tensor, convention: Convention, threshold: float | Tensor | None = None, truth: Tensor | None = None
 ) -> Tensor:
     """Turn maps at the truth's size into masks.
 
@@ -51,7 +51,7 @@ def binarize(
         convention: ``median`` and ``median_aligned`` take the pixels >= the upper median, ``median_strict`` those
             above it, ``adaptive`` those above the n-th highest, where n is the area of the truth (an oracle), and
             ``fixed_minmax`` and ``fixed`` those >= ``threshold``.
-        threshold: of the two fixed conventions.
+        threshold: of the two fixed conventions; one, or (B,).
         truth: (B, H, W), of ``adaptive``.
 
     Returns:
@@ -68,7 +68,8 @@ def binarize(
     if convention in ("fixed_minmax", "fixed"):
         if threshold is None:
             raise ValueError(f"threshold convention '{convention}' needs a threshold")
-        return maps >= torch.tensor(threshold, dtype=maps.dtype, device=maps.device)
+        cut = torch.as_tensor(threshold, dtype=maps.dtype, device=maps.device)
+        return maps >= (cut[:, None, None] if cut.ndim else cut)
     pixels = maps.flatten(1)
     total = pixels.shape[1]
     if convention == "adaptive":
@@ -77,8 +78,8 @@ def binarize(
         ranks = (total - count(truth).clamp(min=1)).tolist()
     else:
         ranks = [total // 2] * len(pixels)
-    cut = _values_at(pixels, ranks)[:, None, None]
-    return maps >= cut if convention in ("median", "median_aligned") else maps > cut
+    value = _values_at(pixels, ranks)[:, None, None]
+    return maps >= value if convention in ("median", "median_aligned") else maps > value
 
 
 def _values_at(pixels: Tensor, ranks: Sequence[int]) -> Tensor:
@@ -107,7 +108,9 @@ def _value_at(row: NDArray[np.float32], rank: int) -> np.float32:
     return found
 
 
-def predict_mask(maps: Tensor, truth: Tensor, convention: Convention, threshold: float | None = None) -> Tensor:
+def predict_mask(
+    maps: Tensor, truth: Tensor, convention: Convention, threshold: float | Tensor | None = None
+) -> Tensor:
     """Resize maps to the truth and binarize them as a published evaluation does.
 
     ``median`` (EZ-VSL, FNAC), ``median_strict`` and ``adaptive`` (Senocak et al., arXiv 2407.13676) use bicubic
@@ -133,7 +136,7 @@ def predict_mask(maps: Tensor, truth: Tensor, convention: Convention, threshold:
 
 
 def predict_masks(
-    maps: Tensor, truth: Tensor, thresholds: Mapping[Convention, float | None]
+    maps: Tensor, truth: Tensor, thresholds: Mapping[Convention, float | Tensor | None]
 ) -> dict[Convention, Tensor]:
     """The masks of `predict_mask` under several conventions, which share resizing and normalization.
 

@@ -1,0 +1,63 @@
+"""Thresholds chosen on validation's maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from avsl.data.loading import RowReader
+from avsl.data.prepared.reader import PreparedData
+from avsl.evaluation.evaluate import score_model
+from avsl.evaluation.maps import Maps
+from avsl.evaluation.scoring import score_part
+from avsl.evaluation.thresholds import choose_thresholds
+from avsl.functional import localization as F
+from avsl.types import AVBatch, AVOutput
+
+
+@pytest.fixture(scope="module")
+def maps(template: Path) -> Maps:
+    """The truth of validation, in every row at a level of its own."""
+    data = PreparedData.open(template / "outputs" / "synthetic" / "prepared")
+    rows = data.indices("validation")
+    levels = torch.linspace(0.15, 0.9, len(rows))
+    confidence = data.box_masks(rows) * levels.numpy()[:, None, None]
+    return Maps(rows, [torch.from_numpy(confidence).float()], None, RowReader(data, [], rows))
+
+
+def test_validation_is_scored_at_the_other_halfs_threshold(maps: Maps) -> None:
+    """Each row by itself; the fixed threshold is chosen on all of them."""
+    chosen = choose_thresholds(maps)
+    assert chosen.cross_fitted
+    assert len(torch.unique(chosen.rows)) == 2
+    scores = score_part("validation", maps, chosen.fixed, chosen.rows)
+    for row, threshold in enumerate(chosen.rows.tolist()):
+        truth = maps.reader.truth(maps.rows[row : row + 1])
+        mask = F.predict_mask(maps.confidence[row : row + 1], truth, "fixed", threshold)
+        assert float(scores.ciou[row]) == float(F.ciou(mask, truth))
+    assert scores.figures["ciou"] != score_part("validation", maps, chosen.fixed).figures["ciou"]
+
+
+def test_an_evaluation_says_how_validation_was_scored(maps: Maps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cross-fitted by recording; where all rows are of one, at their own threshold. The rows' scores agree with it."""
+    confidence = dict(zip(maps.rows.tolist(), maps.confidence, strict=True))
+
+    class Known(torch.nn.Module):
+        def forward(self, view: AVBatch) -> AVOutput:
+            found = torch.stack([confidence[row] for row in view.index.tolist()])
+            return AVOutput((), torch.logit(found, eps=1e-6), found)
+
+    parts = {"validation": maps.rows, "test": maps.rows}
+    found = score_model([Known()], maps.reader, parts, batch_size=4)
+    validation, test = found.figures["validation"], found.figures["test"]
+    assert validation["cross_fitted"] is True
+    assert "cross_fitted" not in test
+    assert validation["ciou"] == float((found.validation_ciou >= 0.5).double().mean())
+    assert validation["ciou"] < test["ciou"]
+    monkeypatch.setitem(maps.reader.data.__dict__, "recordings", np.zeros(len(maps.reader.data), np.int64))
+    alone = score_model([Known()], maps.reader, parts, batch_size=4).figures
+    assert alone["validation"]["cross_fitted"] is False
+    assert alone["validation"]["ciou"] == alone["test"]["ciou"]
