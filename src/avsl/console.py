@@ -1,4 +1,4 @@
-"""What commands show people: progress and notices on stderr, tables on stdout."""
+"""Output of commands for people: progress bars and notices on stderr, tables on stdout."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+# One console for bars and notices, so that a notice appears above a running bar.
+_STDERR = Console(stderr=True)
+
 
 class Bar:
     """A progress bar on the screen; may be advanced by several threads."""
@@ -29,40 +32,40 @@ class Bar:
         self._task = task
 
     def advance(self, amount: float = 1) -> None:
-        """Count ``amount`` as done; a negative one is to be done again."""
+        """Add ``amount`` to the units that are done; a negative amount takes units back."""
         self._progress.advance(self._task, amount)
 
     def set_total(self, total: float) -> None:
-        """Say how much there is, where that shows late."""
+        """Set the number of units, where it is not known at the start."""
         self._progress.update(self._task, total=total)
 
 
 @contextmanager
 def progress_bar(title: str, total: float | None, *, completed: int = 0, in_bytes: bool = False) -> Iterator[Bar]:
-    """Show on stderr how much of a piece of work is done, how long it has taken and will take.
+    """Show the progress of a piece of work on stderr, with the elapsed and the remaining time.
 
     Args:
-        title: before the bar, as it is: brackets in a file's name are no markup.
-        total: units of work, or None where that is not known yet.
-        completed: units that are done already.
-        in_bytes: the units are bytes; their speed is shown too.
+        title: shown before the bar; brackets in it are no markup.
+        total: units of work; None if unknown.
+        completed: units that are done at the start.
+        in_bytes: whether the units are bytes, whose speed is shown as well.
     """
     counts = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
     text = TextColumn("{task.description}", markup=False)
     times = (TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
-    with Progress(text, BarColumn(), *counts, *times, console=Console(stderr=True)) as progress:
+    with Progress(text, BarColumn(), *counts, *times, console=_STDERR) as progress:
         yield Bar(progress, progress.add_task(title, total=total, completed=completed))
 
 
 def print_notice(text: str) -> None:
-    """Print a line on stderr, as it is and unbroken."""
-    Console(stderr=True).print(Text(text), soft_wrap=True)
+    """Print a line on stderr, without markup or line breaks."""
+    _STDERR.print(Text(text), soft_wrap=True)
 
 
 def print_table(rows: Sequence[Mapping[str, str]], title: str | None = None) -> None:
-    """Print rows with the same keys on stdout, a column for each key; nothing where there is no row.
+    """Print rows with the same keys on stdout, one column per key; without rows nothing is printed.
 
-    A terminal gets lines of its width, a pipe or file whole lines however long.
+    Lines fit a terminal's width; in a pipe or file they are never wrapped.
     """
     if not rows:
         return

@@ -10,7 +10,7 @@ import pytest
 from tests.fixtures.messages import facts
 
 from avsl.data.index import Entry
-from avsl.data.listing import Media, files_by_id, mixed_rows
+from avsl.data.listing import Media, add_mixtures, files_by_id
 from avsl.errors import DataError
 
 
@@ -21,7 +21,7 @@ def touch(root: Path, *names: str) -> None:
         (root / name).touch()
 
 
-def test_a_mixture_keeps_each_frames_own_boxes() -> None:
+def test_a_mixture_keeps_each_frames_own_boxes(tmp_path: Path) -> None:
     """Two rows, both with both sounds; a pair with a clip that is learned from is left out."""
     one, other, learned = (
         Entry(
@@ -34,7 +34,9 @@ def test_a_mixture_keeps_each_frames_own_boxes() -> None:
         )
         for k, name in enumerate("abc", start=1)
     )
-    mixed, left_out = mixed_rows([(one, other), (one, learned), (learned, learned)], "test_duet")
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("a,a,b,b\na,a,c,c\nc,c,c,c\n")
+    mixed, left_out = add_mixtures([one, other, learned], pairs, "boxes.json", "test_duet")
     assert left_out == 4
     assert [row.sample_id for row in mixed] == ["a+b/0", "a+b/1"]
     assert [(row.picture, row.label, len(row.boxes if row.boxes is not None else ())) for row in mixed] == [
@@ -44,6 +46,8 @@ def test_a_mixture_keeps_each_frames_own_boxes() -> None:
     assert {row.sounds for row in mixed} == {(Path("a.wav"), Path("b.wav"))}
     assert {row.part for row in mixed} == {"test_duet"}
     assert [row.meta for row in mixed] == [{"sounding": ["a", "b"]}] * 2
+    with pytest.raises(DataError, match=facts(pairs, "row 2 'c' boxes.json")):
+        add_mixtures([one, other], pairs, "boxes.json", "test_duet")
 
 
 def test_unusable_folders_are_named(tmp_path: Path) -> None:

@@ -223,19 +223,31 @@ def add_unannotated(
     return add_pool(entries, media.pool(known, source), left_out)
 
 
-def mixed_rows(pairs: Sequence[tuple[Entry, Entry]], part: str) -> tuple[list[Entry], int]:
-    """Mix the sounds of test clips by twos: each frame hears both sounds, and its own source is to be found.
+def add_mixtures(clips: Sequence[Entry], path: Path, annotations: str, part: str) -> tuple[list[Entry], int]:
+    """Mix the sounds of pairs of test clips: each frame is paired with both sounds, and its own source is the truth.
 
-    This is how published code scores VGGSound-Duet and VGGSound-Instruments (AVGN: Mo and Tian, CVPR 2023).
+    Published code scores VGGSound-Duet and VGGSound-Instruments like this (AVGN: Mo and Tian, CVPR 2023).
 
     Args:
-        pairs: clips with their parts.
-        part: of the mixtures.
+        clips: the annotated clips with their parts.
+        path: CSV without a header: clip, class, second clip, its class.
+        annotations: the file that names the annotated clips, for the error.
+        part: the part of the mixtures.
 
     Returns:
-        Two rows for each pair of clips of ``test``, and how many rows of other pairs are left out, as a clip of theirs
-        is learned from.
+        Two rows for each pair of clips of ``test``, and the number of rows of other pairs, which are left out because
+        one of their clips is a training or validation clip.
+
+    Raises:
+        DataError: the file is missing or wrong, or a clip of a pair is not annotated.
     """
+    known = {clip.sample_id: clip for clip in clips}
+    pairs = []
+    for number, (one, _, other, *_) in enumerate(read_table(path, 4, "list of pairs"), start=1):
+        for name in (one, other):
+            if name not in known:
+                raise DataError(f"{path}: row {number}: '{name}' is not annotated in {annotations}")
+        pairs.append((known[one], known[other]))
     tests = [pair for pair in pairs if all(clip.part == "test" for clip in pair)]
     rows = [
         replace(

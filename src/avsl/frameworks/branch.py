@@ -218,10 +218,10 @@ def weighted_sum(terms: Iterable[tuple[float, str, Tensor]]) -> LossTerms:
 
 
 class HardLabelConfig(StrictConfig):
-    """Learning from the hard labels of one labeler.
+    """Learning from hard pseudo-labels.
 
     Attributes:
-        delta: δ, confidence from which the labeler calls a cell sounding.
+        delta: δ, confidence from which a cell of a pseudo-label is 1.
         unlabeled_weight: λ_u of the loss on pseudo-labels.
         contrastive_weight: λ_c of the objective on L ∪ U.
         warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used; below 1 a share of

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from avsl.frameworks.branch import (
+    HardLabelConfig,
     MakeBranch,
     Teacher,
     forward_together,
@@ -22,44 +23,34 @@ from avsl.frameworks.branch import (
 from avsl.functional.ema import ema_update, half_life_decay
 from avsl.functional.geometry import transfer_labels
 from avsl.functional.pseudo_labels import confident_mask, consensus
-from avsl.schema import Steps, StrictConfig
+from avsl.schema import Steps
 from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
 
 
-class DMTConfig(StrictConfig):
-    """DMT. The paper leaves every value open; a sweep can search each.
+class DMTConfig(HardLabelConfig):
+    """DMT. The paper states none of these values; a sweep can search each.
 
     Attributes:
-        delta: δ, confidence from which a teacher calls a cell sounding.
         tau: τ, IoU of the two teachers' masks from which a clip is accepted.
-        target: Y, what of the two masks is taught; the method is their ``intersection``, its ablations the ``union``
-            and the ``first`` teacher's mask alone.
+        target: Y, the pseudo-label; the method is the ``intersection`` of the two masks, its ablations are their
+            ``union`` and the mask of the ``first`` teacher.
         ema_decay: β of the teachers.
-        ema_half_life: steps in which a student's weight in the average halves, or below 1 a share of the training; 0
-            for ``ema_decay`` instead.
-        unlabeled_weight: λ_u of the loss on pseudo-labels.
-        contrastive_weight: λ_c of the objective on L ∪ U.
-        warmup_steps: steps on the labeled clips (and the objective) before pseudo-labels are used; below 1 a share of
-            the training.
+        ema_half_life: steps after which a student's weight in the average has halved, below 1 a share of the training;
+            0 uses ``ema_decay``.
     """
 
+    # In the order in which a sweep samples them.
     SPACE: ClassVar[Mapping[str, Any]] = {
-        "delta": {"kind": "float", "low": 0.2, "high": 0.7},
+        "delta": HardLabelConfig.SPACE["delta"],
         "tau": {"kind": "float", "low": 0.1, "high": 0.8},
         "ema_decay": {"kind": "log_complement", "low": 0.9, "high": 0.999},
-        "unlabeled_weight": {"kind": "log", "low": 0.1, "high": 3.0},
-        "contrastive_weight": {"kind": "log", "low": 0.03, "high": 1.0},
-        "warmup_steps": {"kind": "int", "low": 50, "high": 200, "step": 10},
+        **HardLabelConfig.SPACE,
     }
 
-    delta: float = Field(0.6, ge=0, le=1)
     tau: float = Field(0.5, ge=0, le=1)
     target: Literal["intersection", "union", "first"] = "intersection"
     ema_decay: float = Field(0.99, ge=0, lt=1)
     ema_half_life: Steps = 0
-    unlabeled_weight: float = Field(1.0, ge=0)
-    contrastive_weight: float = Field(1.0, ge=0)
-    warmup_steps: Steps = 200
 
 
 class DMT(nn.Module):

@@ -161,7 +161,7 @@ def _fit_on_one_device(
     callbacks: list[Callback] = [epochs, guard, checkpoints, _EndOnSigterm()]
     watched = sys.stderr.isatty() and rank == 0
     if watched:
-        callbacks.append(RichProgressBar())
+        callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
     trainer = lightning.Trainer(
         accelerator=settings.accelerator,
         devices=count,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avsl.data.annotation_files import read_annotations, read_table
+from avsl.data.annotation_files import read_annotations
 from avsl.data.index import CutConfig, Index
-from avsl.data.listing import Media, mixed_rows
+from avsl.data.listing import Media, add_mixtures
 from avsl.data.partition import assign_parts
-from avsl.errors import DataError
 
 
 class VGGSoundDuetConfig(CutConfig):
@@ -36,14 +35,6 @@ def read_index(config: VGGSoundDuetConfig) -> Index:
     root = Path(config.root)
     media = Media.read(root)
     known = read_annotations(root / config.annotations)
-    path = root / config.pairs
-    rows = media.annotated(known)
-    clips = {clip.sample_id: clip for clip in assign_parts(rows, config)}
-    pairs = []
-    for number, (one, _, other, *_) in enumerate(read_table(path, 4, "list of pairs"), start=1):
-        for name in (one, other):
-            if name not in known:
-                raise DataError(f"{path}: row {number}: '{name}' is not annotated in {config.annotations}")
-        pairs.append((clips[one], clips[other]))
-    mixed, left_out = mixed_rows(pairs, "test")
-    return Index([*mixed, *(clip for clip in clips.values() if clip.part != "test")], left_out=left_out)
+    clips = assign_parts(media.annotated(known), config)
+    mixtures, left_out = add_mixtures(clips, root / config.pairs, config.annotations, "test")
+    return Index([*mixtures, *(clip for clip in clips if clip.part != "test")], left_out=left_out)

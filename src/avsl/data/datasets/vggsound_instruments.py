@@ -6,9 +6,8 @@ from pathlib import Path
 
 from avsl.data.annotation_files import read_table
 from avsl.data.index import CutConfig, Index
-from avsl.data.listing import Media, mixed_rows
+from avsl.data.listing import Media, add_mixtures
 from avsl.data.partition import assign_parts
-from avsl.errors import DataError
 
 
 class VGGSoundInstrumentsConfig(CutConfig):
@@ -33,15 +32,8 @@ def read_index(config: VGGSoundInstrumentsConfig) -> Index:
     root = Path(config.root)
     media = Media.read(root)
     listed = read_table(root / config.test_list, 2, "test list")
-    rows = assign_parts((media.masked_entry(root / "masks", name, label=label) for name, label, *_ in listed), config)
-    entries = {entry.sample_id: entry for entry in rows}
-    pairs = []
-    if config.pairs:
-        path = root / config.pairs
-        for number, (one, _, other, *_) in enumerate(read_table(path, 4, "list of pairs"), start=1):
-            for name in (one, other):
-                if name not in entries:
-                    raise DataError(f"{path}: row {number}: '{name}' is not in {config.test_list}")
-            pairs.append((entries[one], entries[other]))
-    mixed, left_out = mixed_rows(pairs, "test_duet")
-    return Index([*rows, *mixed], left_out=left_out)
+    clips = assign_parts((media.masked_entry(root / "masks", name, label=label) for name, label, *_ in listed), config)
+    if not config.pairs:
+        return Index(clips)
+    mixtures, left_out = add_mixtures(clips, root / config.pairs, config.test_list, "test_duet")
+    return Index([*clips, *mixtures], left_out=left_out)
