@@ -213,9 +213,16 @@ def _add_labels(labels: argparse.ArgumentParser) -> None:
         action="store_true",
         help="first train the configured method on 1/4, 1/2 and all of the labels, where it was not",
     )
-    for action in (suggest, export):
+    review = actions.add_parser(
+        "review",
+        help="show the annotations that look wrong",
+        description="Write outputs/folder/labels/review.html, a page of the annotations that look wrong: tiny and "
+        "whole-frame boxes, silent sounds, and those with which a model disagrees. The worst come first.",
+    )
+    review.add_argument("--worst", type=int, default=60, metavar="N", help="how many are shown (default: %(default)s)")
+    for action in (suggest, export, review):
         action.add_argument("--model", metavar="DIR|URI", help="an exported model folder, or models:/NAME@ALIAS")
-    for action in (suggest, export, forecast):
+    for action in (suggest, export, forecast, review):
         action.add_argument(
             "overrides",
             nargs="*",
@@ -386,6 +393,10 @@ def _labels(options: argparse.Namespace) -> None:
         from avsl.labels.forecast import forecast_labels
 
         forecast_labels(options.overrides, options.target, options.more, options.probe)
+    elif options.action == "review":
+        from avsl.labels.review import review
+
+        review(options.overrides, options.model, options.worst)
     else:
         from avsl.labels.answers import import_answers
 

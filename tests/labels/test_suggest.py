@@ -97,7 +97,8 @@ def test_coverage_and_disagreement_ask_the_model(
     assert scores == sorted(scores, reverse=True)
     model, _ = load_exported(pair)
     folder = ClipFolder.open(compose(settings))
-    frame, sound = folder.read(folder.clips[rows[0]["id"]], 16000, 0.5)
+    clip = folder.clips[rows[0]["id"]]
+    frame, sound = folder.read_frame(clip), folder.read_sound(clip, 16000, 0.5)
     small = np.asarray(Image.fromarray(frame).resize((32, 32), Image.Resampling.BILINEAR))
     shown, heard = torch.from_numpy(small.copy())[None], torch.from_numpy(sound)[None]
     members = [type(model)([member]).eval().predict(shown, heard) for member in model.members]

@@ -83,29 +83,35 @@ class ClipFolder:
         """The clips that nobody has annotated, in order of their names."""
         return sorted((clip for clip in self.clips.values() if not clip.annotated), key=lambda clip: clip.sample_id)
 
-    def read(
-        self, clip: Entry, sample_rate: int, duration_s: float | None = None, silence_db: float | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Decode the frame that `prepare` takes of a clip and the sound around it.
+    def read_frame(self, clip: Entry) -> NDArray[np.uint8]:
+        """The frame that `prepare` takes of a clip: (H, W, 3) RGB, upright and at full resolution.
+
+        Raises:
+            DataError: the file is missing or cannot be used.
+        """
+        if clip.picture is None:
+            raise DataError(f"{self.settings.root}: '{clip.sample_id}' has no frame")
+        return read_frame(clip.picture, clip.time_s)
+
+    def read_sound(self, clip: Entry, sample_rate: int, duration_s: float | None = None) -> NDArray[np.float32]:
+        """The sound around that frame.
 
         Args:
             clip: one of `clips`.
-            sample_rate: of the sound, Hz.
+            sample_rate: Hz.
             duration_s: its length; by default the data set's.
-            silence_db: peak below which a sound is silent; by default the data set's.
 
         Returns:
-            (H, W, 3) RGB, upright and at full resolution, and (T,) samples in [-1, 1].
+            (T,) samples in [-1, 1].
 
         Raises:
-            DataError: a file is missing or cannot be used, or the sound is silent.
+            DataError: the file is missing or cannot be used, or the sound is silent.
         """
-        if clip.picture is None or clip.sounds[0] is None:
-            raise DataError(f"{self.settings.root}: '{clip.sample_id}' has no {'sound' if clip.picture else 'frame'}")
-        frame = read_frame(clip.picture, clip.time_s)
+        if clip.sounds[0] is None:
+            raise DataError(f"{self.settings.root}: '{clip.sample_id}' has no sound")
         duration = self.settings.duration_s if duration_s is None else duration_s
-        peak = self.settings.silence_db if silence_db is None else silence_db
-        return frame, scale_into_range(read_audio(clip.sounds[0], None, duration, sample_rate, peak))[0]
+        window = read_audio(clip.sounds[0], None, duration, sample_rate, self.settings.silence_db)
+        return scale_into_range(window)[0]
 
 
 def one_a_recording(clips: Iterable[Entry], rng: np.random.Generator) -> list[Entry]:

@@ -95,13 +95,13 @@ def _write_media(
     with progress_bar("tasks", len(todo)) as bar:
         for row in todo:
             clip = folder.clips[row.id]
-            picture, sound = folder.read(clip, _SAMPLE_RATE)
+            picture, sound = folder.read_frame(clip), folder.read_sound(clip, _SAMPLE_RATE)
             height, width = picture.shape[:2]
             stem = frames[row.id].file if row.id in frames else file_name(row.id, (f.file for f in frames.values()))
             frames[row.id] = Frame(row.id, stem, width, height)
             boxes = as_boxes([])
             if predictor is not None and row.part != "test":
-                _, heard = folder.read(clip, predictor.sample_rate, predictor.duration_s)
+                heard = folder.read_sound(clip, predictor.sample_rate, predictor.duration_s)
                 (found,) = predictor.predict([picture], [heard])
                 if found.map.max() >= predictor.presence:
                     boxes = as_boxes([box[:4] for box in found.boxes]) * (width, height, width, height)

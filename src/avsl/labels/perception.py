@@ -108,7 +108,8 @@ class Perceiver:
                 for clip in batch:
                     bar.advance()
                     try:
-                        frame, sound = folder.read(clip, self.sample_rate, self.duration_s)
+                        frame = folder.read_frame(clip)
+                        sound = folder.read_sound(clip, self.sample_rate, self.duration_s)
                     except DataError as error:
                         log.warning("left out: %s", error)
                         continue

@@ -28,7 +28,7 @@ from avsl.schema import ConfigError, StrictConfig, lookup
 
 log = logging.getLogger(__name__)
 
-_HEAR = 16000
+_SAMPLE_RATE = 16000
 _PARTS = ("test", "validation", "train")
 
 
@@ -182,7 +182,8 @@ def _readable(folder: ClipFolder, clips: Iterable[Entry], wanted: int) -> list[E
         if len(found) == wanted:
             break
         try:
-            folder.read(clip, _HEAR)
+            folder.read_frame(clip)
+            folder.read_sound(clip, _SAMPLE_RATE)
         except DataError as error:
             log.warning("left out: %s", error)
             continue
