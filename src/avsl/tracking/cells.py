@@ -1,0 +1,97 @@
+"""A parent run for each cell (framework, objective, label ratio) over the runs of its seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from math import isfinite
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from avsl.tracking.runs import TrackedRun
+from avsl.tracking.store import Store, TrackingError, one_sentence
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+# Tags of a parent.
+CELL = "cell"
+_CONFIGURATION = "configuration"
+
+_PARENT = "mlflow.parentRunId"
+
+# Of a training, what its seed alone decides.
+_OF_SEED = ("seed", "split.seed")
+
+# Tags that a parent has from its children, where all say the same.
+_SHARED = ("framework", "objective", "label_ratio", "data_hash", "git_commit")
+
+
+def link_seeds(store: Store, name: str, run_ids: Sequence[str]) -> str:
+    """Give the runs of a cell's seeds their parent, with what they have in common and the mean of what they measured.
+
+    The parent has the parameters that all have with one value (so that comparing parents is comparing methods), of each
+    metric that all have the mean of the last values under its own name and the standard deviation under ``sd/`` and
+    that name, and their number as ``seeds``. Called again, as after a seed was added, it updates the parent; runs of
+    another configuration get another one.
+
+    Args:
+        store: where the runs are.
+        name: of the cell, as lists of runs show it.
+        run_ids: of the seeds, of one experiment; at least one.
+
+    Returns:
+        The parent's id.
+
+    Raises:
+        TrackingError: a run is unknown, they are of several experiments, or the store fails.
+    """
+    client = store.client
+    with one_sentence(f"the runs of '{name}' cannot be read in {store.uri}"):
+        runs = [client.get_run(run_id) for run_id in run_ids]
+    experiments = {run.info.experiment_id for run in runs}
+    if len(experiments) != 1:
+        raise TrackingError(f"the runs of '{name}' must be of one experiment, and are of {len(experiments)}")
+    params = _common([run.data.params for run in runs])
+    params = {key: value for key, value in params.items() if key not in _OF_SEED}
+    digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
+    with one_sentence(f"the runs of '{name}' cannot be joined in {store.uri}"):
+        query = f"tags.{CELL} = '{name}' and tags.{_CONFIGURATION} = '{digest}'"
+        found = client.search_runs(list(experiments), query, max_results=1)
+        if found:
+            parent_id = str(found[0].info.run_id)
+        else:
+            tags = {CELL: name, _CONFIGURATION: digest}
+            parent_id = str(client.create_run(experiments.pop(), None, tags, name).info.run_id)
+        for run in runs:
+            client.set_tag(run.info.run_id, _PARENT, parent_id)
+    with TrackedRun(store, parent_id, resumed=False) as parent:
+        shared = _common([run.data.tags for run in runs])
+        parent.set_tags({key: shared[key] for key in _SHARED if key in shared})
+        if not found:
+            # By this name it is the first that MLflow's comparison draws of what runs of one label ratio differ in.
+            parent.log_params({key: params[key] for key in ("framework",) if key in params})
+            parent.log_params(params)
+        parent.log_epoch(_means(runs), 0)
+    return parent_id
+
+
+def _common(of_runs: Sequence[dict[str, str]]) -> dict[str, str]:
+    """What all have with the same value."""
+    first, *others = of_runs
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+
+
+def _means(runs: Sequence[Run]) -> dict[str, float]:
+    """The mean and, of several, the standard deviation of each metric that all runs have, the system's left out."""
+    found: dict[str, float] = {"seeds": len(runs)}
+    for key in runs[0].data.metrics:
+        values = [run.data.metrics.get(key) for run in runs]
+        known = [value for value in values if value is not None and isfinite(value)]
+        if key.startswith("system/") or len(known) < len(runs):
+            continue
+        found[key] = fmean(known)
+        if len(known) > 1:
+            found[f"sd/{key}"] = stdev(known)
+    return found
