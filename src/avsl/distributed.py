@@ -1,4 +1,4 @@
-"""Tensors of processes that train together (torch.distributed); where there is one process each is the identity."""
+"""Operations on tensors of several training processes (torch.distributed); no-ops for a single process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ def together() -> bool:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, in the order of their ranks: (B, ...) in each to (processes · B, ...) in all.
+    """Concatenate the rows of all processes in the order of their ranks.
 
-    A gradient goes back to the process whose row it is, summed over the processes' losses: where each computes the same
-    loss from all rows, and the gradients of the weights are then averaged, as data-parallel training does, they are
-    those of that loss in a single process.
+    The gradient of a row returns to its process, summed over the losses of all processes. If every process computes the
+    same loss from all rows, and data-parallel training then averages the weights' gradients, they equal those of this
+    loss in a single process.
 
     Args:
-        rows: (B, ...), the same shape in every process; a process alone gets the very tensor back.
+        rows: (B, ...), of the same shape in every process.
+
+    Returns:
+        (processes · B, ...); for a single process ``rows`` itself.
     """
     if not together():
         return rows
@@ -31,11 +34,11 @@ def gather(rows: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """torch's own, `torch.distributed.nn.functional.all_gather`, mixes up gradients that lie channels-last."""
+    """Replaces `torch.distributed.nn.functional.all_gather`, which permutes gradients in channels-last layout."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        """All rows."""
+        """Gather the rows of all processes."""
         parts = [
             torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(distributed.get_world_size())
         ]
@@ -44,7 +47,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """The sum over the processes, of this one's rows."""
+        """Sum the gradients of this process's rows over all processes."""
         summed = gradient.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(summed)
         return summed.chunk(distributed.get_world_size())[distributed.get_rank()]
@@ -52,7 +55,7 @@ class _Gather(torch.autograd.Function):
 
 @torch.no_grad()
 def follow_first(tensors: Iterable[Tensor]) -> None:
-    """Give each tensor the first process's value, in place."""
+    """Copy the first process's tensors to all processes, in place."""
     if together():
         for tensor in tensors:
             distributed.broadcast(tensor, 0)

@@ -1,27 +1,27 @@
-"""The errors a person can mend: one sentence that names the file, key or value."""
+"""Errors that a user can correct: each message is one sentence that names the file, key or value."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-# Control characters, and what stands for bytes that are no UTF-8.
+# Control characters, and the surrogates that stand for bytes that are not UTF-8.
 _NO_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class AvslError(ValueError):
-    """A mistake in the input; the message is one sentence naming the file, key or value."""
+    """Invalid input; the message is one sentence that names the file, key or value."""
 
 
 class DataError(AvslError):
-    """Data or media that cannot be used."""
+    """Invalid or unusable data or media."""
 
 
 def check_name(path: Path) -> None:
-    """Refuse a file name that is no line of text: it could stand in no list, table, log or DVC file.
+    """Refuse a file name that lists, tables, logs and DVC files cannot hold.
 
     Raises:
-        DataError: the name is not UTF-8 or holds a control character; it is said with escapes.
+        DataError: the name is not UTF-8 or holds a control character; the message shows it with escapes.
     """
     if _NO_LINE.search(str(path)):
         raise DataError(f"{str(path)!r}: the name is not UTF-8 or holds a control character")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whenever a process is killed, their hashes, and the project's folder."""
+"""Atomic writes of files, hashes of files, and the project's folder."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ PART = ".part"
 
 
 def project_root() -> Path:
-    """The nearest folder, from the working directory upwards, that holds params.yaml; else the working directory."""
+    """The nearest folder with a params.yaml, from the working directory upwards; else the working directory."""
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` to write to; it becomes ``path`` if the block ends without an error.
+    """Yield a temporary path beside ``path``, which replaces ``path`` if the block ends without an error.
 
     Raises:
-        OSError: what the block raised (a full disk), naming ``path`` where it named nothing.
+        OSError: from the block (a full disk); it names ``path`` if it named no file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
@@ -46,11 +46,11 @@ def file_hash(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8, whole or not at all."""
+    """Write text as UTF-8, atomically."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all."""
+    """Write ``value`` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -12,16 +12,16 @@ from avsl.errors import AvslError
 
 
 class ConfigError(AvslError):
-    """A configuration that cannot be used; the message is one sentence naming the key."""
+    """An invalid configuration; the message is one sentence that names the key."""
 
 
 def _whole_or_share(value: float) -> float:
     if value >= 1 and value != int(value):
-        raise ValueError("from 1 on it is a number of steps, which is whole; below 1 it is a share of the training")
+        raise ValueError("a number of steps, from 1 on, must be whole; below 1 the value is a share of the training")
     return value
 
 
-# From 1 on a number of optimizer steps; below 1 a share of the training's, which `in_steps` resolves.
+# A number of optimizer steps, or, below 1, a share of the training's steps, which `in_steps` resolves.
 _STEPS = AfterValidator(_whole_or_share)
 Steps = Annotated[int | float, Field(ge=0), _STEPS]
 
@@ -30,8 +30,8 @@ class StrictConfig(BaseModel):
     """A configuration section: unknown keys are refused, values are range-checked, instances are frozen.
 
     Attributes:
-        LINKS: values that a composed configuration takes from its other sections, by field, in OmegaConf's notation.
-        SPACE: what a sweep searches: by field how it is drawn, as `avsl.tuning.space` reads it.
+        LINKS: default values taken from other sections, by field, in OmegaConf's notation.
+        SPACE: a sweep's search space by field, see `avsl.tuning.space`.
     """
 
     LINKS: ClassVar[Mapping[str, str]] = {}
@@ -40,7 +40,7 @@ class StrictConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     def in_steps(self, total: int) -> Self:
-        """The same section with each share of the training as a number of its ``total`` steps."""
+        """Replace each share of the training by the number of steps out of ``total``."""
         changed: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
@@ -92,9 +92,9 @@ def _sentences(cls: type[BaseModel], error: ValidationError, where: str) -> list
 
 
 def _locate(cls: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], type[BaseModel]]:
-    """The keys that lead to a mistake, and the section it lies in.
+    """The keys of an invalid value, and the section that holds it.
 
-    Where a section is one of several kinds, pydantic's location has the kind after the section's key.
+    For a section of several kinds, pydantic's location has the kind after the section's key.
     """
     keys: list[str] = []
     model, kinds = cls, [cls]
@@ -117,7 +117,7 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _is_kind(model: type[BaseModel], kind: str) -> bool:
-    """Whether a key of the section can have no other value than ``kind``."""
+    """Whether ``kind`` is the only allowed value of one of the section's keys."""
     annotations = [field.annotation for field in model.model_fields.values()]
     return any(get_origin(annotation) is Literal and get_args(annotation) == (kind,) for annotation in annotations)
 
@@ -134,7 +134,7 @@ def lookup(name: str, registry: Mapping[str, Any], what: str) -> Any:
 
 
 def allowed(name: str, names: Iterable[str]) -> str:
-    """What a sentence says of an unknown name: the known ones, and the nearest of them where one is near."""
+    """The end of an error about an unknown name: the known names, and the most similar one."""
     known = sorted(names)
     nearest = get_close_matches(name, known, n=1)
     return f"allowed are {', '.join(known)}" + (f"; did you mean '{nearest[0]}'?" if nearest else "")

@@ -1,4 +1,4 @@
-"""The values that cross module borders: batches in, outputs and losses out."""
+"""The types that modules exchange: batches, model outputs, losses, and protocols of methods."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class AVBatch:
-    """B rows of one view of frames with their sounds.
+    """One view of B samples: frames with their sounds.
 
     Attributes:
         frame: (B, 3, H, W), float, ImageNet-normalized.
-        waveform: (B, T) mono at 16 kHz in [-1, 1]; None where every front end's output is cached.
+        waveform: (B, T) mono at 16 kHz in [-1, 1]; None if the outputs of all front ends are cached.
         features: cached front-end outputs, (B, ...) by the front end's key.
-        index: (B,) int64, the rows' positions in the prepared data set.
-        geometry: (B, 2, 3), maps this view's coordinates to the frame's, both in [-1, 1] (x, y).
-        mask: (B, H, W) in [0, 1], the annotation in this view; None on rows without labels.
-        recording: (B,) int64, equal for rows of one recording; None where nothing is contrasted.
+        index: (B,) int64 row numbers in the prepared data set.
+        geometry: (B, 2, 3) map from this view's coordinates to the frame's, see `avsl.functional.geometry`.
+        mask: (B, H, W) in [0, 1], the annotation in this view; None for samples without labels.
+        recording: (B,) int64, equal for samples of one recording; None where no objective contrasts samples.
     """
 
     frame: Tensor
@@ -37,7 +37,7 @@ class AVBatch:
 
 
 def join(first: AVBatch, second: AVBatch) -> AVBatch:
-    """Stack the rows of two batches; the result has no mask, as one of the two may have none."""
+    """Concatenate two batches; the result has no mask, because one of the two may have none."""
     return AVBatch(
         frame=torch.cat([first.frame, second.frame]),
         waveform=None
@@ -54,11 +54,11 @@ def join(first: AVBatch, second: AVBatch) -> AVBatch:
 
 @dataclass(frozen=True)
 class Views:
-    """Augmented views of the same rows.
+    """Augmented views of the same samples.
 
     Attributes:
-        strong: the views students learn from; as many as the objective asks for.
-        weak: the view labelers see; None where the framework has no labeler.
+        strong: the students' views, as many as the objective needs.
+        weak: the labelers' view; None if the framework has no labeler.
     """
 
     strong: tuple[AVBatch, ...]
@@ -67,11 +67,11 @@ class Views:
 
 @dataclass(frozen=True)
 class SemiBatch:
-    """One step's rows: labeled ones with masks and unlabeled ones without.
+    """The labeled and unlabeled samples of one step.
 
     Attributes:
-        labeled: all rows, without masks, where the framework uses no labels.
-        unlabeled: None where there are none, at 100 % labels, or none are asked for.
+        labeled: samples with masks; all samples, without masks, if the framework uses no labels.
+        unlabeled: samples without masks; None if all samples are labeled or the framework uses no unlabeled ones.
     """
 
     labeled: Views
@@ -93,15 +93,15 @@ class Head:
 
 @dataclass(frozen=True)
 class AVOutput:
-    """What a model makes of one view.
+    """A model's output for one view.
 
     Attributes:
-        heads: its pairs of embeddings; one, or as many as the objective asks for.
-        logits: (B, h, w), confidence before the sigmoid: scale · S + offset, S the mean of the heads' similarities.
-        features: (B, C, h, w), the first head's visual features before they are normalized.
-        momentum: what the momentum encoders make of the same view, without a gradient; None where there are none.
-        recording: (B,) int64, equal for rows of one recording, which are no negatives of each other; None where each
-            row has another.
+        heads: pairs of embeddings, as many as the objective needs.
+        logits: (B, h, w) confidence before the sigmoid: scale · S + offset, where S is the mean of the heads' maps.
+        features: (B, C, h, w) visual features of the first head before normalization.
+        momentum: the momentum encoders' output for the same view, without a gradient; None without such encoders.
+        recording: (B,) int64, equal for samples of one recording, which are no negatives of each other; None if all
+            recordings differ.
     """
 
     heads: tuple[Head, ...]
@@ -128,7 +128,7 @@ class AVOutput:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """A loss and its named parts (detached scalars, before their weights)."""
+    """A loss and its named parts, which are detached scalars without their weights."""
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
@@ -136,12 +136,12 @@ class LossTerms:
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """The labels a framework gave to unlabeled rows, for logging their quality against a hidden truth.
+    """The pseudo-labels of a step, which are logged against the hidden truth.
 
     Attributes:
         mask: (B, h, w) in [0, 1], on the grid of the weak view.
         accepted: (B,) bool.
-        agreement: (B,) the labelers' agreement in [0, 1], where there are two.
+        agreement: (B,) agreement of two labelers in [0, 1]; None if there is one.
     """
 
     mask: Tensor
@@ -151,7 +151,7 @@ class PseudoLabels:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """One training step: what to minimize and the pseudo-labels behind it."""
+    """The loss of one training step and the pseudo-labels in it."""
 
     loss: LossTerms
     pseudo: PseudoLabels | None = None
@@ -161,28 +161,28 @@ class FrontEnd(Protocol):
     """Turns waveforms into features.
 
     Attributes:
-        key: names its output in a batch's cached features; equal settings, equal key.
-        cacheable: whether its output is worth keeping; not where it is the waveform itself.
+        key: name of its output among a batch's cached features; equal for equal settings.
+        cacheable: whether its output can be cached; False if it is the waveform.
     """
 
     key: str
     cacheable: bool
 
     def __call__(self, waveform: Tensor) -> Tensor:
-        """(B, T) waveforms in [-1, 1] to (B, 1, F, T') features."""
+        """Compute (B, 1, F, T') features of (B, T) waveforms in [-1, 1]."""
         ...
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective asks of the branch it is trained in.
+    """What an objective needs of the branch that it is trained in.
 
     Attributes:
-        views: augmented views of each row.
-        heads: pairs of embeddings of each view.
-        momentum: m of the momentum encoders; None for no such encoders.
-        momentum_inference: whether the momentum encoders, not the trained ones, are exported.
-        lr_scale: learning rate of the objective's own parameters, as a multiple of the network's.
+        views: number of augmented views of each sample.
+        heads: number of pairs of embeddings of each view.
+        momentum: m of the momentum encoders; None for no momentum encoders.
+        momentum_inference: whether to export the momentum encoders instead of the trained ones.
+        lr_scale: learning rate of the objective's parameters, as a multiple of the network's.
     """
 
     views: int = 1
@@ -193,23 +193,23 @@ class Needs:
 
 
 class Objective(Protocol):
-    """A self-supervised loss; sees outputs, never labels."""
+    """A self-supervised loss on outputs; it never sees labels."""
 
     needs: Needs
 
     def __call__(self, views: Sequence[AVOutput], step: int) -> LossTerms:
-        """The loss of ``needs.views`` views of the same rows; ``step`` counts optimizer steps from 0."""
+        """Compute the loss of ``needs.views`` views of the same samples; ``step`` counts optimizer steps from 0."""
         ...
 
 
 class Framework(Protocol):
-    """Decides what labels and pseudo-labels do; never knows which objective it wraps.
+    """A semi-supervised method: it decides how labels and pseudo-labels are used, for any objective.
 
     Attributes:
-        n_views: strong views of each row.
-        needs_weak_view: whether unlabeled rows get a weak view, for a labeler.
-        uses_labels: whether boxes reach the loss; where they do not, all rows are drawn alike and none has a mask.
-        uses_unlabeled: whether unlabeled rows are drawn at all.
+        n_views: number of strong views of each sample.
+        needs_weak_view: whether unlabeled samples get a weak view for a labeler.
+        uses_labels: whether labels enter the loss; if not, batches mix all samples and have no masks.
+        uses_unlabeled: whether batches have unlabeled samples.
     """
 
     n_views: int
@@ -218,35 +218,35 @@ class Framework(Protocol):
     uses_unlabeled: bool
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
-        """The loss of one step; ``step`` counts optimizer steps from 0."""
+        """Compute the loss of one step; ``step`` counts optimizer steps from 0."""
         ...
 
     def after_step(self, step: int) -> None:
-        """Called after the optimizer's step (EMA)."""
+        """Update teachers and momentum encoders after the optimizer's step."""
         ...
 
     def param_groups(self) -> Iterable[Mapping[str, Any]]:
-        """What the optimizer trains; a teacher's parameters are never among them."""
+        """The trained parameters, never a teacher's, in groups for the optimizer."""
         ...
 
     def eval_models(self) -> Sequence[nn.Module]:
-        """The networks that are validated, exported and served; their confidences are averaged."""
+        """The networks to validate and export; their confidences are averaged."""
         ...
 
 
 @runtime_checkable
 class Calibrated(Protocol):
-    """A model whose confidence has parameters of its own."""
+    """A model whose confidence has trained parameters."""
 
     def calibration(self) -> list[nn.Parameter]:
-        """Those parameters, which only labels can teach."""
+        """The parameters of the confidence, which only labels can train."""
         ...
 
 
 @runtime_checkable
 class KeepsLabels(Protocol):
-    """A framework that remembers pseudo-labels on the host, outside its tensors."""
+    """A framework that stores pseudo-labels in host memory, outside its parameters and buffers."""
 
     def undo(self) -> None:
-        """Take back the labels that the last training step has written."""
+        """Restore the labels that the last training step replaced."""
         ...

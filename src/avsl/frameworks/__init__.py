@@ -1,4 +1,4 @@
-"""Semi-supervised frameworks, one file each; none of them knows which objective it wraps."""
+"""Semi-supervised frameworks, one file each, for any objective."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a framework trains: a localizer with its objective, and the pieces every framework shares."""
+"""A branch (a localizer with its objective), which frameworks train, and the parts that frameworks share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from avsl.types import (
 
 
 class Branch(nn.Module):
-    """A student: a localizer, the self-supervised objective it is trained with, and what that objective needs."""
+    """A student: a localizer, its self-supervised objective, and momentum encoders if the objective needs them."""
 
     model: nn.Module
     objective: Objective
@@ -42,11 +42,11 @@ class Branch(nn.Module):
         self.model = model
         self.objective = objective
         self.needs = objective.needs
-        # Momentum encoders see batches as the trained ones do: in training mode, with statistics of their own.
+        # As in the published code, momentum encoders run in training mode and keep separate batch-norm statistics.
         self.momentum = None if self.needs.momentum is None else copy.deepcopy(model).requires_grad_(False)
 
     def forward(self, views: Sequence[AVBatch]) -> tuple[AVOutput, ...]:
-        """One output for each view."""
+        """Compute the output of each view."""
         outputs = tuple(replace(self.model(view), recording=view.recording) for view in views)
         if self.momentum is None:
             return outputs
@@ -55,17 +55,17 @@ class Branch(nn.Module):
         return tuple(replace(out, momentum=target) for out, target in zip(outputs, targets, strict=True))
 
     def contrastive(self, outputs: Sequence[AVOutput], step: int) -> LossTerms:
-        """The objective's loss on the outputs of all its views, for the rows of all processes that train together.
+        """Compute the objective's loss on the samples of all training processes.
 
-        So negatives are as many as in a single process with all of the step's rows, and no objective knows of others.
+        The number of negatives is therefore that of a single process with all samples of the step.
         """
-        seen = [of_all_processes(output) for output in outputs]
-        # A cosine in half precision has two digits: too few at a temperature of 0.03.
-        with torch.autocast(seen[0].visual.device.type, enabled=False):
-            return self.objective(seen, step)
+        gathered = [of_all_processes(output) for output in outputs]
+        # A cosine in half precision has two digits, too few at a temperature of 0.03.
+        with torch.autocast(gathered[0].visual.device.type, enabled=False):
+            return self.objective(gathered, step)
 
     def after_step(self) -> None:
-        """Momentum update, after the optimizer's step."""
+        """Update the momentum encoders after the optimizer's step."""
         if self.momentum is not None and self.needs.momentum is not None:
             ema_update(self.momentum, self.model, self.needs.momentum, buffers=False)
 
@@ -74,13 +74,13 @@ class Branch(nn.Module):
         return self.momentum if self.momentum is not None and self.needs.momentum_inference else self.model
 
     def calibration(self) -> list[nn.Parameter]:
-        """What only labels can teach the localizer, its confidence's scale and offset; empty if it has no such."""
+        """The localizer's parameters that only labels can train: scale and offset of its confidence, if it has them."""
         return self.model.calibration() if isinstance(self.model, Calibrated) else []
 
     def param_groups(self) -> list[Mapping[str, Any]]:
-        """Matrices and kernels decay; norms, biases, scales, offsets and rates do not.
+        """The trained parameters in groups with ``lr_scale``, a factor of the learning rate.
 
-        ``lr_scale`` multiplies the learning rate.
+        Weight decay applies to matrices and kernels, but not to norms, biases, scales and offsets.
         """
         own = [*self.objective.parameters()] if isinstance(self.objective, nn.Module) else []
         groups = []
@@ -94,7 +94,7 @@ class Branch(nn.Module):
 
 
 def of_all_processes(output: AVOutput) -> AVOutput:
-    """The output for the rows of all processes, with gradients to each one's own; a process alone has all of them."""
+    """The outputs of all training processes as one, see `avsl.distributed.gather`."""
     if not together():
         return output
     return AVOutput(
@@ -107,18 +107,18 @@ def of_all_processes(output: AVOutput) -> AVOutput:
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether it extends along more than one axis: a vector kept as (1, C, 1, 1) does not."""
+    """Whether a parameter has more than one axis longer than 1; a vector stored as (1, C, 1, 1) has not."""
     return sum(length > 1 for length in parameter.shape) > 1
 
 
-# Builds the k-th student (k = 0, 1): each call initializes another network from its own seed.
+# Builds the k-th student (k = 0, 1), initialized from a separate seed.
 MakeBranch = Callable[[int], Branch]
 
 
 class Teacher(nn.Module):
-    """A copy of a student's localizer that is averaged into and asked, never trained.
+    """An averaged copy of a student's localizer, which labels and is never trained.
 
-    It stays in evaluation mode whatever its parent is set to, so that its labels do not depend on the batch.
+    It is always in evaluation mode, so that its labels do not depend on the batch.
     """
 
     model: nn.Module
@@ -128,20 +128,20 @@ class Teacher(nn.Module):
         self.model = copy.deepcopy(student.model).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Teacher:
-        """Ignore the mode."""
+        """Stay in evaluation mode."""
         return self
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """The output for one view."""
+        """Compute the output of one view."""
         output: AVOutput = self.model(batch)
         return output
 
 
 @torch.no_grad()
 def predict_in_eval_mode(student: Branch, view: AVBatch) -> AVOutput:
-    """What a student's localizer makes of a view in evaluation mode, so that no row's label depends on the others.
+    """Compute a student's output in evaluation mode, so that a sample's label does not depend on the batch.
 
-    Afterwards it is in the mode in which it was, and its statistics are what they were.
+    The student's mode and batch-norm statistics are unchanged afterwards.
     """
     training = student.model.training
     student.model.eval()
@@ -153,10 +153,10 @@ def predict_in_eval_mode(student: Branch, view: AVBatch) -> AVOutput:
 
 
 def forward_together(student: Branch, batch: SemiBatch) -> tuple[tuple[AVOutput, ...], Tensor, Tensor | None]:
-    """One forward pass of labeled and unlabeled strong views together, so that they share batch-norm statistics.
+    """Run labeled and unlabeled strong views through the student together, with shared batch-norm statistics.
 
     Returns:
-        the outputs of all rows for each view; the logits of the first view's labeled rows; of its unlabeled rows.
+        The outputs of each view, and the logits of the first view's labeled and unlabeled samples.
     """
     if batch.unlabeled is None:
         outputs: tuple[AVOutput, ...] = student(batch.labeled.strong)
@@ -169,49 +169,49 @@ def forward_together(student: Branch, batch: SemiBatch) -> tuple[tuple[AVOutput,
 
 
 def supervised_loss(logits: Tensor, view: AVBatch) -> Tensor:
-    """Mean over rows of H(G, P), the box mask brought to the map's grid.
+    """The mean of H(G, P) over samples, with the mask reduced to the map's grid.
 
     Raises:
-        ValueError: the rows carry no masks.
+        ValueError: the view has no masks.
     """
     if view.mask is None:
-        raise ValueError("labeled rows carry no masks")
+        raise ValueError("labeled samples need masks")
     size = (logits.shape[-2], logits.shape[-1])
     return pixel_bce(logits, to_grid(view.mask, size)).mean()
 
 
 def unlabeled_views(batch: SemiBatch) -> tuple[AVBatch, AVBatch] | None:
-    """The weak view, which labelers see, and the first strong view of the unlabeled rows; None at 100 % labels.
+    """The weak view and the first strong view of the unlabeled samples; None if there are none.
 
     Raises:
-        ValueError: the rows carry no weak view.
+        ValueError: the samples have no weak view.
     """
     if batch.unlabeled is None:
         return None
     if batch.unlabeled.weak is None:
-        raise ValueError("unlabeled rows carry no weak view for the labeler")
+        raise ValueError("unlabeled samples need a weak view for the labeler")
     return batch.unlabeled.weak, batch.unlabeled.strong[0]
 
 
 def pseudo_label_loss(logits: Tensor, target: Tensor, seen: Tensor, accepted: Tensor) -> Tensor:
-    """Mean over all rows of H(Y, P), rejected rows counting 0: few accepted labels weigh little.
+    """The mean of H(Y, P) over all samples; rejected samples count 0, so that few accepted labels have a small weight.
 
     Args:
         logits: (B, h, w).
-        target: (B, h', w') pseudo-labels in the logits' view, brought to their grid here.
-        seen: (B, h', w') how much each of its cells counts.
-        accepted: (B,) weight of each row.
+        target: (B, h', w') pseudo-labels in the view of the logits; they are reduced to their grid.
+        seen: (B, h', w') weight of each cell of the target.
+        accepted: (B,) weight of each sample.
     """
     size = (logits.shape[-2], logits.shape[-1])
     weight = to_grid(seen, size)
     if target.shape[-2:] != size:
-        # A coarse cell's label is the mean of what was seen of it, not of what was not.
+        # The label of a coarse cell is the mean over its seen part.
         target = to_grid(target * seen, size) / weight.clamp_min(1e-6)
     return (pixel_bce(logits, target, weight) * accepted).mean()
 
 
 def weighted_sum(terms: Iterable[tuple[float, str, Tensor]]) -> LossTerms:
-    """Σ weight · term, with each term's unweighted value by name."""
+    """The loss Σ weight · term of (weight, name, term), and each unweighted term by name."""
     listed = list(terms)
     total = sum((weight * term for weight, _, term in listed[1:]), start=listed[0][0] * listed[0][2])
     return LossTerms(total, {name: term.detach() for _, name, term in listed})
@@ -244,22 +244,22 @@ class HardLabelConfig(StrictConfig):
 def hard_label_step(
     student: Branch, labeler: Callable[[AVBatch], AVOutput], batch: SemiBatch, step: int, config: HardLabelConfig
 ) -> StepOutput:
-    """One step of a student with one labeler, itself or another network.
+    """Compute the loss of a student with one labeler, which may be the student.
 
     L = H(G, P) on L + λ_u · H(Y, P) on accepted U + λ_c · L_contrastive on L ∪ U, with Y = 1[P_labeler ≥ δ] on the
     weak view, accepted where it is not empty.
 
     Args:
-        student: what learns.
-        labeler: gives its output for the weak view; it gets no gradient.
-        batch: the step's rows.
-        step: counts optimizer steps from 0.
+        student: the trained branch.
+        labeler: computes the output of the weak view, without a gradient.
+        batch: the samples of the step.
+        step: optimizer steps so far.
         config: δ, weights and warm-up.
     """
     pseudo, views = None, unlabeled_views(batch)
     if step >= config.warmup_steps and views is not None:
         weak, strong = views
-        # Before the student's own pass, which moves its batch-norm statistics.
+        # The labeler runs before the student's forward pass, which updates its batch-norm statistics.
         with torch.no_grad():
             mask = confident_mask(labeler(weak).confidence, config.delta)
         pseudo = PseudoLabels(mask, accepted=not_empty(mask))

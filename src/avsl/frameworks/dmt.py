@@ -61,8 +61,8 @@ class DMT(nn.Module):
     Σ_k H(G, P_k) on L + λ_u · H(Y, P_k) on accepted U + λ_c · L_contrastive(k) on L ∪ U. Teachers are averages of their
     students (β), copies until the warm-up ends; the exported model is the teacher pair.
 
-    Open in the paper and chosen here: the unlabeled term is a mean over all unlabeled rows, rejected ones counting 0;
-    the objective sees L ∪ U in the warm-up too; cells that the weak view did not show carry no label.
+    The paper leaves open, and chosen here are: the unlabeled term is a mean over all unlabeled samples, in which
+    rejected ones count 0; the objective uses L ∪ U during the warm-up; cells outside the weak view have no label.
     """
 
     needs_weak_view = True
@@ -81,7 +81,7 @@ class DMT(nn.Module):
 
     @torch.no_grad()
     def label(self, weak: AVBatch) -> PseudoLabels:
-        """Consensus filter and intersection of pseudo-labels on weakly augmented, unlabeled rows."""
+        """Label the weak view of unlabeled samples: the teachers' masks, filtered by their consensus."""
         maps = [teacher(weak).confidence for _, teacher in self.pairs]
         if maps[1].shape != maps[0].shape:
             maps[1] = F.interpolate(maps[1].unsqueeze(1), size=maps[0].shape[-2:], mode="bilinear").squeeze(1)
@@ -91,7 +91,7 @@ class DMT(nn.Module):
         return PseudoLabels(targets[self.config.target], accepted, agreement)
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
-        """The loss of one step, of both students."""
+        """Compute the loss of one step of both students."""
         config = self.config
         pseudo, views = None, unlabeled_views(batch)
         if step >= config.warmup_steps and views is not None:
@@ -110,7 +110,7 @@ class DMT(nn.Module):
         return StepOutput(weighted_sum(terms), pseudo)
 
     def after_step(self, step: int) -> None:
-        """EMA of both pairs; until the warm-up ends a teacher is its student's copy."""
+        """Update both teachers, which are copies of their students until the warm-up ends."""
         decay = self.decay if step >= self.config.warmup_steps else 0.0
         for student, teacher in self.pairs:
             ema_update(teacher.model, student.model, decay)

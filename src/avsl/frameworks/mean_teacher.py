@@ -1,4 +1,4 @@
-"""Mean teacher: one student, one averaged teacher that labels for it."""
+"""Mean teacher: one student, labeled by its averaged teacher."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class MeanTeacherConfig(HardLabelConfig):
 
     Attributes:
         ema_decay: β of the teacher.
-        ema_half_life: steps in which a student's weight in the average halves, or below 1 a share of the training; 0
-            for ``ema_decay`` instead.
+        ema_half_life: steps after which a student's weight in the average has halved, below 1 a share of the training;
+            0 uses ``ema_decay``.
     """
 
     SPACE: ClassVar[Mapping[str, Any]] = {
@@ -55,11 +55,11 @@ class MeanTeacher(nn.Module):
         self.teacher = Teacher(self.student)
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
-        """The loss of one step."""
+        """Compute the loss of one step."""
         return hard_label_step(self.student, self.teacher, batch, step, self.config)
 
     def after_step(self, step: int) -> None:
-        """EMA; until the warm-up ends the teacher is the student's copy."""
+        """Update the teacher, which is a copy of the student until the warm-up ends."""
         decay = self.decay if step >= self.config.warmup_steps else 0.0
         ema_update(self.teacher.model, self.student.model, decay)
         self.student.after_step()

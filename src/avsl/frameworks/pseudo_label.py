@@ -1,4 +1,4 @@
-"""Pseudo-labeling: one network that learns from its own hard labels."""
+"""Pseudo-labeling: a network is trained on its own hard labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avsl.types import SemiBatch, StepOutput
 
 
 class PseudoLabelConfig(HardLabelConfig):
-    """Pseudo-labeling; the labeler is the student itself."""
+    """Pseudo-labeling; the labeler is the student."""
 
 
 class PseudoLabel(nn.Module):
@@ -36,11 +36,11 @@ class PseudoLabel(nn.Module):
         self.n_views = self.student.needs.views
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
-        """The loss of one step."""
+        """Compute the loss of one step."""
         return hard_label_step(self.student, partial(predict_in_eval_mode, self.student), batch, step, self.config)
 
     def after_step(self, step: int) -> None:
-        """The momentum encoders' step, where the objective has them."""
+        """Update the momentum encoders, if the objective has them."""
         self.student.after_step()
 
     def param_groups(self) -> Iterable[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""The objective alone, on all clips: what is learned without any label."""
+"""Self-supervised training: the objective alone, on all clips and without labels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from avsl.types import SemiBatch, StepOutput
 
 
 class SelfSupervisedConfig(StrictConfig):
-    """Self-supervised learning: all there is to set belongs to the objective."""
+    """Self-supervised learning, which has no settings besides the objective's."""
 
 
 class SelfSupervised(nn.Module):
-    """L_contrastive on L ∪ U; no box is ever looked at.
+    """L_contrastive on L ∪ U, without labels.
 
-    The confidence's scale and offset stay as they were initialized, as only labels can teach them.
+    The scale and offset of the confidence keep their initial values, because only labels can train them.
     """
 
     student: Branch
@@ -35,16 +35,16 @@ class SelfSupervised(nn.Module):
             parameter.requires_grad_(False)
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
-        """The loss of one step."""
+        """Compute the loss of one step."""
         outputs, _, _ = forward_together(self.student, batch)
         return StepOutput(weighted_sum([(1.0, "contrastive", self.student.contrastive(outputs, step).total)]))
 
     def after_step(self, step: int) -> None:
-        """The momentum encoders' step, where the objective has them."""
+        """Update the momentum encoders, if the objective has them."""
         self.student.after_step()
 
     def param_groups(self) -> Iterable[Mapping[str, Any]]:
-        """The student's parameters, less its calibration."""
+        """The student's parameters without its calibration."""
         return self.student.param_groups()
 
     def eval_models(self) -> Sequence[nn.Module]:

@@ -1,4 +1,4 @@
-"""Supervised learning on the labeled clips, with the objective on all clips beside it."""
+"""Supervised learning on the labeled clips, with the objective on all clips."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SupervisedConfig(StrictConfig):
     """Supervised learning.
 
     Attributes:
-        contrastive_weight: λ_c of the objective on L ∪ U; 0 learns from the labels only and draws no unlabeled clip.
+        contrastive_weight: λ_c of the objective on L ∪ U; 0 trains on labeled clips only.
     """
 
     contrastive_weight: float = Field(1.0, ge=0)
@@ -38,7 +38,7 @@ class Supervised(nn.Module):
         self.uses_unlabeled = config.contrastive_weight > 0
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
-        """The loss of one step."""
+        """Compute the loss of one step."""
         outputs, labeled, _ = forward_together(self.student, batch)
         terms = [(1.0, "supervised", supervised_loss(labeled, batch.labeled.strong[0]))]
         if self.config.contrastive_weight > 0:
@@ -46,7 +46,7 @@ class Supervised(nn.Module):
         return StepOutput(weighted_sum(terms))
 
     def after_step(self, step: int) -> None:
-        """The momentum encoders' step, where the objective has them."""
+        """Update the momentum encoders, if the objective has them."""
         self.student.after_step()
 
     def param_groups(self) -> Iterable[Mapping[str, Any]]:

@@ -28,12 +28,12 @@ from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
 
 
 class PacingConfig(StrictConfig):
-    """The share of unlabeled clips that is admitted; 1 from the start is no curriculum.
+    """The admitted share of unlabeled clips; a ``start`` of 1 means no curriculum.
 
     Attributes:
-        start: share when pseudo-labels are first used.
-        end: share when the curriculum is over.
-        length: steps between the two; below 1 a share of the training.
+        start: share at the first use of pseudo-labels.
+        end: share at the end of the curriculum.
+        length: steps of the curriculum; below 1 a share of the training.
         shape: ``linear``, ``root`` (fast, then slow) or ``step`` (``start`` until ``length``).
     """
 
@@ -50,12 +50,12 @@ class PacingConfig(StrictConfig):
 
 
 class XPLConfig(StrictConfig):
-    """XPL. The paper leaves every value open; a sweep can search each.
+    """XPL. The paper states none of these values; a sweep can search each.
 
     Attributes:
-        temperature: T of the sharpening; 1 leaves soft labels as they are.
+        temperature: T of the sharpening; 1 leaves soft labels unchanged.
         label_momentum: m of the labels' average over visits; 0 has no memory.
-        cross: whether each peer learns from the other's labels; from its own if not.
+        cross: whether each peer is trained on the other's labels instead of its own.
         pacing: curriculum data selection.
         unlabeled_weight: λ_x of the loss on pseudo-labels.
         contrastive_weight: λ_c of the objective on L ∪ U.
@@ -88,19 +88,18 @@ class XPLConfig(StrictConfig):
 class XPL(nn.Module):
     """Cross pseudo-labeling (Guo et al., ICASSP 2024, arXiv 2403.03095).
 
-    Two peers without teachers. Both label the weak view, Q_k = sharpen(P_k, T); in the frame's geometry each sample's
-    labels are averaged over its visits, Ŷ_k ← m Ŷ_k + (1 − m) Q_k; on the strong view each peer learns the other's:
-    Σ_k H(G, P_k) on L + λ_x · [H(Ŷ_B, P_A) + H(Ŷ_A, P_B)] on admitted U + λ_c · Σ_k L_contrastive(k) on L ∪ U.
-    Admitted are the most reliable of all samples visited so far, a share that a pacing function lets grow. Both peers
-    are exported.
+    Two peers without teachers. Both label the weak view, Q_k = sharpen(P_k, T); each sample's labels are averaged over
+    its visits in the frame's geometry, Ŷ_k ← m Ŷ_k + (1 − m) Q_k; on the strong view each peer is trained on the
+    other's: Σ_k H(G, P_k) on L + λ_x · [H(Ŷ_B, P_A) + H(Ŷ_A, P_B)] on admitted U + λ_c · Σ_k L_contrastive(k) on L ∪ U.
+    The most reliable of all visited samples are admitted; a pacing function sets their share. Both peers are exported.
 
-    Open in the paper and chosen here: reliability is the soft IoU of Ŷ_A and Ŷ_B, ranked with every other sample's
-    latest; peers label in evaluation mode; a cell belongs to a weak view that shows at least half of it, others keep
-    what they have, and cells that were never shown carry no label; labels lie on the finer peer's grid; the unlabeled
-    term is a mean over all unlabeled rows, rejected ones counting 0.
+    The paper leaves open, and chosen here are: reliability is the soft IoU of Ŷ_A and Ŷ_B, ranked among the latest
+    values of all samples; peers label in evaluation mode; a weak view updates the cells of which it shows at least
+    half, and cells that were never shown have no label; labels have the finer peer's grid; the unlabeled term is a mean
+    over all unlabeled samples, in which rejected ones count 0.
 
-    The samples' labels are part of the framework's state. Processes that train together exchange the labels of their
-    rows, so that each ranks and averages as a single one would.
+    The samples' labels are part of the framework's state. Training processes exchange the labels of their samples, so
+    that each ranks and averages as a single process would.
     """
 
     needs_weak_view = True
@@ -117,29 +116,29 @@ class XPL(nn.Module):
 
     @torch.no_grad()
     def label(self, weak: AVBatch) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Renew the labels of the rows of a weak view.
+        """Update the labels of the samples of a weak view.
 
         Returns:
-            Ŷ_A and Ŷ_B in the frames' geometry, (B, h, w) in [0, 1]; (B, h, w) in {0, 1}, which of their cells have
-            ever been shown; the labels' reliability, (B,) in [0, 1].
+            Ŷ_A and Ŷ_B in the frames' geometry, (B, h, w) in [0, 1]; whether each cell has ever been shown, (B, h, w)
+            in {0, 1}; the reliability of the labels, (B,) in [0, 1].
         """
         confidences = to_finest_grid([predict_in_eval_mode(student, weak).confidence for student in self.branches])
         maps = [sharpen(confidence, self.config.temperature) for confidence in confidences]
         frame = identity(len(weak), weak.geometry.device)
-        carried, seen = zip(*(transfer_labels(q, weak.geometry, frame) for q in maps), strict=True)
-        current = torch.stack(carried, 1)
+        transferred, seen = zip(*(transfer_labels(q, weak.geometry, frame) for q in maps), strict=True)
+        current = torch.stack(transferred, 1)
         rows = weak.index.cpu().numpy()
         previous = torch.from_numpy(self.labels.read(rows, tuple(current.shape[2:]))).to(current)
         averaged = average_labels(previous, current, seen[0].unsqueeze(1) >= 0.5, self.config.label_momentum)
         known = (~averaged[:, 0].isnan()).to(averaged.dtype)
         labels = list(averaged.nan_to_num(0.0).unbind(1))
         reliability = soft_iou(labels[0], labels[1], known)
-        told = (gather(weak.index), gather(averaged.half()), gather(reliability))
-        self.labels.write(*(tensor.cpu().numpy() for tensor in told))
+        gathered = (gather(weak.index), gather(averaged.half()), gather(reliability))
+        self.labels.write(*(tensor.cpu().numpy() for tensor in gathered))
         return labels, known, reliability
 
     def training_step(self, batch: SemiBatch, step: int) -> StepOutput:
-        """The loss of one step, of both peers; renews the unlabeled rows' labels."""
+        """Compute the loss of one step of both peers, and update the labels of the unlabeled samples."""
         config = self.config
         self.labels.mark()
         pseudo, views = None, unlabeled_views(batch)
@@ -167,7 +166,7 @@ class XPL(nn.Module):
         return StepOutput(weighted_sum(terms), pseudo)
 
     def after_step(self, step: int) -> None:
-        """The momentum encoders' step, where the objective has them."""
+        """Update the momentum encoders, if the objective has them."""
         for student in self.branches:
             student.after_step()
 
@@ -180,5 +179,5 @@ class XPL(nn.Module):
         return [student.inference_model() for student in self.branches]
 
     def undo(self) -> None:
-        """Take back the labels of the last step's rows."""
+        """Restore the labels that the last step replaced."""
         self.labels.undo()

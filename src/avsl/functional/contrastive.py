@@ -1,4 +1,4 @@
-"""Audio-visual similarity and the contrastive losses built on it."""
+"""Audio-visual similarity and the contrastive losses on it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,23 @@ Pooling = Literal["max", "logsumexp", "topk"]
 
 
 def similarity_maps(visual: Tensor, audio: Tensor) -> Tensor:
-    """S of each pair: cosine of (B, C, h, w) normalized visual and (B, C) audio embeddings, (B, h, w) in [-1, 1]."""
+    """The cosine map S of each image with its sound.
+
+    Shape: visual (B, C, h, w), audio (B, C), both L2-normalized over C -> (B, h, w) in [-1, 1].
+
+    Example:
+        >>> visual = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])  # two cells with orthogonal embeddings
+        >>> similarity_maps(visual, audio=torch.tensor([[1.0, 0.0]]))
+        tensor([[[1., 0.]]])
+    """
     return torch.einsum("bchw,bc->bhw", visual, audio)
 
 
 def all_similarity_maps(visual: Tensor, audio: Tensor) -> Tensor:
-    """S of every image with every sound: (B, A, h, w)."""
+    """The cosine maps S of every image with every sound.
+
+    Shape: visual (B, C, h, w), audio (A, C) -> (B, A, h, w).
+    """
     return (audio @ visual.flatten(2)).view(len(visual), len(audio), *visual.shape[-2:])
 
 
@@ -28,10 +39,15 @@ def pool_similarity(maps: Tensor, pooling: Pooling, *, topk: int = 8, sharpness:
     Args:
         maps: cosine similarities.
         pooling: ``max`` as published (EZ-VSL, ECCV 2022, arXiv 2203.09324, eq. 3); ``topk``, the mean of the highest
-            cells; ``logsumexp``, a soft maximum. The last two reach more cells than one, which learning from random
+            cells; ``logsumexp``, a soft maximum. The last two give several cells a gradient, which training from random
             weights needs.
-        topk: cells that ``topk`` averages; all of them where the map has fewer.
+        topk: number of cells that ``topk`` averages, at most all of them.
         sharpness: temperature of ``logsumexp``.
+
+    Example:
+        >>> maps = torch.tensor([[[0.1, 0.3], [0.5, 0.9]]])
+        >>> pool_similarity(maps, "max"), pool_similarity(maps, "topk", topk=2)
+        (tensor([0.9000]), tensor([0.7000]))
     """
     cells = maps.flatten(-2)
     if pooling == "max":
@@ -62,9 +78,13 @@ def negative_weights(recording: Tensor | None, like: Tensor) -> Tensor:
 
 
 def symmetric_info_nce(scores: Tensor, temperature: float, recording: Tensor | None = None) -> Tensor:
-    """Cross-entropy of (B, B) pair scores in both directions, summed; row i's partner is column i.
+    """The sum of the cross-entropies of (B, B) pair scores in both directions; the positive of row i is column i.
 
-    Rows of one ``recording``, (B,), are no negatives of each other: `negative_weights`.
+    Rows of one ``recording``, (B,), are no negatives of each other, see `negative_weights`.
+
+    Example:
+        >>> symmetric_info_nce(torch.eye(2), temperature=1.0)
+        tensor(0.6265)
     """
     logits, weights = scores / temperature, negative_weights(recording, scores)
     target = torch.arange(len(logits), device=logits.device)
@@ -72,20 +92,26 @@ def symmetric_info_nce(scores: Tensor, temperature: float, recording: Tensor | N
 
 
 def log_soft_mask(maps: Tensor, threshold: float, temperature: float) -> Tensor:
-    """The log of sigmoid((S − ε) / T), a soft threshold at ε; of −S and −ε the log of what lies below ε."""
+    """The log of the soft threshold sigmoid((S − ε) / T); of −S and −ε it is the log of the complement."""
     return F.logsigmoid((maps - threshold) / temperature)
 
 
 def masked_mean(maps: Tensor, log_mask: Tensor) -> Tensor:
     """Σ m · S / Σ m over the cells of (..., h, w) maps, (...).
 
-    The mask comes as its logarithm: the mean is then finite and exact even where every m would be rounded to 0.
+    The logarithm of the mask keeps the mean finite and exact where every m would underflow to 0.
     """
     return (log_mask.flatten(-2).softmax(-1) * maps.flatten(-2)).sum(-1)
 
 
 def foreground_mask(maps: Tensor, threshold: float) -> Tensor:
-    """1[min-max of S > θ], (..., h, w) in {0, 1}, written without the division; a constant map has no foreground."""
+    """1[min-max of S > θ], (..., h, w) in {0, 1}; a constant map has no foreground.
+
+    Example:
+        >>> foreground_mask(torch.tensor([[0.2, 0.4, 1.0]]), threshold=0.5)
+        tensor([[0., 0., 1.]])
+    """
+    # (S - min) > θ (max - min) avoids a division by zero.
     above = maps - maps.amin((-2, -1), keepdim=True)
     return (above > threshold * above.amax((-2, -1), keepdim=True)).to(maps.dtype)
 
