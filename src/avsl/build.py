@@ -21,12 +21,23 @@ from avsl.frameworks import FRAMEWORKS
 from avsl.frameworks.branch import Branch
 from avsl.functional.seeds import derive_seed
 from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, make_front_end
+from avsl.models.start import load_start, start_file
 from avsl.objectives import OBJECTIVES
 from avsl.types import Framework
 
 
-def make_branch(config: Config, k: int, total_steps: int) -> Branch:
-    """The k-th student of a training, initialized from its own seed; the global generator is left as it was."""
+def make_branch(config: Config, k: int, total_steps: int, start: Path | None = None) -> Branch:
+    """The k-th student of a training, initialized from its own seed; the global generator is left as it was.
+
+    Args:
+        config: the run's configuration.
+        k: 0 or 1.
+        total_steps: length of the training.
+        start: folder of the students' start weights; None for the model's initial weights.
+
+    Raises:
+        DataError: the start weights are missing or of another model.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, k))
         build, _ = OBJECTIVES[config.objective.name]
@@ -36,14 +47,17 @@ def make_branch(config: Config, k: int, total_steps: int) -> Branch:
         model: Any = Localizer(described)  # torch leaves memory_format out of to()'s type
         if config.trainer.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        return Branch(model, objective)
+        branch = Branch(model, objective)
+        if start is not None:
+            load_start(branch, start_file(start, k))
+        return branch
 
 
-def make_framework(config: Config, total_steps: int) -> Framework:
-    """The framework over freshly initialized students, for a training of ``total_steps``."""
+def make_framework(config: Config, total_steps: int, start: Path | None = None) -> Framework:
+    """The framework over students as :func:`make_branch` makes them."""
     framework, _ = FRAMEWORKS[config.framework.name]
     settings = config.framework.settings.in_steps(total_steps)
-    return framework(lambda k: make_branch(config, k, total_steps), settings)
+    return framework(lambda k: make_branch(config, k, total_steps, start), settings)
 
 
 def steps_per_epoch(config: Config, split: Split) -> int:

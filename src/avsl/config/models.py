@@ -63,6 +63,7 @@ class TrainerConfig(StrictConfig):
         labeled_batch_size: how many of them are labeled, where there are unlabeled ones.
         learning_rate: peak of the cosine schedule.
         warmup_share: share of all steps in which the learning rate rises linearly.
+        final_lr_share: share of the peak learning rate at which the cosine schedule ends.
         weight_decay: AdamW's, on matrices and kernels.
         gradient_clip: highest norm of each student's gradient; 0 leaves it alone.
         precision: Lightning's name, never chosen by what the machine has.
@@ -90,6 +91,7 @@ class TrainerConfig(StrictConfig):
     labeled_batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     warmup_share: float = Field(0.05, ge=0, lt=1)
+    final_lr_share: float = Field(0.0, ge=0, le=1)
     weight_decay: float = Field(1e-4, ge=0)
     gradient_clip: float = Field(1.0, ge=0)
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
@@ -112,6 +114,32 @@ class TrainerConfig(StrictConfig):
                 f"{self.labeled_batch_size} must be divisible by 'trainer.devices' = {self.devices}"
             )
         return self
+
+
+class StartConfig(StrictConfig):
+    """The self-supervised training whose weights every framework of a seed starts from.
+
+    Attributes:
+        epochs: its passes over the training part; 0 for frameworks that start from the model's initial weights.
+    """
+
+    epochs: int = Field(0, ge=0)
+
+
+class ParallelConfig(StrictConfig):
+    """What each of the trainings that run side by side takes, and where they run.
+
+    Attributes:
+        cpus: cores of a training, and the threads of its arithmetic: results do not depend on the machine's cores.
+        gpus: share of a GPU of a training, with ``trainer.accelerator=gpu``.
+        address: of a Ray cluster whose nodes share the project's folder; empty means RAY_ADDRESS, else this machine.
+        retries: how often a training whose worker or node has died is started again.
+    """
+
+    cpus: float = Field(1, gt=0)
+    gpus: float = Field(1, ge=0)
+    address: str = ""
+    retries: int = Field(1, ge=0)
 
 
 class EvaluateConfig(StrictConfig):
@@ -179,7 +207,7 @@ class Config(StrictConfig):
     """One run's configuration.
 
     Attributes:
-        seed: of the networks' weights, the data order and the augmentation.
+        seed: of the networks' weights, the data order, the augmentation and, without ``split.seed``, the split.
         root: folder of everything that is made.
         data: the data set and its settings.
         split: labeled share and its seed.
@@ -187,7 +215,9 @@ class Config(StrictConfig):
         objective: the self-supervised objective and its settings.
         framework: the semi-supervised framework and its settings.
         augment: augmentation.
+        start: the self-supervised weights to start from.
         trainer: optimization.
+        parallel: resources of the trainings that run side by side.
         evaluate: evaluation.
         tracking: MLflow.
         variant: where the results lie; `avsl.config.compose.compose` fills it.
@@ -201,10 +231,19 @@ class Config(StrictConfig):
     objective: Annotated[Choice, _choice(OBJECTIVES, "objective")]
     framework: Annotated[Choice, _choice(FRAMEWORKS, "framework")]
     augment: AugmentConfig = AugmentConfig()
+    start: StartConfig = StartConfig()
     trainer: TrainerConfig
+    parallel: ParallelConfig = ParallelConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
     variant: Variant = Variant()
+
+    @model_validator(mode="after")
+    def _seed_of_split(self) -> Self:
+        """The run's seed chooses the labeled rows too, unless ``split.seed`` says otherwise."""
+        if self.split.seed is None:
+            object.__setattr__(self, "split", self.split.model_copy(update={"seed": self.seed}))
+        return self
 
     def training_hash(self) -> str:
         """SHA-256 of all that decides a training's result, apart from the data and the code.
@@ -212,7 +251,7 @@ class Config(StrictConfig):
         `trainer.non_finite` is no part of it: no checkpoint is written after a step that it decides on unless that step
         was skipped, so what stopped may go on with ``skip``.
         """
-        decisive = without_resumable_keys(self.model_dump(mode="json", exclude={"data", "evaluate", "tracking"}))
+        decisive = without_resumable_keys(self.model_dump(mode="json", exclude={"data", "parallel", "evaluate", "tracking"}))
         return digest(decisive)
 
     def variant_of(self, plain: Config) -> Variant:
@@ -221,7 +260,7 @@ class Config(StrictConfig):
         What is the same in both is shared; which framework, objective, label ratio and seed they are of says the path.
         """
         here, there = (
-            without_resumable_keys(config.model_dump(mode="json", exclude={"evaluate", "tracking"}))
+            without_resumable_keys(config.model_dump(mode="json", exclude={"parallel", "evaluate", "tracking"}))
             for config in (self, plain)
         )
         differing = differing_values(here, there)

@@ -27,6 +27,7 @@ from avsl.config.plugins import load_again, loaded_plugins
 from avsl.data.loading import RowLoader, RowReader
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
+from avsl.models.start import start_file
 from avsl.schema import ConfigError
 from avsl.tracking.runs import Recorder
 from avsl.training.checkpoint import StampedCheckpoint
@@ -42,14 +43,23 @@ log = logging.getLogger(__name__)
 _SIGINT_CODE, _SIGTERM_CODE = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
-def identity(config: Config, split: Split) -> str:
-    """SHA-256 of all that decides a training's result: configuration, split (and so the data), code."""
-    parts = "\n".join([config.training_hash(), split.content_hash, code_hash()])
-    return hashlib.sha256(parts.encode()).hexdigest()
+def identity(config: Config, split: Split, start: Path | None = None) -> str:
+    """SHA-256 of all that decides a training's result: configuration, split (and so the data), start weights, code."""
+    digest = hashlib.sha256("\n".join([config.training_hash(), split.content_hash, code_hash()]).encode())
+    if start is not None:
+        for path in (start_file(start, k) for k in (0, 1)):
+            digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
 
 
 def fit_on_all_devices(
-    config: Config, data: PreparedData, split: Split, run: Recorder, checkpoint: Path, resume: bool
+    config: Config,
+    data: PreparedData,
+    split: Split,
+    run: Recorder,
+    checkpoint: Path,
+    resume: bool,
+    start: Path | None = None,
 ) -> tuple[SemiModule, EpochLogger, RowReader]:
     """Train.
 
@@ -60,6 +70,7 @@ def fit_on_all_devices(
         run: is told of every epoch.
         checkpoint: where the state is kept.
         resume: whether to go on from it.
+        start: folder of the students' start weights; None for the model's initial weights.
 
     Returns:
         the trained module, the history of its epochs and the reader of training and validation rows.
@@ -80,9 +91,10 @@ def fit_on_all_devices(
                 "checkpoint": str(checkpoint),
                 "resume": resume,
                 "plugins": loaded_plugins(),
+                "start": None if start is None else str(start),
             }
             processes = stack.enter_context(started(task, devices, config.trainer.accelerator))
-        return _fit_on_one_device(config, data, split, run, checkpoint, resume, processes)
+        return _fit_on_one_device(config, data, split, run, checkpoint, resume, start, processes)
 
 
 @contextmanager
@@ -128,6 +140,7 @@ def take_part() -> None:
         None,
         Path(task["checkpoint"]),
         task["resume"],
+        None if task["start"] is None else Path(task["start"]),
         processes,
     )
 
@@ -139,6 +152,7 @@ def _fit_on_one_device(
     run: Recorder | None,
     checkpoint: Path,
     resume: bool,
+    start: Path | None,
     processes: Processes | None,
 ) -> tuple[SemiModule, EpochLogger, RowReader]:
     """What each of the processes that train together does, or the only one."""
@@ -151,11 +165,11 @@ def _fit_on_one_device(
     per_epoch = steps_per_epoch(config, split)
     total_steps = per_epoch * config.trainer.epochs
     check_warm_ups(config, total_steps)
-    module = SemiModule(config, total_steps)
+    module = SemiModule(config, total_steps, start)
     loader = make_loader(config, reader, split, module.framework, rank)
     settings = config.trainer
     epochs = EpochLogger(run, settings.epochs)
-    stamp = {"identity": identity(config, split), "run_id": "" if run is None else run.run_id}
+    stamp = {"identity": identity(config, split, start), "run_id": "" if run is None else run.run_id}
     guard = NonFiniteGuard(settings.non_finite, settings.loss_limit)
     checkpoints = StampedCheckpoint(checkpoint, settings.checkpoint_every, settings.checkpoint_every_s, stamp, guard)
     callbacks: list[Callback] = [epochs, guard, checkpoints, _EndOnSigterm()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -40,11 +41,11 @@ class SemiModule(lightning.LightningModule):
         skipped: number of steps of the epoch that were not finite.
     """
 
-    def __init__(self, config: Config, total_steps: int) -> None:
+    def __init__(self, config: Config, total_steps: int, start: Path | None = None) -> None:
         super().__init__()
         self.config = config
         self.total_steps = total_steps
-        self.framework: Framework = make_framework(config, total_steps)
+        self.framework: Framework = make_framework(config, total_steps, start)
         self.sweep = ThresholdSweep()
         self.means = RunningMeans()
         self.skipped = SumMetric(nan_strategy="disable", sync_on_compute=False)

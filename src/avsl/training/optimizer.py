@@ -23,16 +23,17 @@ def make_optimizer(framework: Framework, trainer: TrainerConfig, total_steps: in
     )
     warmup = max(1, round(trainer.warmup_share * total_steps))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, warmup, total_steps)
+        optimizer, lambda step: learning_rate_factor(step, warmup, total_steps, trainer.final_lr_share)
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def learning_rate_factor(step: int, warmup: int, total: int) -> float:
-    """The share of the peak learning rate: a linear warm-up to 1 over ``warmup`` steps, then a cosine to 0."""
+def learning_rate_factor(step: int, warmup: int, total: int, final: float = 0.0) -> float:
+    """The share of the peak learning rate: a linear warm-up to 1 over ``warmup`` steps, then a cosine to ``final``."""
     if step < warmup:
         return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    return final + (1 - final) * cosine
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> None:
