@@ -19,6 +19,10 @@ STEPS = {
     "source": ("record what the data set's folder holds, so that DVC sees a change", "avsl.stages.source:source"),
     "prepare": ("make the data set of data=... into prepared shards", "avsl.stages.prepare:prepare"),
     "split": ("choose the labeled samples of one label ratio", "avsl.stages.prepare:split"),
+    "start": (
+        "train the self-supervised weights that every framework of a seed starts from (start.epochs)",
+        "avsl.stages.start:start",
+    ),
     "train": ("train one framework at one label ratio, with an MLflow run", "avsl.stages.train:train"),
     "evaluate": ("score the trained model on validation and test", "avsl.stages.evaluate:evaluate"),
     "register": (
@@ -26,13 +30,21 @@ STEPS = {
         "avsl.stages.register:register",
     ),
     "report": ("draw the comparison's tables and figures", "avsl.report.tables:report"),
-    "run": ("prepare, split, train and evaluate in one go", "avsl.stages.run:run"),
+    "run": ("prepare, split, start, train and evaluate one seed in one go", "avsl.stages.run:run"),
     "sweep": ("search for the best settings, as tune=full framework=dmt,xpl", "avsl.tuning.sweep:sweep"),
     "config": (
         "print the configuration that the overrides compose to, as YAML, and do nothing",
         "avsl.cli:print_config",
     ),
     "doctor": ("check versions, devices, the MLflow store, disk, fonts and FFmpeg", "avsl.doctor:doctor"),
+}
+
+# The same for every seed of params.yaml's matrix.seeds.
+SEEDED = {
+    "split": "avsl.stages.prepare:split_seeds",
+    "start": "avsl.stages.start:start_seeds",
+    "train": "avsl.stages.train:train_seeds",
+    "evaluate": "avsl.stages.evaluate:evaluate_seeds",
 }
 
 _PUBLISHED = ("ezvsl", "fnac", "lvs", "slavc", "sspl")
@@ -154,6 +166,10 @@ def build_parser() -> argparse.ArgumentParser:
             metavar="KEY=VALUE",
             help="changes to params.yaml, as framework=dmt or framework.dmt.delta=0.7",
         )
+        if name in SEEDED:
+            step.add_argument(
+                "--seeds", action="store_true", help="for all of params.yaml's matrix.seeds instead of one seed=N"
+            )
     return parser
 
 
@@ -311,7 +327,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if options.command in others:
         return call(lambda: others[options.command](options))
-    module, _, function = STEPS[options.command][1].partition(":")
+    target = SEEDED[options.command] if getattr(options, "seeds", False) else STEPS[options.command][1]
+    module, _, function = target.partition(":")
     return call(lambda: getattr(importlib.import_module(module), function)(options.overrides))
 
 

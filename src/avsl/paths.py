@@ -16,40 +16,77 @@ class Layout:
         base: of all that follows training.
         ratio: the label ratio.
         method: a framework over an objective.
+        objective: below the framework.
+        seed: of the training.
         prepared: the prepared data set.
-        splits: the splits of that set.
+        all_splits: the splits of that set, by ratio and seed.
+        all_starts: the start weights, by objective and seed.
+        starts: whether frameworks start from them.
     """
 
     base: Path
     ratio: str
     method: str
+    objective: str
+    seed: int
     prepared: Path
-    splits: Path
+    all_splits: Path
+    all_starts: Path
+    starts: bool
 
     @classmethod
     def of(cls, config: Config) -> Layout:
         """The layout below ``root/<data set>`` or, for a variant, below ``variants`` there."""
         method = f"{config.framework.name}-{config.objective.name}"
         ratio, dag, variant = str(float(config.split.label_ratio)), config.root / config.data.name, config.variant
-        train, data, split = (
-            dag / "variants" / name if name else dag for name in (variant.train, variant.data, variant.split)
+        names = (variant.train, variant.data, variant.split, variant.start)
+        train, data, split, start = (dag / "variants" / name if name else dag for name in names)
+        return cls(
+            base=train,
+            ratio=ratio,
+            method=method,
+            objective=config.objective.name,
+            seed=config.seed,
+            prepared=data / "prepared",
+            all_splits=split / "split",
+            all_starts=start / "start",
+            starts=config.start.epochs > 0,
         )
-        return cls(train, ratio, method, data / "prepared", split / "split")
 
     @property
     def split(self) -> Path:
         """The split's file."""
-        return self.splits / f"{self.ratio}.json"
+        return self.splits / f"{self.seed}.json"
+
+    @property
+    def splits(self) -> Path:
+        """The splits of all seeds at this ratio."""
+        return self.all_splits / self.ratio
+
+    @property
+    def start(self) -> Path | None:
+        """Folder of the weights from which the students of every framework start; None for initial weights."""
+        return self.start_of_seed if self.starts else None
+
+    @property
+    def start_of_seed(self) -> Path:
+        """What the self-supervised trainings of this objective and seed leave."""
+        return self.all_starts / self.objective / str(self.seed)
 
     @property
     def train(self) -> Path:
         """What a training leaves: model, curves, pictures, and how it was made."""
+        return self.cell / str(self.seed)
+
+    @property
+    def cell(self) -> Path:
+        """The trainings of all seeds of this method at this ratio."""
         return self.base / "train" / self.ratio / self.method
 
     @property
     def state(self) -> Path:
         """Checkpoints of a training under way; no output of any stage, so that DVC does not delete them."""
-        return self.base / "state" / self.ratio / self.method
+        return self.base / "state" / self.ratio / self.method / str(self.seed)
 
     @property
     def checkpoint(self) -> Path:
@@ -63,7 +100,12 @@ class Layout:
 
     @property
     def evaluation(self) -> Path:
-        """This method's evaluation."""
+        """The evaluation of this method's training with this seed."""
+        return self.evaluated_cell / str(self.seed)
+
+    @property
+    def evaluated_cell(self) -> Path:
+        """The evaluations of all seeds of this method at this ratio."""
         return self.evaluations / self.method
 
     @property

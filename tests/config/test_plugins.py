@@ -83,9 +83,9 @@ def test_own_methods_are_trained_and_reported(plugged: Path) -> None:
         done = _avsl(plugged, command, *chosen)
         assert done.returncode == 0, done.stderr
     base = plugged / "outputs" / "shapes"
-    record = RunRecord.load(base / "train" / "0.25" / "twice-pull")
+    record = RunRecord.load(base / "train" / "0.25" / "twice-pull" / "0")
     assert (record.framework, record.objective) == ("twice", "pull")
-    scores = EvaluationRecord.load(base / "evaluate" / "0.25" / "twice-pull").test.scores
+    scores = EvaluationRecord.load(base / "evaluate" / "0.25" / "twice-pull" / "0").test.scores
     assert 0 < scores["contrast"] < 1
     with (base / "report" / "subsets.csv").open(newline="") as file:
         contrasts = {line["part"]: line["contrast"] for line in csv.DictReader(file) if line["framework"] == "twice"}
@@ -101,7 +101,7 @@ def test_own_methods_are_trained_on_two_devices(plugged: Path) -> None:
     chosen = ["framework=twice", "objective=pull", "trainer.devices=2"]
     done = _avsl(plugged, "run", *chosen)
     assert done.returncode == 0, done.stderr
-    assert RunRecord.exists(plugged / "outputs" / "synthetic" / "train" / "0.25" / "twice-pull")
+    assert RunRecord.exists(plugged / "outputs" / "synthetic" / "train" / "0.25" / "twice-pull" / "0")
 
 
 def test_own_methods_are_searched(plugged: Path) -> None:

@@ -56,6 +56,8 @@ _ANYWHERE = {
     "avsl.files": "writes what it is given",
     "avsl.tracking.store": "opens the MLflow store, decides nothing",
     "avsl.storage": "fetches bytes, checked against their checksums",
+    "avsl.stages.seeds": "calls a step for each seed",
+    "avsl.cluster": "runs tasks side by side",
     "avsl.paths": "says where files lie; dvc.yaml states the same paths",
     "avsl.data.datasets": "names all data sets; a stage depends on its own",
     "avsl.frameworks": "names all frameworks; a stage depends on its own",
@@ -65,6 +67,7 @@ _ASIDE: dict[str, dict[str, str]] = {
     "source": {},
     "prepare": {"avsl.data.splits": "shares the module of the step `split`"},
     "split": {},
+    "start": {"avsl.tracking.runs": "records, decides nothing"},
     "train": {
         "avsl.stages.prepare": "opens what the stages before it made",
         "avsl.data.splits": "reads the split, which carries its own hash",
@@ -139,6 +142,8 @@ def test_what_decides_a_stage_is_declared(name: str, graph: grimp.ImportGraph) -
         todo = _imports(script)
         if script == "prepare":
             todo |= {DATASETS[data][1].__module__, "avsl.data.prepared.preparation"}
+        if script == "start":
+            todo.add(OBJECTIVES[objective][1].__module__)
         if script == "train":
             todo |= {FRAMEWORKS[framework][1].__module__, OBJECTIVES[objective][1].__module__}
         reached: set[str] = set()
@@ -165,7 +170,7 @@ def test_declared_sources_exist() -> None:
             if not path.startswith("outputs/"):
                 assert (_PROJECT / path).exists(), f"stage {name}: {path}"
     for stage in (_stages()["train"], _stages()["train_full"]):
-        own = {"seed", "split", "model", "objective.${item.objective}", "augment", "trainer"}
+        own = {"matrix.seeds", "split", "model", "objective.${item.objective}", "augment", "start", "trainer"}
         assert own <= set(stage["params"])
 
 
@@ -190,7 +195,7 @@ _MODEL = {
 # Four steps an epoch; the first checkpoint comes so early that a training can be killed after it.
 _PARAMS: dict[str, Any] = {
     "matrix": {
-        **{"frameworks": ["supervised", "dmt"], "objectives": ["ezvsl"]},
+        **{"seeds": [0], "frameworks": ["supervised", "dmt"], "objectives": ["ezvsl"]},
         **{"ratios": [_RATIO], "splits": [_RATIO, 1.0]},
     },
     "data": {
@@ -208,6 +213,7 @@ _PARAMS: dict[str, Any] = {
         "supervised": {"contrastive_weight": 1.0},
         "dmt": {"delta": 0.05, "tau": 0.0, "warmup_steps": 2},
     },
+    "start": {"epochs": 2},
     "trainer": {
         "name": "default",
         "epochs": 10,
@@ -224,6 +230,7 @@ _ALL = {
         "prepare",
         f"split@{_RATIO}",
         "split@1.0",
+        "start@ezvsl",
         "train_full@supervised-ezvsl-1.0",
         "evaluate_full@supervised-ezvsl-1.0",
         "register@1.0",
@@ -291,7 +298,7 @@ class _Copy:
 
     def figures(self) -> dict[str, Any]:
         """DMT's figures, less the time that its training took and its run."""
-        path = self.base / "evaluate" / str(_RATIO) / "dmt-ezvsl" / "metrics.json"
+        path = self.base / "evaluate" / str(_RATIO) / "dmt-ezvsl" / "0" / "metrics.json"
         figures: dict[str, Any] = json.loads(path.read_text())
         del figures["train_seconds"], figures["run_id"]
         return figures
@@ -358,7 +365,7 @@ class TestRepro:
         """A dozen metrics for each cell; every epoch of every training in the color of its model; pictures."""
         shown = json.loads(copy("dvc", "metrics", "show", "--json"))[""]["data"]
         cells = [(_RATIO, "supervised"), (_RATIO, "dmt"), (1.0, "supervised")]
-        files = {f"outputs/synthetic/evaluate/{ratio}/{framework}-ezvsl/summary.json" for ratio, framework in cells}
+        files = {f"outputs/synthetic/evaluate/{ratio}/{framework}-ezvsl.json" for ratio, framework in cells}
         assert set(shown) == files
         for found in shown.values():
             assert {"threshold", "validation_ciou", "test_ciou"} <= set(found["data"])
@@ -386,7 +393,7 @@ class TestRepro:
             assert (decision["action"], decision["version"]) == ("promoted", str(champion.version))
             best = max(
                 json.loads(path.read_text())["validation"]["ciou"]
-                for path in (copy.base / "evaluate" / str(ratio)).glob("*/metrics.json")
+                for path in (copy.base / "evaluate" / str(ratio)).glob("*/*/metrics.json")
             )
             assert float(champion.tags["validation_score"]) == best
         script = (
@@ -440,9 +447,32 @@ class TestRepro:
         listed = set(copy("dvc", "stage", "list", "--name-only").split())
         copy.set_params(params)
         new = {f"{stage}@{f}-fnac-{_RATIO}" for stage in ("train", "evaluate") for f in ("supervised", "dmt")}
-        new |= {f"{stage}_full@supervised-fnac-1.0" for stage in ("train", "evaluate")}
+        new |= {"start@fnac", *(f"{stage}_full@supervised-fnac-1.0" for stage in ("train", "evaluate"))}
         assert listed == _ALL | _ALWAYS | new
         assert new <= changed <= new | {"report", f"register@{_RATIO}", "register@1.0"}
+
+    def test_a_new_seed_trains_that_seed_alone(self, copy: _Copy) -> None:
+        """The stages of a cell run; the seed that was there keeps its start, its training and its run."""
+        cell = f"{{}}@dmt-ezvsl-{_RATIO}"
+        folders = {name: copy.base / name for name in ("start/ezvsl", f"train/{_RATIO}/dmt-ezvsl")}
+
+        def files(seed: int) -> dict[Path, bytes]:
+            paths = (path for folder in folders.values() for path in (folder / str(seed)).rglob("*"))
+            return {path: path.read_bytes() for path in paths if path.is_file()}
+
+        params, before = copy.params(), files(0)
+        copy.set_params(params | {"matrix": params["matrix"] | {"seeds": [0, 1]}})
+        ran = _ran(copy("dvc", "repro", cell.format("evaluate")))
+        assert ran == {f"split@{_RATIO}", "start@ezvsl", cell.format("train"), cell.format("evaluate")}
+        assert files(0) == before
+        assert {path.name for path in files(1)} == {path.name for path in before}
+        summary = json.loads((copy.base / "evaluate" / str(_RATIO) / "dmt-ezvsl.json").read_text())
+        assert summary["seeds"] == 2
+        assert "test_ciou_sd" in summary
+        copy.set_params(params)
+        copy("dvc", "repro")
+        assert files(0) == before
+        assert not files(1)
 
     def test_one_frameworks_file_changes_its_stages_alone(self, copy: _Copy) -> None:
         """An edit of DMT's file is seen, by DMT's training only."""
@@ -456,10 +486,10 @@ class TestRepro:
     def test_another_delta_reruns_dmt_alone_and_survives_a_kill(self, copy: _Copy, tmp_path: Path) -> None:
         """Killed in training and run again, `dvc repro` goes on and ends with an undisturbed training's figures."""
         before = copy.figures()
-        metric = copy.base / "evaluate" / str(_RATIO) / "dmt-ezvsl" / "summary.json"
+        metric = copy.base / "evaluate" / str(_RATIO) / "dmt-ezvsl.json"
         shown_before = json.loads(metric.read_text())
         copy.set_delta(0.2)
-        checkpoint = copy.base / "state" / str(_RATIO) / "dmt-ezvsl" / "last.ckpt"
+        checkpoint = copy.base / "state" / str(_RATIO) / "dmt-ezvsl" / "0" / "last.ckpt"
         killed = copy.start("dvc", "repro")
         while killed.poll() is None and not checkpoint.exists():
             time.sleep(0.01)
@@ -483,14 +513,14 @@ class TestRepro:
         with _inside(copy):
             asked = ["framework=dmt", f"split.label_ratio={_RATIO}", f"root={tmp_path}"]
             (tmp_path / "synthetic").mkdir()
-            for name in ("prepared", "split"):
+            for name in ("prepared", "split", "start"):
                 (tmp_path / "synthetic" / name).symlink_to(copy.base / name)
             train(asked)
             evaluate(asked)
         undisturbed = _Copy(tmp_path)
         undisturbed.base = tmp_path / "synthetic"
         assert undisturbed.figures() == after
-        weights = Path("train", str(_RATIO), "dmt-ezvsl", "model", "model.safetensors")
+        weights = Path("train", str(_RATIO), "dmt-ezvsl", "0", "model", "model.safetensors")
         assert (undisturbed.base / weights).read_bytes() == (copy.base / weights).read_bytes()
 
         shown = json.loads(copy("dvc", "metrics", "diff", "--json"))
@@ -500,20 +530,23 @@ class TestRepro:
         assert changed == (set() if same else {str(metric.relative_to(copy.folder))})
 
     def test_an_experiment_sets_delta(self, copy: _Copy) -> None:
-        """`dvc exp run -S` edits params.yaml; what has been run with that value before comes from the cache."""
+        """`dvc exp run -S` edits params.yaml, and what depends on it runs."""
+        before = copy.figures()
         copy.set_delta(0.3)
-        printed = copy("dvc", "exp", "run", "--set-param", "framework.dmt.delta=0.05")
-        assert copy.params()["framework"]["dmt"]["delta"] == 0.05
-        assert not _ran(printed)
+        printed = copy("dvc", "exp", "run", "--set-param", "framework.dmt.delta=0.07")
+        assert copy.params()["framework"]["dmt"]["delta"] == 0.07
+        assert _ran(printed) == _AFTER_DMT
         assert "Ran experiment(s): " in printed
-        assert copy("dvc", "metrics", "diff", "--json").strip() == "{}"
+        assert copy.figures() != before
 
     def test_a_second_repro_at_the_same_time_is_refused(self, copy: _Copy) -> None:
         """DVC says who holds the stage; the first ends with the weights that it would have had alone."""
         command = ("dvc", "repro", "--force", "--single-item", f"train@supervised-ezvsl-{_RATIO}")
-        weights = copy.base / "train" / str(_RATIO) / "supervised-ezvsl" / "model" / "model.safetensors"
-        checkpoint = copy.base / "state" / str(_RATIO) / "supervised-ezvsl" / "last.ckpt"
+        weights = copy.base / "train" / str(_RATIO) / "supervised-ezvsl" / "0" / "model" / "model.safetensors"
+        checkpoint = copy.base / "state" / str(_RATIO) / "supervised-ezvsl" / "0" / "last.ckpt"
         before = weights.read_bytes()
+        # A seed whose training is there would be kept.
+        shutil.rmtree(weights.parents[1])
         first = copy.start(*command)
         while first.poll() is None and not checkpoint.exists():
             time.sleep(0.01)
@@ -622,7 +655,7 @@ def test_another_machine_pulls_all_and_rebuilds_the_registry(copy: _Copy, bucket
     there.folder.parent.mkdir()
     here("git", "clone", "--quiet", str(here.folder), str(there.folder))
     there("dvc", "pull")
-    for name in ("prepared", "split", "train", "evaluate", "register", "report"):
+    for name in ("prepared", "split", "start", "train", "evaluate", "register", "report"):
         files = [path.relative_to(here.base) for path in (here.base / name).rglob("*") if path.is_file()]
         assert files
         assert all((there.base / path).read_bytes() == (here.base / path).read_bytes() for path in files)
@@ -637,13 +670,13 @@ def test_another_machine_pulls_all_and_rebuilds_the_registry(copy: _Copy, bucket
         restored = open_store(there_store, there.folder / "outputs").client
         for ratio in (_RATIO, 1.0):
             evaluated = {
-                path.parent.name.removesuffix("-ezvsl"): json.loads(path.read_text())["validation"]["ciou"]
-                for path in (here.base / "evaluate" / str(ratio)).glob("*/metrics.json")
+                path.parent.parent.name.removesuffix("-ezvsl"): json.loads(path.read_text())["validation"]["ciou"]
+                for path in (here.base / "evaluate" / str(ratio)).glob("*/*/metrics.json")
             }
             champion = restored.get_model_version_by_alias(model_name("synthetic", ratio), CHAMPION)
             framework = champion.tags["framework"]
             assert evaluated[framework] == max(evaluated.values()) == float(champion.tags["validation_score"])
-            how = json.loads((here.base / "train" / str(ratio) / f"{framework}-ezvsl" / "run.json").read_text())
+            how = json.loads((here.base / "train" / str(ratio) / f"{framework}-ezvsl" / "0" / "run.json").read_text())
             assert champion.tags["model_hash"] == how["model_hash"]
             run, first = restored.get_run(champion.tags["run_id"]), original.get_run(how["run_id"])
             assert run.data.tags["restored_from"] == how["run_id"]

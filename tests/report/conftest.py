@@ -57,14 +57,14 @@ def _evaluate(
         for k in (0, 1):
             alone = figures["validation"] | {"ciou": ciou - 0.1 * (k + 1)}
             figures[f"member_{k}"] = {"threshold": 0.5, "validation": alone, "test": alone}
-    folder = base / "evaluate" / str(ratio) / f"{framework}-{objective}"
+    folder = base / "evaluate" / str(ratio) / f"{framework}-{objective}" / "0"
     EvaluationRecord.of(run, figures).save(folder)
     hits = [f"t{k},r{k},test,a,0.1,{0.75 if k < 40 * ciou else 0.25},0.9\n" for k in range(40)]
     silent = [f"o{k},r{k},test_offscreen,a,0.0,,0.9\n" for k in range(15)]
     (folder / "per_sample.csv").write_text(
         "".join(["sample_id,recording,part,label,area,ciou,max_confidence\n", *hits, *silent])
     )
-    ids = Split.load(base / "split" / f"{ratio}.json").validation
+    ids = Split.load(base / "split" / str(ratio) / "0.json").validation
     rng = np.random.default_rng(round(1000 * ciou))
     np.savez(
         folder / "validation.npz",
@@ -73,7 +73,7 @@ def _evaluate(
         ciou=np.append(rng.random(len(ids) - 1), np.nan).astype(np.float32),
     )
 
-    trained = base / "train" / str(ratio) / f"{framework}-{objective}"
+    trained = base / "train" / str(ratio) / f"{framework}-{objective}" / "0"
     trained.mkdir(parents=True)
     pseudo = ",pseudo/acceptance,pseudo/precision,pseudo/recall" if framework == "dmt" else ""
     lines = [f"epoch,train/loss,val/ciou{pseudo}", f"1.0,2.5,0.0{',,,' * bool(pseudo)}"]
@@ -96,9 +96,9 @@ def template(make_run_record: Callable[..., RunRecord], tmp_path_factory: pytest
     small = {"image_size": 32, "duration_s": 0.25, "n_train": 40, "n_validation": 12, "n_test": 3, "n_offscreen": 2}
     generate(SyntheticConfig.model_validate(small | none), base / "prepared", 1)
     data = PreparedData.open(base / "prepared")
-    (base / "split").mkdir()
     for ratio in {ratio for _, ratio, _ in _CELLS}:
-        make_split(data, SplitConfig(label_ratio=ratio)).save(base / "split" / f"{ratio}.json")
+        (base / "split" / str(ratio)).mkdir(parents=True)
+        make_split(data, SplitConfig(label_ratio=ratio)).save(base / "split" / str(ratio) / "0.json")
     for cell in _CELLS:
         _evaluate(make_run_record, base, *cell)
     return base

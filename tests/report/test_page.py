@@ -159,7 +159,7 @@ def test_the_data_card_counts_what_is_there(page: _Page, made: Path) -> None:
     assert drawn[1][:4] == ["3 %", "1", "39", "12"]
     assert drawn[2][:4] == ["10 %", "4", "36", "12"]
     assert drawn[3][:4] == ["100 %", "40", "0", "12"]
-    split = json.loads((made.parent / "split" / "0.1.json").read_text())
+    split = json.loads((made.parent / "split" / "0.1" / "0.json").read_text())
     assert drawn[2][-1] == split["content_hash"]
     assert says((made / "report.html").read_text(), "missing quarantined leaked")
 
@@ -177,7 +177,7 @@ def test_the_gallery_shows_best_median_and_worst(base: Path) -> None:
     """Ranked by the mean cIoU of the ratio's models; rows without a source have no rank. Drawn from validation."""
     order = np.random.default_rng(0).permutation(11)
     for framework, sign in (("dmt", 1), ("supervised", 0.5)):
-        path = base / "evaluate" / "0.1" / f"{framework}-ezvsl" / "validation.npz"
+        path = base / "evaluate" / "0.1" / f"{framework}-ezvsl" / "0" / "validation.npz"
         with np.load(path) as stored:
             arrays = dict(stored)
         arrays["ciou"] = np.append(sign * order / 20, np.nan).astype(np.float32)
@@ -202,14 +202,14 @@ def test_the_gallery_shows_best_median_and_worst(base: Path) -> None:
 
 def test_what_is_missing_or_does_not_fit_is_one_sentence(base: Path) -> None:
     """An evaluation without its maps; one of other rows."""
-    path = base / "evaluate" / "0.1" / "supervised-ezvsl" / "validation.npz"
+    path = base / "evaluate" / "0.1" / "supervised-ezvsl" / "0" / "validation.npz"
     with np.load(path) as stored:
         arrays = dict(stored)
     np.savez(path, **arrays | {"sample_id": arrays["sample_id"][::-1]})
     with pytest.raises(DataError, match=facts("0.1 'supervised'")):
         report([f"root={base.parent}", "data=synthetic"])
     path.unlink()
-    with pytest.raises(DataError, match=facts("supervised-ezvsl/validation.npz")):
+    with pytest.raises(DataError, match=facts("supervised-ezvsl/0/validation.npz")):
         report([f"root={base.parent}", "data=synthetic"])
 
 

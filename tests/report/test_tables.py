@@ -52,7 +52,7 @@ def test_an_evaluation_with_an_object_prior_has_rows_of_its_own(made: Path, base
     """Beside, not instead of, the model alone, and marked; the summary and the figures of the model stay its own."""
     before = _read(made / "comparison.csv")
     assert {row["OGL"] for row in before} == {"no"}
-    path = base / "evaluate" / "0.1" / "dmt-ezvsl" / "metrics.json"
+    path = base / "evaluate" / "0.1" / "dmt-ezvsl" / "0" / "metrics.json"
     figures = json.loads(path.read_text())
     test = {"n": 40, "n_silent": 0, "n_listed": 40, "ciou": 0.625}
     figures["ogl"] = {"weights": "w", "alpha": 0.4, "backbone": "b", "threshold": 0.7, "test": test, "validation": test}
@@ -110,7 +110,7 @@ def test_a_report_of_nothing_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_test_part_without_sources_is_one_sentence(base: Path) -> None:
     """There is no CIoU where nothing in view sounds."""
-    path = base / "evaluate" / "0.1" / "dmt-ezvsl" / "metrics.json"
+    path = base / "evaluate" / "0.1" / "dmt-ezvsl" / "0" / "metrics.json"
     figures = json.loads(path.read_text())
     figures["test"] = {"n": 0, "n_silent": 40, "n_listed": 44, "false_positive_rate": 0.5}
     path.write_text(json.dumps(figures))
@@ -122,7 +122,7 @@ def test_trainings_of_other_lengths_and_seeds_are_marked(base: Path, made: Path)
     """Columns that are there only where trainings differ in them; another model's evaluation is left out."""
     assert not {"epochs", "seed"} & set(_read(made / "comparison.csv")[0])
     for framework, changes in (("dmt", {"epochs": 7, "seed": 3}), ("supervised", {"model_hash": "later"})):
-        folder = base / "train" / "0.1" / f"{framework}-ezvsl"
+        folder = base / "train" / "0.1" / f"{framework}-ezvsl" / "0"
         RunRecord.load(folder).model_copy(update=changes).save(folder)
     report([f"root={base.parent}", "data=synthetic"])
     rows = [row for row in _read(base / "report" / "comparison.csv") if row["seed"]]

@@ -63,7 +63,7 @@ def split_data(project: Path) -> Path:
 
 
 def _weights(base: Path, framework: str) -> bytes:
-    return (base / "train" / "0.5" / f"{framework}-ezvsl" / "model" / "model.safetensors").read_bytes()
+    return (base / "train" / "0.5" / f"{framework}-ezvsl" / "0" / "model" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow

@@ -29,7 +29,9 @@ def test_a_training_outlives_its_mlflow_server(
     """Away at the start, in the middle, at the end: a sentence each time, and at last one whole run and its model."""
     for command in ("prepare", "split", "train"):
         assert main([command, "framework=supervised"]) == 0
-    weights = project / "outputs" / "synthetic" / "train" / "0.5" / "supervised-ezvsl" / "model" / "model.safetensors"
+    weights = (
+        project / "outputs" / "synthetic" / "train" / "0.5" / "supervised-ezvsl" / "0" / "model" / "model.safetensors"
+    )
     undisturbed = weights.read_bytes()
     trained = weights.parents[1]
     shutil.rmtree(trained)

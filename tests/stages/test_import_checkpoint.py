@@ -39,8 +39,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image_size=64, duration_s=0.25, n_train=4, n_validation=4, n_test=4, n_offscreen=2, **parts
     )
     generate(settings, base / "prepared", 1)
-    (base / "split").mkdir()
-    make_split(PreparedData.open(base / "prepared"), SplitConfig(label_ratio=0.5)).save(base / "split" / "0.5.json")
+    (base / "split" / "0.5").mkdir(parents=True)
+    make_split(PreparedData.open(base / "prepared"), SplitConfig(label_ratio=0.5)).save(
+        base / "split" / "0.5" / "0.json"
+    )
     return base.parent
 
 

@@ -46,14 +46,14 @@ class _Project:
         settings = SyntheticConfig(image_size=32, duration_s=0.25, n_train=4, n_validation=2, n_test=2, **parts)
         generate(settings, self.base / "prepared", 1)
         split = make_split(PreparedData.open(self.base / "prepared"), SplitConfig(label_ratio=0.5))
-        (self.base / "split").mkdir()
-        split.save(self.base / "split" / "0.5.json")
-        self.split_hash = split.content_hash
+        (self.base / "split" / "0.5").mkdir(parents=True)
+        split.save(self.base / "split" / "0.5" / "0.json")
+        self.split_hash, self.validation_hash = split.content_hash, split.validation_hash
 
     def candidate(self, framework: str, validation: float, test: float, **changes: str) -> str:
         """Leave what a training and its evaluation leave; returns the run."""
         run_id: str = self.client.create_run(self.experiment).info.run_id
-        trained = self.base / "train" / "0.5" / f"{framework}-lvs"
+        trained = self.base / "train" / "0.5" / f"{framework}-lvs" / "0"
         config = LocalizerConfig(
             dim=8,
             image=ImageEncoderConfig(backbone="resnet10t", backbone_args=_SMALL, stages=(1,)),
@@ -68,7 +68,7 @@ class _Project:
         (trained / "config.yaml").write_text(yaml.safe_dump(params))
         part = {"n": 2, "n_silent": 0, "n_listed": 5, "auc": 0.3, "ciou_median": 0.21, "auc_median": 0.31}
         silent = {"n": 0, "n_silent": 3, "n_listed": 3, "false_positive_rate": 0.25}
-        evaluation = self.base / "evaluate" / "0.5" / f"{framework}-lvs"
+        evaluation = self.base / "evaluate" / "0.5" / f"{framework}-lvs" / "0"
         self._make_evaluation(
             run,
             validation=part | {"ciou": validation, "auc": 0.4},
@@ -176,7 +176,7 @@ def test_an_evaluation_of_an_earlier_model_does_not_compete(
 ) -> None:
     """A method that was trained again but not evaluated is left out, with its folder named; nothing of it registers."""
     project.candidate("supervised", validation=0.9, test=0.9)
-    trained = project.base / "train" / "0.5" / "supervised-lvs"
+    trained = project.base / "train" / "0.5" / "supervised-lvs" / "0"
     for name in ("run_id", "model_hash"):
         now = RunRecord.load(trained)
         now.model_copy(update={name: "of a later training"}).save(trained)

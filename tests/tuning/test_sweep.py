@@ -113,7 +113,7 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
             )
 
     def finished() -> dict[Path, dict[str, Any]]:
-        return {path: json.loads(path.read_text()) for path in trials.glob("*/synthetic/train/0.5/*/run.json")}
+        return {path: json.loads(path.read_text()) for path in trials.glob("*/synthetic/train/0.5/*/*/run.json")}
 
     def told() -> int:
         # By the driver, which hears of a finished training a moment after its files are there.

@@ -193,12 +193,14 @@ class Variant(StrictConfig):
     Attributes:
         data: of the prepared set.
         split: of the split.
+        start: of the start weights.
         train: of the training and all after it.
         keys: the settings that differ.
     """
 
     data: str = ""
     split: str = ""
+    start: str = ""
     train: str = ""
     keys: tuple[str, ...] = ()
 
@@ -251,7 +253,9 @@ class Config(StrictConfig):
         `trainer.non_finite` is no part of it: no checkpoint is written after a step that it decides on unless that step
         was skipped, so what stopped may go on with ``skip``.
         """
-        decisive = without_resumable_keys(self.model_dump(mode="json", exclude={"data", "parallel", "evaluate", "tracking"}))
+        decisive = without_resumable_keys(
+            self.model_dump(mode="json", exclude={"data", "parallel", "evaluate", "tracking"})
+        )
         return digest(decisive)
 
     def variant_of(self, plain: Config) -> Variant:
@@ -265,10 +269,17 @@ class Config(StrictConfig):
         )
         differing = differing_values(here, there)
         names = []
-        for sections in (("data",), ("data", "split"), tuple(here)):
-            found = {key: value for key, value in differing.items() if key.partition(".")[0] in sections}
+        # The length of the trainings after it decides nothing about the start.
+        of_start = ("data", "model", "objective", "augment", "start", "trainer"), {"trainer.epochs"}
+        for sections, others in ((("data",), set()), (("data", "split"), set()), of_start, (tuple(here), set())):
+            found = {
+                key: value
+                for key, value in differing.items()
+                if key.partition(".")[0] in sections and key not in others
+            }
             names.append(digest(found)[:8] if found else "")
-        return Variant(data=names[0], split=names[1], train=names[2], keys=tuple(differing))
+        data, split, start, train = names
+        return Variant(data=data, split=split, start=start, train=train, keys=tuple(differing))
 
 
 def without_resumable_keys(values: Mapping[str, Any]) -> dict[str, Any]:

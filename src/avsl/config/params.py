@@ -61,6 +61,23 @@ def read_params(project: Path) -> dict[str, Any]:
     return params
 
 
+def matrix_seeds(project: Path) -> list[int]:
+    """The seeds of the DAG's trainings, ``matrix.seeds`` of params.yaml; ``seed`` alone where it names none.
+
+    Raises:
+        ConfigError: they are not different whole numbers from 0 on.
+    """
+    params = read_params(project)
+    seeds = (params.get("matrix") or {}).get("seeds", [params.get("seed", 0)])
+    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(
+            f"{project / 'params.yaml'}: key 'matrix.seeds' = {seeds}: different whole numbers from 0 on are allowed, "
+            "such as [0, 1, 2]"
+        )
+    return list(seeds)
+
+
 def applicable_values(params: Mapping[str, Any], selected: Mapping[str, str]) -> dict[str, Any]:
     """What params.yaml sets, less the values it gives for choices that are not made."""
     values: dict[str, Any] = {}

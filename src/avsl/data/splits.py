@@ -25,12 +25,12 @@ class SplitConfig(StrictConfig):
     Attributes:
         label_ratio: share of the training rows; 1 is the ceiling, all labels there are, however few.
         ratio_of: what it is a share of: ``all`` training rows, as in the papers, or the ``annotated`` ones.
-        seed: draws the rows.
+        seed: chooses the rows; None for the run's seed.
     """
 
     label_ratio: float = Field(gt=0, le=1)
     ratio_of: RatioOf = "all"
-    seed: int = Field(0, ge=0)
+    seed: int | None = Field(None, ge=0)
 
 
 class Split(StrictConfig):
@@ -49,6 +49,11 @@ class Split(StrictConfig):
     validation: list[str]
     tests: dict[str, list[str]]
     content_hash: str
+
+    @property
+    def validation_hash(self) -> str:
+        """SHA-256 of the data set and its validation clips: validation scores can be compared where it is equal."""
+        return hashlib.sha256(json.dumps([self.data_hash, self.validation]).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
@@ -117,6 +122,7 @@ def make_split(data: PreparedData, config: SplitConfig) -> Split:
         here = part.partition("_")[0]  # the test parts may share a source: they are one side
         if side.setdefault(source, here) != here:
             raise DataError(f"{data.root}: source '{source}' lies in both '{side[source]}' and '{here}'")
+    seed = 0 if config.seed is None else config.seed
     train = data.indices("train")
     annotated = train[data.annotated[train]]
     of = train if config.ratio_of == "all" else annotated
@@ -130,7 +136,7 @@ def make_split(data: PreparedData, config: SplitConfig) -> Split:
             "takes all labels there are, and split.ratio_of=annotated makes it a share of those"
         )
     chosen: list[int] = []
-    for group in _labeling_order(data, annotated, config.seed):
+    for group in _labeling_order(data, annotated, seed):
         if len(chosen) >= wanted:
             break
         chosen += group
@@ -149,7 +155,7 @@ def make_split(data: PreparedData, config: SplitConfig) -> Split:
     return Split(
         label_ratio=config.label_ratio,
         ratio_of=config.ratio_of,
-        seed=config.seed,
+        seed=seed,
         data_hash=data.manifest.content_hash,
         labeled=labeled,
         unlabeled=unlabeled,

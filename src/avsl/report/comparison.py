@@ -79,7 +79,8 @@ class Comparison:
 
     def folder(self, stage: str, cell: Cell) -> Path:
         """What a stage (``train``, ``evaluate``) has left of a cell."""
-        return self.layout.base / stage / str(cell.label_ratio) / f"{cell.scores.framework}-{cell.scores.objective}"
+        method = f"{cell.scores.framework}-{cell.scores.objective}"
+        return self.layout.base / stage / str(cell.label_ratio) / method / str(cell.scores.seed)
 
     def curves(self, cell: Cell) -> list[dict[str, str]]:
         """The epochs of a cell's training, values as they were written; empty where an epoch has none."""

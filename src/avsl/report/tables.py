@@ -77,7 +77,7 @@ def report(overrides: Sequence[str] = ()) -> None:
 def _read_cells(base: Path) -> list[Cell]:
     """Every evaluation; one of another model than its training left is left out, with a warning."""
     found = []
-    for evaluation in (path.parent for path in base.glob(f"evaluate/*/*/{EvaluationRecord.FILE}")):
+    for evaluation in (path.parent for path in base.glob(f"evaluate/*/*/*/{EvaluationRecord.FILE}")):
         try:
             run, scores = load_evaluated(base / "train" / evaluation.relative_to(base / "evaluate"), evaluation)
         except StaleError as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, stdev
 
 import numpy as np
 import torch
@@ -24,12 +26,16 @@ from avsl.models.front_ends import LogMel, LogMelConfig
 from avsl.paths import Layout
 from avsl.records import EvaluationRecord, Figures, PartScores, RunRecord
 from avsl.stages.prepare import load_data
+from avsl.stages.seeds import forget_other_seeds, of_every_seed
 from avsl.tracking.runs import TrackedRun
 from avsl.tracking.store import open_store
 from avsl.viz.curves import plot_curves, save_figure
 from avsl.viz.overlay import GalleryRow, gallery, save_png
 
 log = logging.getLogger(__name__)
+
+# The scores whose standard deviation over seeds the cell's summary gives.
+_SPREAD = ("validation_ciou", "test_ciou", "test_auc")
 
 
 def evaluate(overrides: Sequence[str] = ()) -> None:
@@ -48,9 +54,8 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     result = evaluate_on(config, data, drawn, list(model.members))
     scores = EvaluationRecord.of(trained, result.figures)
     layout.evaluation.mkdir(parents=True, exist_ok=True)
-    _draw_curves(layout.train / "curves.csv", layout.evaluation / "curves.png")
+    save_figure(plot_curves(_read_curves({"": layout.train / "curves.csv"})), layout.evaluation / "curves.png")
     write_evaluation(config, data, result, scores, layout.evaluation)
-    write_json(layout.evaluation / "summary.json", scores.summary())
     store = replace(open_store(config.tracking, config.root), system_metrics=False)
     # Not as a resumed run: a second evaluation's figures must replace the first one's.
     run = TrackedRun(store, trained.run_id, resumed=False)
@@ -59,6 +64,30 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
         log.warning("%s at %s: %s", layout.method, layout.ratio, caveat)
     found = headline(scores.test)
     log.info("%s at %s: %s (%s), in %s", layout.method, layout.ratio, found, scores.test.coverage, layout.evaluation)
+
+
+def evaluate_seeds(overrides: Sequence[str] = ()) -> None:
+    """Score one cell (framework, objective, label ratio) with every seed of the matrix, and draw and sum them up.
+
+    Raises:
+        DataError: a seed has no trained model, or one of another split.
+    """
+    layout, seeds = Layout.of(compose(overrides)), of_every_seed(overrides)
+    for asked in seeds.values():
+        evaluate(asked)
+    forget_other_seeds(layout.evaluated_cell, list(seeds))
+    folders = [layout.evaluated_cell / str(seed) for seed in seeds]
+    found = [EvaluationRecord.load(folder).summary() for folder in folders]
+    summary: dict[str, float] = {"seeds": len(found)}
+    for name in found[0]:
+        values = [scores[name] for scores in found]
+        summary[name] = round(fmean(values), 4)
+        if name in _SPREAD and len(values) > 1:
+            summary[f"{name}_sd"] = round(stdev(values), 4)
+    write_json(layout.evaluated_cell.with_name(f"{layout.method}.json"), summary)
+    trained = {f"seed {seed}": layout.cell / str(seed) / "curves.csv" for seed in seeds}
+    save_figure(plot_curves(_read_curves(trained)), layout.evaluated_cell.with_name(f"{layout.method}.curves.png"))
+    shutil.copyfile(folders[0] / "gallery.png", layout.evaluated_cell.with_name(f"{layout.method}.gallery.png"))
 
 
 def headline(test: PartScores) -> str:
@@ -99,15 +128,18 @@ def log_evaluation(run: TrackedRun, scores: Figures, folder: Path, epoch: int) -
     run.log_folder(folder, "evaluation")
 
 
-def _draw_curves(history: Path, target: Path) -> None:
+def _read_curves(histories: Mapping[str, Path]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """The curves of trainings by panel, and within by their name and the training's."""
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    with history.open(newline="") as file:
-        for line in csv.DictReader(file):
-            for key, value in line.items():
-                panel, _, curve = key.partition("/")
-                if curve and value and curve != "learning_rate":
-                    panels.setdefault(panel, {}).setdefault(curve, []).append((float(line["epoch"]), float(value)))
-    save_figure(plot_curves(panels), target)
+    for training, history in histories.items():
+        with history.open(newline="") as file:
+            for line in csv.DictReader(file):
+                for key, value in line.items():
+                    panel, _, curve = key.partition("/")
+                    if curve and value and curve != "learning_rate":
+                        points = panels.setdefault(panel, {}).setdefault(f"{curve} {training}".strip(), [])
+                        points.append((float(line["epoch"]), float(value)))
+    return panels
 
 
 def _save_validation(data: PreparedData, result: Evaluation, target: Path) -> None:

@@ -15,6 +15,7 @@ from avsl.data.splits import Split, make_split
 from avsl.errors import DataError
 from avsl.paths import Layout
 from avsl.schema import StrictConfig
+from avsl.stages.seeds import forget_other_seeds, of_every_seed
 from avsl.storage import is_remote, local_root
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,14 @@ def split(overrides: Sequence[str] = ()) -> None:
         len(made.unlabeled),
         len(made.validation),
     )
+
+
+def split_seeds(overrides: Sequence[str] = ()) -> None:
+    """Choose the labeled rows of one label ratio for every seed of the matrix."""
+    seeds = of_every_seed(overrides)
+    for asked in seeds.values():
+        split(asked)
+    forget_other_seeds(Layout.of(compose(overrides)).splits, list(seeds))
 
 
 def _check_parts(data: PreparedData, name: str) -> None:

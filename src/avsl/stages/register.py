@@ -37,20 +37,25 @@ def register(overrides: Sequence[str] = ()) -> None:
 
 
 def read_candidates(config: Config) -> list[Candidate]:
-    """The evaluated models of the configuration's data set and label ratio, as their stages left them.
+    """The evaluated models of the configuration's data set and label ratio, of every method and seed.
 
-    An evaluation of another model than its training left is left out, with a warning.
+    Left out, with a warning: an evaluation of another model than its training left, a training of another split than
+    its seed's.
     """
     layout = Layout.of(config)
-    split = Split.load(layout.split)
     name = model_name(config.data.name, config.split.label_ratio)
     candidates = []
-    for evaluation in sorted(path.parent for path in layout.evaluations.glob(f"*/{EvaluationRecord.FILE}")):
-        trained = layout.train.with_name(evaluation.name)
+    for evaluation in sorted(path.parent for path in layout.evaluations.glob(f"*/*/{EvaluationRecord.FILE}")):
+        method, seed = evaluation.parts[-2:]
+        trained = layout.cell.with_name(method) / seed
+        split = Split.load(layout.splits / f"{seed}.json")
         try:
             how, scores = load_evaluated(trained, evaluation)
         except StaleError as error:
             log.warning("left out: %s", error)
+            continue
+        if how.split_hash != split.content_hash:
+            log.warning("left out: %s was trained on another split than its seed's", trained)
             continue
         candidates.append(
             Candidate(
@@ -59,22 +64,22 @@ def read_candidates(config: Config) -> list[Candidate]:
                 objective=how.objective,
                 score=scores.validation.scores["ciou"],
                 metric=scores.metric,
-                split_hash=how.split_hash,
+                split_hash=split.validation_hash,
                 data=config.data.name,
                 label_ratio=config.split.label_ratio,
                 model_dir=trained / "model",
                 model_hash=how.model_hash,
                 test_metrics=scores.test.scores,
-                # One of another split does not compete, and this split does not describe it.
-                card=model_card(name, trained, evaluation, split) if how.split_hash == split.content_hash else "",
+                card=model_card(name, trained, evaluation, split),
             )
         )
     return candidates
 
 
 def decide(config: Config, store: Store, candidates: Sequence[Candidate]) -> Decision:
-    """Promote among candidates of the configuration's data set, label ratio and split, and say what became of it."""
-    split_hash = Split.load(Layout.of(config).split).content_hash
+    """Promote among candidates of the configuration's data set and label ratio, and say what became of it."""
+    # Of any seed: all have the same validation clips.
+    split_hash = Split.load(min(Layout.of(config).splits.glob("*.json"))).validation_hash
     decision = promote(store, candidates, config.data.name, config.split.label_ratio, split_hash, METRIC, model_code())
     log.info("%s: %s, version %s (%s)", decision.model, decision.action, decision.version, decision.reason)
     return decision

@@ -11,7 +11,6 @@ import yaml
 
 from avsl.config.compose import compose
 from avsl.config.models import Config, without_resumable_keys
-from avsl.data.splits import Split
 from avsl.errors import DataError
 from avsl.paths import Layout
 from avsl.records import load_evaluated
@@ -63,16 +62,16 @@ def _record(config: Config, store: Store, candidate: Candidate, unfinished: str 
     params = without_resumable_keys(yaml.safe_load((trained / "config.yaml").read_text()))
     with (trained / "curves.csv").open(newline="") as file:
         curves = [{key: float(value) for key, value in line.items() if value} for line in csv.DictReader(file)]
-    method = trained.name
-    evaluation = layout.evaluations / method
+    method, seed = trained.parts[-2:]
+    evaluation = layout.evaluations / method / seed
     how, scores = load_evaluated(trained, evaluation)
     tags = RunTags(
         framework=candidate.framework,
         objective=candidate.objective,
         label_ratio=candidate.label_ratio,
         seed=how.seed,
-        data_hash=Split.load(layout.split).data_hash,
-        split_hash=candidate.split_hash,
+        data_hash=how.data_hash,
+        split_hash=how.split_hash,
         git_commit=how.git_commit,
         dvc_stage=f"train@{method}-{layout.ratio}",
     )

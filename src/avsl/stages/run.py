@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from avsl.config.compose import compose
-from avsl.paths import Layout
-from avsl.records import RunRecord
 from avsl.stages.evaluate import evaluate
-from avsl.stages.prepare import load_data, prepare, split
-from avsl.stages.train import train
-from avsl.training.loop import identity
+from avsl.stages.prepare import prepare, split
+from avsl.stages.start import start
+from avsl.stages.train import train_if_changed
 
 
 def run(overrides: Sequence[str] = ()) -> None:
-    """Prepare, split, train and evaluate; what is there already for the same configuration and code is kept."""
-    config = compose(overrides)
-    layout = Layout.of(config)
+    """All steps of one seed; what is there already for the same configuration and code is kept."""
     prepare(overrides)
     split(overrides)
-    _, drawn = load_data(layout)
-    trained = RunRecord.find(layout.train)
-    if trained is None or trained.identity != identity(config, drawn):
-        train(overrides)
+    start(overrides)
+    train_if_changed(overrides)
     evaluate(overrides)

@@ -23,6 +23,7 @@ from avsl.models.hashing import hash_model
 from avsl.paths import Layout
 from avsl.records import RunRecord, ValidationScores
 from avsl.stages.prepare import load_data, say_where
+from avsl.stages.seeds import forget_other_seeds, of_every_seed, side_by_side
 from avsl.tracking.runs import Recorder, RunTags, git_commit, start_or_resume_run
 from avsl.tracking.store import open_store
 from avsl.training.checkpoint import find_checkpoint
@@ -32,8 +33,31 @@ from avsl.training.loop import check_accelerator, check_warm_ups, fit_on_all_dev
 log = logging.getLogger(__name__)
 
 
+def train_seeds(overrides: Sequence[str] = ()) -> None:
+    """Train one cell (framework, objective, label ratio) with every seed of the matrix, side by side.
+
+    A seed whose training has the same settings, split, start weights and code is kept.
+    """
+    config, seeds = compose(overrides), of_every_seed(overrides)
+    forget_other_seeds(Layout.of(config).cell, list(seeds))
+    tasks = {f"seed {seed}": (asked,) for seed, asked in seeds.items()}
+    side_by_side("avsl.stages.train:train_if_changed", tasks, config)
+
+
+def train_if_changed(overrides: Sequence[str] = ()) -> None:
+    """Train unless there is a training of the same settings, split, start weights and code."""
+    config = compose(overrides)
+    layout = Layout.of(config)
+    _, drawn = load_data(layout)
+    trained = RunRecord.find(layout.train)
+    if trained is not None and trained.identity == identity(config, drawn, layout.start):
+        log.info("%s is kept: settings, split, start weights and code are the same", layout.train)
+    else:
+        train(overrides)
+
+
 def train(overrides: Sequence[str] = ()) -> None:
-    """Train a framework over an objective at one label ratio, going on from its own checkpoint where there is one."""
+    """Train a framework over an objective at one label ratio, continuing from its own checkpoint where there is one."""
     config = compose(overrides)
     check_accelerator(config.trainer)
     layout = Layout.of(config)
@@ -53,7 +77,7 @@ def train(overrides: Sequence[str] = ()) -> None:
     check_warm_ups(config, steps_per_epoch(config, drawn) * config.trainer.epochs)
     with sole_training(layout.checkpoint):
         store = open_store(config.tracking, config.root)
-        run_id = find_checkpoint(layout.checkpoint, identity(config, drawn))
+        run_id = find_checkpoint(layout.checkpoint, identity(config, drawn, layout.start))
         tags = RunTags(
             framework=config.framework.name,
             objective=config.objective.name,
@@ -88,7 +112,7 @@ def train_and_export(
         TrainingError: another training uses the same folder, or a step was not finite.
     """
     layout = Layout.of(config)
-    module, epochs, reader = fit_on_all_devices(config, data, drawn, run, layout.checkpoint, resume)
+    module, epochs, reader = fit_on_all_devices(config, data, drawn, run, layout.checkpoint, resume, layout.start)
     members = [member.float().eval() for member in module.framework.eval_models()]
     rows = data.rows_of(drawn.validation)
     maps = compute_maps(members, reader, rows, config.evaluate.batch_size)
@@ -118,7 +142,7 @@ def train_and_export(
         split_hash=drawn.content_hash,
         data_hash=drawn.data_hash,
         code_hash=code_hash(),
-        identity=identity(config, drawn),
+        identity=identity(config, drawn, layout.start),
         model_hash=hash_model(layout.train / "model"),
         validation=validation,
         train_seconds=round(epochs.seconds, 1),

@@ -1,4 +1,4 @@
-"""Ray: the nodes, and Ray Tune over them. Its own state is never read again: the study has the truth."""
+"""Ray Tune over the nodes. Its own state is never read again: the study has the truth."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import json
 import logging
 import os
 import shutil
-import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, cast
 
-# Read by Ray when it is imported: no statistics sent, one report (ours), no files nobody reads, no change of folder.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray Tune reads these when it is imported: one report (ours), no files nobody reads, no change of folder.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray import tune
@@ -29,99 +25,19 @@ from ray.tune import Callback, Stopper
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from avsl.cluster import Interrupt
 from avsl.config.models import Config
 from avsl.training.loop import warm_ups
-from avsl.tuning.config import ASHAConfig, Request, TrialResources, TuneConfig
-from avsl.tuning.study import Study, SweepError, Trial
+from avsl.tuning.config import ASHAConfig, Request
+from avsl.tuning.study import Study, Trial
 from avsl.tuning.trial import run_trial
 
 log = logging.getLogger(__name__)
 
 _RAY: Any = ray  # leaves much of itself untyped
 
-# Seconds that a cluster's head has for an answer.
-_ANSWER_S = 10.0
-
 # What a trial's worker gets beside the driver's environment.
-_WORKER = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
-
-
-class Interrupt:
-    """Whether somebody has asked the sweep to end (Ctrl-C or SIGTERM); asked twice, it stops at once.
-
-    Attributes:
-        asked: whether.
-        code: the exit code that says so, 128 and the signal's number.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.code = 0
-
-    @contextmanager
-    def heeded(self) -> Iterator[None]:
-        """Listen within; Ray replaces the handlers when it starts, so this is entered before it and after."""
-        before = {number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked, self.code = True, 128 + number
-        log.warning("ending the sweep; tune.resume=true continues it, and a second signal stops it at once")
-
-
-@contextmanager
-def cluster(config: TuneConfig) -> Iterator[None]:
-    """Within, Ray runs: the cluster of ``tune.address`` or RAY_ADDRESS, else this machine alone.
-
-    Raises:
-        SweepError: the cluster does not answer, or no node of it can hold a trial.
-    """
-    address = config.address or os.environ.get("RAY_ADDRESS", "")
-    start: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
-    if address:
-        start["address"] = address
-        _check_answers(address)
-    else:
-        # Objects of its store are small: no trial ships its data.
-        start |= {"address": "local", "object_store_memory": 100 * 2**20}
-    try:
-        _RAY.init(**start, runtime_env={"env_vars": _WORKER})
-    except ConnectionError as error:
-        raise SweepError(f"the Ray cluster {address} does not answer: {str(error).splitlines()[0]}") from None
-    try:
-        _check_room(config.resources)
-        yield
-    finally:
-        _RAY.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Ray would try for many minutes to reach a head that is not there."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():  # "auto", a cluster of this machine
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
-    except OSError as error:
-        raise SweepError(f"the Ray cluster {address} does not answer: {error}") from None
-
-
-def _check_room(asked: TrialResources) -> None:
-    """Ray would wait without end, and without a word, for a node that can hold a trial."""
-    wanted = {"CPU": asked.cpu, "GPU": asked.gpu}
-    nodes = [{name: node["Resources"].get(name, 0.0) for name in wanted} for node in _RAY.nodes() if node["Alive"]]
-    if not any(all(held[name] >= share for name, share in wanted.items()) for held in nodes):
-        there = "; ".join(f"{held['CPU']:g} cores and {held['GPU']:g} GPUs" for held in nodes)
-        raise SweepError(
-            f"no node can hold a trial of tune.resources.cpu = {asked.cpu:g} and tune.resources.gpu = {asked.gpu:g}:"
-            f" Ray's nodes have {there}"
-        )
+WORKER = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
 
 
 def first_rung(request: Request, configs: Mapping[str, Config], steps_per_epoch: int) -> int:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from avsl.build import steps_per_epoch
+from avsl.cluster import Interrupt, cluster
 from avsl.config.compose import as_override, compose
 from avsl.config.models import Config, differing_values
 from avsl.config.plugins import loaded_plugins
@@ -24,13 +25,14 @@ from avsl.records import RunRecord
 from avsl.stages.evaluate import evaluate
 from avsl.stages.prepare import load_data, prepare, split
 from avsl.stages.register import decide, read_candidates
+from avsl.stages.start import start
 from avsl.storage import StorageError, upload
 from avsl.tracking.runs import git_commit
 from avsl.tracking.store import TrackingError
 from avsl.training.loop import check_warm_ups
 from avsl.tuning.apply import apply
 from avsl.tuning.config import Request, read_requests
-from avsl.tuning.execution import Interrupt, cluster, execute, first_rung, make_scheduler
+from avsl.tuning.execution import WORKER, execute, first_rung, make_scheduler
 from avsl.tuning.pictures import draw
 from avsl.tuning.records import Origin, Records
 from avsl.tuning.study import Study, SweepError, Trial, alone, is_begun
@@ -51,6 +53,7 @@ def sweep(overrides: Sequence[str] = ()) -> None:
 
     Raises:
         ConfigError: a key, a value or a space is wrong.
+        ClusterError: the Ray cluster does not answer, or no node of it can hold a trial.
         SweepError: a search cannot be started or gone on with, there is none to go on with, or, said after the other
             label ratios' searches, none of its trials has come to an end.
         StorageError: nothing can be stored at ``tune.results``; said before any trial.
@@ -63,9 +66,13 @@ def sweep(overrides: Sequence[str] = ()) -> None:
     begun = [is_begun(search.folder, tune.resume) for search in searches]
     if tune.resume and not any(begun):
         raise SweepError(f"{searches[0].folder} holds no search to go on with: leave tune.resume out")
-    interrupt = Interrupt()
+    interrupt = Interrupt("ending the sweep; tune.resume=true continues it, and a second signal stops it at once")
+    asked = {"CPU": tune.resources.cpu, "GPU": tune.resources.gpu}
+    cluster_of_trials = cluster(
+        tune.address, asked, "a trial (tune.resources)", log_to_driver=False, runtime_env={"env_vars": WORKER}
+    )
     fruitless = []
-    with interrupt.heeded(), cluster(tune), interrupt.heeded():
+    with interrupt.heeded(), cluster_of_trials, interrupt.heeded():
         for search in searches:
             if not interrupt.asked and (reason := search.run(interrupt)):
                 fruitless.append(f"label ratio {search.layout.ratio}: {reason}")
@@ -162,6 +169,7 @@ class _Search:
                 self.layout.prepared.unlink(missing_ok=True)
                 self.layout.prepared.symlink_to(data)
         split([*base, here])
+        start([*base, here])
         return load_data(self.layout)[1]
 
     def _configured(self, trial: Trial) -> Config:
@@ -176,6 +184,7 @@ class _Search:
             "prepared": str(self.layout.prepared.resolve()),
             "split": str(self.layout.split),
             "plugins": loaded_plugins(),
+            "start": str(self.layout.start_of_seed),
             "origin": {"command": self._command(trial), "git_commit": commit},
         }
 

@@ -36,15 +36,15 @@ def run_trial(trial: Mapping[str, Any]) -> None:
 
     Args:
         trial: ``number``; ``config``, the whole configuration as JSON values, whose root is the trial's folder;
-            ``prepared`` and ``split``, where the data are; ``plugins``, see :func:`avsl.config.plugins.load_again`;
-            ``origin``, see :func:`avsl.stages.train.train_and_export`.
+            ``prepared``, ``split`` and ``start``, where the data and the start weights are; ``plugins``, see
+            :func:`avsl.config.plugins.load_again`; ``origin``, see :func:`avsl.stages.train.train_and_export`.
     """
     load_again(trial["plugins"])
     config = Config.read(trial["config"], "")
     started = time.monotonic()
     tune.report({"node": ray.get_runtime_context().get_node_id()})
     try:
-        score = _train(config, Path(trial["prepared"]), Path(trial["split"]), trial["origin"])
+        score = _train(config, Path(trial["prepared"]), Path(trial["split"]), Path(trial["start"]), trial["origin"])
     except Exception as error:
         write_text(config.root / "error.txt", traceback.format_exc())
         lines = str(error).strip().splitlines() or [""]
@@ -53,18 +53,19 @@ def run_trial(trial: Mapping[str, Any]) -> None:
         tune.report({"outcome": "complete", "score": score, "seconds": time.monotonic() - started})
 
 
-def _train(config: Config, prepared: Path, split: Path, origin: Mapping[str, str]) -> float:
+def _train(config: Config, prepared: Path, split: Path, start: Path, origin: Mapping[str, str]) -> float:
     """Train, going on from the trial's checkpoint, or take up what a worker has left that could not say so."""
     layout = Layout.of(config)
     config.root.mkdir(parents=True, exist_ok=True)
     with FileLock(config.root / "trial.lock", timeout=_PATIENCE_S):
-        for link, target in ((layout.prepared, prepared), (layout.split, split)):
+        links = {layout.prepared: prepared, layout.split: split, layout.start_of_seed: start}
+        for link, target in links.items():
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(target)
         drawn = load_data(layout)[1]
         data = _opened(prepared, drawn.data_hash)
-        wanted = identity(config, drawn)
+        wanted = identity(config, drawn, layout.start)
         trained = RunRecord.find(layout.train)
         if trained is None or trained.identity != wanted:
             resume = find_checkpoint(layout.checkpoint, wanted) is not None

@@ -32,7 +32,8 @@ def data_card(comparison: Comparison) -> Section:
             for part, held in ((part, manifest.counts.get(part, 0)) for part in PARTS if part in listed)
         ],
     )
-    splits = [Split.load(layout.splits / f"{float(ratio)}.json") for ratio in comparison.label_ratios]
+    folders = [layout.all_splits / str(float(ratio)) for ratio in comparison.label_ratios]
+    splits = [Split.load(path) for folder in folders for path in sorted(folder.glob("*.json"))]
     labels = [
         [format_ratio(split.label_ratio)]
         + [str(len(ids)) for ids in (split.labeled, split.unlabeled, split.validation)]

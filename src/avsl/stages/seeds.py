@@ -1,0 +1,124 @@
+"""A step for every seed of the matrix, side by side as Ray tasks."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import shutil
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avsl.config.models import Config
+from avsl.config.params import matrix_seeds
+from avsl.errors import AvslError
+from avsl.files import project_root
+
+log = logging.getLogger(__name__)
+
+# Seconds that tasks have for their last words after a request to end.
+_PATIENCE_S = 30.0
+
+
+class SeedError(AvslError):
+    """One or several seeds of a step failed; the others are done."""
+
+
+def of_every_seed(overrides: Sequence[str]) -> dict[int, list[str]]:
+    """A step's overrides for each seed of params.yaml's ``matrix.seeds``."""
+    return {seed: [*overrides, f"seed={seed}"] for seed in matrix_seeds(project_root())}
+
+
+def forget_other_seeds(folder: Path, seeds: Sequence[int]) -> None:
+    """Delete what a step left in ``folder`` for seeds that the matrix no longer has."""
+    for path in folder.glob("*"):
+        if path.stem.isdecimal() and int(path.stem) not in seeds:
+            log.info("%s goes: params.yaml's matrix.seeds no longer has it", path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def side_by_side(step: str, tasks: Mapping[str, Sequence[Any]], config: Config) -> None:
+    """Call a step's function for several tasks at a time; a failure stops no other task.
+
+    A single task on this machine runs in this process, with as many threads as beside others.
+
+    Args:
+        step: the function, as ``module:function``.
+        tasks: its arguments by the task's name, which begins the task's lines in the terminal.
+        config: says in ``parallel`` what a task takes and where it runs.
+
+    Raises:
+        SeedError: names the tasks that failed and why, after all have ended.
+        ClusterError: the cluster does not answer or has no room.
+        SystemExit: the work was interrupted; its state is kept.
+    """
+    resources = config.parallel
+    threads = max(1, round(resources.cpus))
+    if len(tasks) == 1 and not resources.address:
+        torch.set_num_threads(threads)
+        module, _, name = step.partition(":")
+        getattr(importlib.import_module(module), name)(*next(iter(tasks.values())))
+        return
+    from avsl.cluster import Interrupt, cluster  # Ray takes seconds to import
+
+    gpus = resources.gpus if config.trainer.accelerator == "gpu" else 0.0
+    interrupt = Interrupt("ending; the same command continues")
+    asked = {"CPU": resources.cpus, "GPU": gpus}
+    with interrupt.heeded(), cluster(resources.address, asked, "a task", log_to_driver=True), interrupt.heeded():
+        import ray
+
+        remote: Any = ray.remote(_call)
+        pending = {
+            remote.options(name=name, num_cpus=resources.cpus, num_gpus=gpus, max_retries=resources.retries).remote(
+                step, list(arguments), str(Path.cwd()), threads
+            ): name
+            for name, arguments in tasks.items()
+        }
+        failures: dict[str, str] = {}
+        cancelled = False
+        while pending:
+            done, _ = ray.wait(list(pending), timeout=_PATIENCE_S if cancelled else 0.5)
+            for task in done:
+                name = pending.pop(task)
+                try:
+                    failure = ray.get(task)
+                except ray.exceptions.RayError as error:
+                    failure = "" if cancelled else str(error).strip().splitlines()[-1]
+                if failure:
+                    failures[name] = failure
+                    log.warning("%s failed: %s", name, failure)
+            if cancelled and not done:
+                break
+            if interrupt.asked and not cancelled:
+                for task in pending:
+                    ray.cancel(task)
+                cancelled = True
+    if interrupt.asked:
+        raise SystemExit(interrupt.code)
+    if failures:
+        raise SeedError("; ".join(f"{name}: {failure}" for name, failure in failures.items()))
+
+
+def _call(step: str, arguments: Sequence[Any], folder: str, threads: int) -> str:
+    """In a worker: call the function; returns why it failed, nothing where it did not."""
+    os.chdir(folder)
+    torch.set_num_threads(threads)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    module, _, name = step.partition(":")
+    try:
+        getattr(importlib.import_module(module), name)(*arguments)
+    except (AvslError, OSError) as error:
+        return str(error)
+    except Exception as error:
+        # A defect keeps its traceback, in the task's lines.
+        log.warning("%s", traceback.format_exc())
+        return f"{type(error).__name__}: {error}"
+    return ""
