@@ -20,14 +20,7 @@ from avsl.errors import DataError
 from avsl.inference.predictor import Predictor
 from avsl.inference.video import localize_video
 from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, save_exported
-from avsl.models.hashing import hash_model
 from avsl.registry.load import load_predictor
-from avsl.registry.packaging import model_code
-from avsl.registry.promotion import promote
-from avsl.registry.rules import Candidate
-from avsl.schema import ConfigError
-from avsl.tracking.runs import RunTags, start_or_resume_run
-from avsl.tracking.store import TrackingConfig, TrackingError, open_store
 
 RATE = 16000
 
@@ -402,49 +395,6 @@ def test_a_model_of_drawn_shapes_says_so(
     assert ("'synthetic'" in caplog.text and source in caplog.text) is drawn
     target = localize_video(write_video(tmp_path / "v.mkv", [0.9]), predictor, tmp_path, model="m")
     assert json.loads(target.read_text())["trained_on"] == (data or None)
-
-
-def test_models_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    """An empty folder, an impossible ratio and a foreign URI are named."""
-    with pytest.raises(ConfigError, match=facts(tmp_path)):
-        load_predictor(checkpoint=tmp_path, data="synthetic", ratio=0.1)
-    with pytest.raises(ConfigError, match=facts("1.5")):
-        load_predictor(data="synthetic", ratio=1.5)
-    with pytest.raises(TrackingError, match=facts("models:/NAME@ALIAS models:/NAME/VERSION")):
-        load_predictor(uri="runs:/abc/model", data="synthetic", ratio=0.1)
-
-
-@pytest.mark.slow
-def test_registered_models_are_found_by_ratio_alias_and_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The champion of a ratio is found each way and predicts as its files do."""
-    monkeypatch.chdir(Path(__file__).parents[2])
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    store = open_store(TrackingConfig(artifact_root=str(tmp_path / "artifacts"), system_metrics=False), tmp_path)
-    tags = RunTags("dmt", "ezvsl", 0.03, 0, "data", "split", "none", "none")
-    with start_or_resume_run(store, "synthetic", "test", tags, {}) as run:
-        pass
-    folder = tmp_path / "exported" / "model"
-    member = LocalizerConfig(dim=8)
-    description = ExportedModel(members=[member], image_size=48, sample_rate=RATE, duration_s=0.75, threshold=0.25)
-    save_exported(folder, LocalizerEnsemble([Localizer(member)]), description)
-    candidate = Candidate(
-        run.run_id, "dmt", "ezvsl", 0.5, "ciou", "split", "synthetic", 0.03, folder, hash_model(folder)
-    )
-    promote(store, [candidate], "synthetic", 0.03, "split", "ciou", model_code())
-
-    name = "models:/avsl-synthetic-ratio-0.03"
-    frames, sounds = [np.full((30, 40, 3), 90, np.uint8)], [np.full(9000, 0.1, np.float32)]
-    expected = Predictor.load(folder).predict(frames, sounds)[0].map
-    for uri in (None, f"{name}@champion", f"{name}/1"):
-        found, source = load_predictor(uri=uri, data="synthetic", ratio=0.03)
-        assert source == f"{name}/1"
-        assert (found.duration_s, found.threshold) == (0.75, 0.25)
-        np.testing.assert_array_equal(found.predict(frames, sounds)[0].map, expected)
-    for uri, message in ((f"{name}/7", "version=7"), (f"{name}@second", "second"), (None, "ratio-0.5")):
-        with pytest.raises(TrackingError, match=facts(message)):
-            load_predictor(uri=uri, data="synthetic", ratio=0.5)
 
 
 @pytest.mark.slow

@@ -3,48 +3,36 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from mlflow.models import ModelSignature
-from mlflow.types.schema import ColSpec, Schema
 from tests.fixtures.messages import facts, says
+from tests.fixtures.store import MakeCandidate
 
 from avsl.cli import main
-from avsl.models.hashing import hash_model
 from avsl.registry.catalogue import diff_versions, list_versions
 from avsl.registry.promotion import promote
-from avsl.registry.rules import Candidate, model_name
+from avsl.registry.rules import model_name
 from avsl.registry.versions import ModelCode
-from avsl.tracking.runs import RunTags, start_or_resume_run
 from avsl.tracking.store import Store, TrackingConfig, TrackingError, open_store
 
 _NAME = model_name("shapes", 0.1)
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def registry(tmp_path_factory: pytest.TempPathFactory, code: ModelCode, make_candidate: MakeCandidate) -> Store:
     """A model with two versions, the second of which is champion."""
     root = tmp_path_factory.mktemp("registry")
     store = open_store(TrackingConfig(uri=f"sqlite:///{root}/mlflow.db", system_metrics=False), root)
-    script, package, exported = root / "script.py", root / "package", root / "model"
-    script.write_text("import mlflow\nmlflow.models.set_model(lambda model_input: model_input)\n")
-    for folder in (package, exported):
-        folder.mkdir()
+    exported = root / "model"
+    exported.mkdir()
     (exported / "model.json").write_text("{}")
     (exported / "model.safetensors").write_bytes(b"weights")
-    signature = ModelSignature(Schema([ColSpec("string", "frame")]))
-    code = ModelCode(script, package, signature, pd.DataFrame({"frame": ["a"]}), ["mlflow"])
-    candidate = Candidate("", "", "ezvsl", 0.0, "ciou", "s", "shapes", 0.1, exported, hash_model(exported))
     for framework, score in (("supervised", 0.5), ("dmt", 0.625)):
-        tags = RunTags(framework, "ezvsl", 0.1, 0, "d", "s", "c", "train")
+        scores = {"score": score, "metric": "ciou", "test_metrics": {"ciou": 0.4}}
         settings = {"trainer": {"epochs": 3}, "framework": {"name": framework}}
-        with start_or_resume_run(store, "shapes", framework, tags, settings) as run:
-            pass
-        scored = replace(candidate, run_id=run.run_id, framework=framework, score=score, test_metrics={"ciou": 0.4})
-        promote(store, [scored], "shapes", 0.1, "s", "ciou", code)
+        candidate = make_candidate(store, exported, "shapes", framework, label_ratio=0.1, params=settings, **scores)
+        promote(store, [candidate], "shapes", 0.1, "s1", "ciou", code)
     store.client.create_registered_model("somebody-elses")
     return store
 

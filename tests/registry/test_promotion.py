@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from mlflow.models import ModelSignature
-from mlflow.types.schema import ColSpec, Schema
 from tests.fixtures.messages import facts, says
+from tests.fixtures.store import MakeCandidate
 
 from avsl.models.hashing import hash_model
 from avsl.registry.promotion import promote, promote_by_hand, roll_back
@@ -30,55 +24,11 @@ from avsl.registry.versions import ModelCode, model_folder
 from avsl.tracking.runs import RunTags, start_or_resume_run
 from avsl.tracking.store import Store, TrackingConfig, TrackingError, open_store
 
-# The least that MLflow accepts as a model: returns the threshold of the exported model it carries.
-_SCRIPT = """
-import json
-from pathlib import Path
-import mlflow
-import pandas as pd
-class Reader(mlflow.pyfunc.PythonModel):
-    def load_context(self, context):
-        self.threshold = json.loads(Path(context.artifacts["model"], "model.json").read_text())["threshold"]
-    def predict(self, context, model_input: pd.DataFrame, params=None):
-        return [self.threshold] * len(model_input)
-mlflow.models.set_model(Reader())
-"""
-
 
 @pytest.fixture
-def code(tmp_path: Path) -> ModelCode:
-    """The smallest model code MLflow takes."""
-    script = tmp_path / "reader.py"
-    script.write_text(_SCRIPT)
-    package = tmp_path / "reader_package"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    signature = ModelSignature(Schema([ColSpec("string", "frame")]))
-    return ModelCode(script, package, signature, pd.DataFrame({"frame": ["a"]}), ["mlflow"])
-
-
-@pytest.fixture
-def candidate(store: Store, data: str, tags: RunTags, exported: Path) -> Candidate:
+def candidate(store: Store, data: str, exported: Path, make_candidate: MakeCandidate) -> Candidate:
     """A finished run with its exported model, 0.5 on validation."""
-    return _candidate(store, data, tags, exported)
-
-
-def _candidate(store: Store, data: str, tags: RunTags, exported: Path, framework: str = "dmt") -> Candidate:
-    with start_or_resume_run(store, data, framework, replace(tags, framework=framework), {}) as run:
-        run.log_epoch({"val/ciou50": 0.5}, 0)
-    return Candidate(
-        run_id=run.run_id,
-        framework=framework,
-        objective="ezvsl",
-        score=0.5,
-        metric="ciou50",
-        split_hash="s1",
-        data=data,
-        label_ratio=0.03,
-        model_dir=exported,
-        model_hash=hash_model(exported),
-        test_metrics={"ciou50": 0.25},
-    )
+    return make_candidate(store, exported, data)
 
 
 def _promote(store: Store, code: ModelCode, *candidates: Candidate, split: str = "s1", metric: str = "ciou50") -> Any:
@@ -190,22 +140,6 @@ def test_choices_that_make_no_sense(store: Store, code: ModelCode, candidate: Ca
     assert store.client.get_registered_model(name).aliases == {"champion": 1}
 
 
-def test_cards_are_the_versions_and_the_champions_is_the_models(
-    store: Store, code: ModelCode, candidate: Candidate
-) -> None:
-    """The page of the registered model describes its champion; what is found by tag is tagged."""
-    name = model_name(candidate.data, 0.03)
-    for score in (0.5, 0.6):
-        _promote(store, code, replace(candidate, model_hash=str(score), score=score, card=f"# {score}"))
-    described = [store.client.get_model_version(name, version).description for version in ("1", "2")]
-    assert described == ["# 0.5", "# 0.6"]
-    model = store.client.get_registered_model(name)
-    assert model.description == "# 0.6"
-    assert model.tags == {"data": candidate.data, "label_ratio": "0.03"}
-    roll_back(store, name, "why not")
-    assert store.client.get_registered_model(name).description == "# 0.5"
-
-
 def test_promotion_killed_before_the_alias_is_completed_without_a_second_version(
     store: Store, code: ModelCode, candidate: Candidate
 ) -> None:
@@ -215,37 +149,6 @@ def test_promotion_killed_before_the_alias_is_completed_without_a_second_version
     store.client.delete_registered_model_alias(name, "champion")
     done = _promote(store, code, candidate)
     assert (done.action, done.version, _versions(store, name)) == ("promoted", "1", {"1"})
-
-
-def test_registered_model_loads_without_pickle(store: Store, code: ModelCode, candidate: Candidate) -> None:
-    """A fresh process loads the champion from its code and files."""
-    _promote(store, code, candidate)
-    script = (
-        "import sys, mlflow, pandas as pd\n"
-        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
-        "print(model.predict(pd.DataFrame({'frame': ['a', 'b']})))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, f"models:/{model_name(candidate.data, 0.03)}@champion"],
-        env={**os.environ, "MLFLOW_TRACKING_URI": store.uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [0.4, 0.4]
-
-
-def test_a_fetched_model_is_the_exported_one(store: Store, code: ModelCode, candidate: Candidate) -> None:
-    """What was exported comes back byte for byte."""
-    with (
-        pytest.raises(TrackingError, match=facts("fetched")),
-        model_folder(store, f"models:/{model_name(candidate.data, 0.03)}@champion"),
-    ):
-        pass
-    _promote(store, code, candidate)
-    with model_folder(store, f"models:/{model_name(candidate.data, 0.03)}@champion") as (folder, _):
-        assert hash_model(folder) == candidate.model_hash
 
 
 def test_what_cannot_be_promoted(store: Store, code: ModelCode, candidate: Candidate) -> None:
@@ -262,17 +165,6 @@ def test_what_cannot_be_promoted(store: Store, code: ModelCode, candidate: Candi
     store.client.set_registered_model_alias(name, "champion", source)
     with pytest.raises(TrackingError, match=facts("avsl")):
         _promote(store, code, candidate)
-
-
-def test_a_second_version_of_one_model_never_leads(store: Store, code: ModelCode, candidate: Candidate) -> None:
-    """As a process leaves it that is killed while two register the same: the first goes on being the one."""
-    name = model_name(candidate.data, 0.03)
-    _promote(store, code, candidate)
-    tags = store.client.get_model_version(name, "1").tags
-    store.client.create_model_version(name, "s3://elsewhere/model", tags=tags | {"validation_score": "0.9"})
-    assert _promote(store, code, candidate).action == "kept"
-    better = _promote(store, code, replace(candidate, model_hash="better", score=0.6))
-    assert (better.version, better.previous) == ("3", "1")
 
 
 class _Late(MlflowClient):
@@ -320,7 +212,13 @@ def server(tmp_path: Path, serve: Callable[..., AbstractContextManager[str]]) ->
 
 @pytest.mark.slow
 def test_runs_and_champions_on_a_server(
-    server: str, data: str, tags: RunTags, exported: Path, code: ModelCode, tmp_path: Path
+    server: str,
+    data: str,
+    tags: RunTags,
+    exported: Path,
+    code: ModelCode,
+    make_candidate: MakeCandidate,
+    tmp_path: Path,
 ) -> None:
     """Runs, resume, artifacts and promotion work over HTTP as on SQLite."""
     store = open_store(TrackingConfig(uri=server, system_metrics=False), tmp_path)
@@ -335,7 +233,7 @@ def test_runs_and_champions_on_a_server(
     assert [point.step for point in store.client.get_metric_history(run.run_id, "loss")] == [0, 1]
     assert list((tmp_path / "served").rglob(f"{run.run_id}/artifacts/model.json"))
 
-    candidate = _candidate(store, data, tags, exported)
+    candidate = make_candidate(store, exported, data)
     assert _promote(store, code, candidate).version == "1"
     assert _promote(store, code, candidate).action == "kept"
     with model_folder(store, f"models:/{model_name(data, 0.03)}@champion") as (folder, _):
@@ -355,16 +253,21 @@ def _take_part(uri: str, root: Path, candidate: Candidate, code: ModelCode, star
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["database", "server"])
 def test_twenty_processes_promote_at_once(
-    where: str, request: pytest.FixtureRequest, tags: RunTags, exported: Path, code: ModelCode, tmp_path: Path
+    where: str,
+    request: pytest.FixtureRequest,
+    exported: Path,
+    code: ModelCode,
+    make_candidate: MakeCandidate,
+    tmp_path: Path,
 ) -> None:
     """After the dust settles the best is the one champion, nothing is there twice, and every other has its reason."""
     uri = request.getfixturevalue("server") if where == "server" else request.getfixturevalue("store").uri
     store = open_store(TrackingConfig(uri=uri, artifact_root=str(tmp_path), system_metrics=False), tmp_path)
     data = f"at-once-{where}"
-    first = _candidate(store, data, tags, exported)
+    first = make_candidate(store, exported, data)
     _promote(store, code, first)
     # Each of ten models comes from two processes.
-    runs = [_candidate(store, data, tags, exported).run_id for _ in range(10)]
+    runs = [make_candidate(store, exported, data).run_id for _ in range(10)]
     candidates = [replace(first, run_id=run, score=0.5 + 0.01 * k) for k, run in enumerate(runs)]
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", __name__])

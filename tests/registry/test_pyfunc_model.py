@@ -28,15 +28,14 @@ import soundfile
 import torch
 from PIL import Image
 from tests.fixtures.messages import facts, says
+from tests.fixtures.store import MakeCandidate
 
 from avsl.inference.predictor import Predictor
 from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, save_exported
 from avsl.models.hashing import hash_model
 from avsl.registry.packaging import model_code
 from avsl.registry.promotion import promote
-from avsl.registry.rules import Candidate
 from avsl.registry.versions import model_folder
-from avsl.tracking.runs import RunTags, start_or_resume_run
 from avsl.tracking.store import Store, TrackingConfig, open_store
 
 pytestmark = pytest.mark.slow
@@ -57,17 +56,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(folder: Path, tmp_path_factory: pytest.TempPathFactory, make_candidate: MakeCandidate) -> Store:
     """A store whose champion at 3 % labels is that pair."""
     root = tmp_path_factory.mktemp("store")
     store = open_store(TrackingConfig(uri=f"sqlite:///{root}/mlflow.db", system_metrics=False), root)
-    tags = RunTags("dmt", "ezvsl", 0.03, 0, "d", "s", "c", "train")
-    with start_or_resume_run(store, "synthetic", "dmt", tags, {}) as run:
-        pass
-    candidate = Candidate(
-        run.run_id, "dmt", "ezvsl", 0.5, "ciou50", "s", "synthetic", 0.03, folder, hash_model(folder), {"ciou50": 0.4}
-    )
-    assert promote(store, [candidate], "synthetic", 0.03, "s", "ciou50", model_code()).action == "promoted"
+    candidate = make_candidate(store, folder)
+    assert promote(store, [candidate], "synthetic", 0.03, "s1", "ciou50", model_code()).action == "promoted"
     return store
 
 

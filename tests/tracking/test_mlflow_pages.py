@@ -7,10 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from urllib.parse import quote
 
-import pandas as pd
 import pytest
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
 from playwright.sync_api import Browser, Page, expect
 
 from avsl.models.hashing import hash_model
@@ -22,21 +19,11 @@ from avsl.tracking.store import Store, TrackingConfig, open_store
 
 pytestmark = pytest.mark.slow
 
-_SCRIPT = """\
-import mlflow
-from mlflow.pyfunc import PythonModel
-
-class Reader(PythonModel):
-    def predict(self, context, model_input):
-        return len(model_input)
-
-mlflow.models.set_model(Reader())
-"""
 _SCORES = {"dmt": 0.75, "mean_teacher": 0.5, "supervised": 0.625}
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, list[str]]:
+def recorded(tmp_path_factory: pytest.TempPathFactory, code: ModelCode) -> tuple[Store, list[str]]:
     """A store of three runs of one label ratio, the first of which is champion; and the runs' ids."""
     root = tmp_path_factory.mktemp("recorded")
     store = open_store(TrackingConfig(system_metrics=False), root)
@@ -49,28 +36,13 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, list[str]
             for epoch in (1, 2):
                 run.log_epoch({"val/ciou": score * epoch / 2, "train/loss": 1 / epoch}, epoch)
         runs.append(run.run_id)
-    model, package = root / "model", root / "reader_package"
-    for folder in (model, package):
-        folder.mkdir()
+    model = root / "model"
+    model.mkdir()
     (model / "model.json").write_text('{"threshold": 0.4}')
     (model / "model.safetensors").write_bytes(b"weights")
-    (package / "__init__.py").write_text("")
-    (root / "reader.py").write_text(_SCRIPT)
-    signature = ModelSignature(Schema([ColSpec("string", "frame")]))
-    code = ModelCode(root / "reader.py", package, signature, pd.DataFrame({"frame": ["a"]}), ["mlflow"])
-    champion = Candidate(
-        run_id=runs[0],
-        framework="dmt",
-        objective="ezvsl",
-        score=0.75,
-        metric="CIoU",
-        split_hash="s",
-        data="synthetic",
-        label_ratio=0.03,
-        model_dir=model,
-        model_hash=hash_model(model),
-        card="# A card\n\nTrained with **90 labels**.",
-    )
+    card = "# A card\n\nTrained with **90 labels**."
+    names = ("dmt", "ezvsl", 0.75, "CIoU", "s", "synthetic", 0.03)
+    champion = Candidate(runs[0], *names, model, hash_model(model), card=card)
     promote(store, [champion], "synthetic", 0.03, "s", "CIoU", code)
     return store, runs
 
