@@ -110,7 +110,9 @@ def figures_of(overrides: Sequence[str], group: str) -> dict[str, Any]:
 
     layout = Layout.of(compose(overrides))
     if group in ON_VALIDATION:
-        return {"figures": {"validation": _numbers(RunRecord.load(layout.train).validation.model_dump())}}
+        scored = RunRecord.load(layout.train).validation
+        assert scored is not None
+        return {"figures": {"validation": _numbers(scored.model_dump())}}
     found = EvaluationRecord.load(layout.evaluation)
     parts = dict(found.parts) | {f"member_{k}": member.test for k, member in enumerate(found.members)}
     kept = {part: _numbers({**scores.counts, **scores.scores}) for part, scores in parts.items()}

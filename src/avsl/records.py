@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field
 
@@ -114,7 +114,9 @@ class RunRecord(Record):
         code_hash: of the package's source.
         identity: of all that decides the result.
         model_hash: of the exported model, :func:`avsl.models.hashing.hash_model`.
-        validation: scores of the exported model.
+        validation: scores of the exported model; None where no row has boxes.
+        threshold_rule: how the model's threshold was chosen: on ``validation``, or by the ``coverage`` of training
+            frames where no row has boxes (`avsl.evaluation.thresholds.choose_without_boxes`).
         train_seconds: spent in training, interruptions excluded.
         labeled: training rows with labels.
     """
@@ -138,7 +140,8 @@ class RunRecord(Record):
     code_hash: str
     identity: str
     model_hash: str
-    validation: ValidationScores
+    validation: ValidationScores | None = None
+    threshold_rule: Literal["validation", "coverage"]
     train_seconds: float
     labeled: int
 

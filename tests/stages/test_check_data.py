@@ -86,7 +86,7 @@ def test_missing_and_broken_and_leaking(folder: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("boxes", "settings", "code", "said"),
     [
-        (0, [], 1, "boxes validation"),
+        (0, [], 0, "boxes framework=self_supervised"),
         (2, [*CUT[:1], "data.folder.seed=11"], 1, "boxes validation"),
         (4, ["data.vggss.test_share=1.0"], 1, "usable training"),
         (4, CUT, 0, "1 of 1 boxes split.label_ratio"),

@@ -11,15 +11,19 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
-from tests.fixtures.messages import facts
+from PIL import Image
+from tests.fixtures.messages import facts, says
 
 from avsl.cli import call
 from avsl.config.compose import compose
+from avsl.data.loading import RowReader
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
 from avsl.errors import DataError
-from avsl.models import read_description
+from avsl.evaluation.maps import compute_maps
+from avsl.models import load_exported, read_description
 from avsl.paths import Layout
 from avsl.records import RunRecord
 from avsl.schema import ConfigError
@@ -28,6 +32,7 @@ from avsl.stages.prepare import load_data, prepare, split
 from avsl.stages.run import run
 from avsl.stages.train import train
 from avsl.tracking.store import open_store
+from avsl.training.errors import TrainingError
 
 _Where = Callable[..., Layout]
 
@@ -144,6 +149,7 @@ def test_one_command_runs_all_steps_and_keeps_what_is_there(layout: _Where, capl
     trained = RunRecord.load(here.train)
     figures = json.loads((here.evaluation / "metrics.json").read_text())
     assert figures["threshold"] == read_description(here.train / "model").threshold
+    assert trained.validation is not None
     for key, value in trained.validation:
         assert figures["validation"][key] == pytest.approx(value, abs=1e-6)
     drawn = Split.load(here.split)
@@ -184,3 +190,54 @@ def test_one_command_runs_all_steps_and_keeps_what_is_there(layout: _Where, capl
         "dvc_stage": "train@dmt-ezvsl-0.25",
     }
     assert {key: recorded.data.tags[key] for key in expected} == expected
+
+
+@pytest.fixture
+def boxless(project: Path) -> list[str]:
+    """The settings of a folder of a dozen pictures with sounds and no boxes, in the project."""
+    rng = np.random.default_rng(0)
+    for folder in ("frames", "audio"):
+        (project / "clips" / folder).mkdir(parents=True)
+    for k in range(12):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(project / "clips" / "frames" / f"c{k}.png")
+        soundfile.write(project / "clips" / "audio" / f"c{k}.wav", np.sin(np.arange(8000) * (k + 1) / 50), 16000)
+    sizes = ["data.folder.image_size=32", "data.folder.duration_s=0.25"]
+    return ["data=folder", f"data.folder.root={project / 'clips'}", *sizes, "trainer.batch_size=4"]
+
+
+def test_a_folder_without_boxes_is_trained_without_labels(
+    boxless: list[str], layout: _Where, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every step up to the model, with a threshold by coverage; the record says so, and nothing is scored."""
+    asked = [*boxless, "framework=self_supervised", "trainer.labeled_batch_size=2"]
+    run(asked)
+    assert says(caplog.text, "no boxes nothing scored")
+    here = layout(*asked)
+    assert not here.evaluation.exists()
+    trained = RunRecord.load(here.train)
+    assert trained.validation is None
+    assert (trained.threshold_rule, trained.labeled) == ("coverage", 0)
+    history = (here.train / "curves.csv").read_text().splitlines()
+    assert len(history) == 3
+    assert "train/loss" in history[0]
+    assert "val/ciou" not in history[0]
+    model, described = load_exported(here.train / "model")
+    data = PreparedData.open(here.prepared)
+    rows = np.arange(12)
+    reader = RowReader(data, [], rows)
+    confidence = compute_maps(list(model.members), reader, rows, 12).confidence
+    assert float((confidence >= described.threshold).float().mean()) == pytest.approx(0.3, abs=0.01)
+    assert 0 <= int((confidence.amax((1, 2)) < described.presence).sum()) <= 6
+    with pytest.raises(DataError, match=facts("boxes", here.prepared)):
+        evaluate(asked)
+
+
+def test_a_framework_that_needs_boxes_is_refused_where_there_are_none(boxless: list[str]) -> None:
+    """In one sentence, before a run is opened."""
+    asked = [*boxless, "framework=dmt", "trainer.labeled_batch_size=2"]
+    prepare(asked)
+    split(asked)
+    with pytest.raises(TrainingError, match=facts("framework=dmt", "folder", "framework=self_supervised")):
+        train(asked)
+    config = compose(asked)
+    assert not [e for e in open_store(config.tracking, config.root).client.search_experiments() if "folder" in e.name]

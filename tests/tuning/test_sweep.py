@@ -196,6 +196,7 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
     finally:
         torch.set_num_threads(threads)
     trained = RunRecord.load(Layout.of(compose(asked)).train)
+    assert trained.validation is not None
     assert trained.validation.ciou == best["score"]
     winner = Layout.of(compose([*asked, f"root={trials / str(best['number'])}"]))
     assert trained.model_hash == RunRecord.load(winner.train).model_hash

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from avsl.metrics import ThresholdSweep
 
 # Of validation's rows with a source in view, the share whose map's peak counts as one.
 _KEPT = 0.95
+# Share of the frame that boxes cover: of VGG-SS's 5,158 test clips 27 % in the median, 33 % in the mean.
+_COVERED = 0.3
 
 
 @dataclass(frozen=True)
@@ -61,4 +64,21 @@ def choose_presence(maps: Maps) -> float:
     found = torch.cat(peaks)
     if not len(found):
         raise ValueError("no row has a source in view")
-    return float(found.sort().values[int((1 - _KEPT) * len(found))])
+    return _reached(found)
+
+
+def choose_without_boxes(maps: Maps) -> tuple[float, float]:
+    """The threshold and the presence of a model where no row has boxes.
+
+    The threshold is the confidence that 30 % of all cells of the maps reach, as boxes cover about so much of a frame;
+    the presence the peak that 95 % of the maps reach, as if a source were in view of each.
+    """
+    confidence = maps.confidence
+    threshold = float(np.quantile(confidence.numpy(), 1 - _COVERED))
+    side = maps.reader.data.manifest.image_size
+    return threshold, _reached(F.resize_as(confidence, (side, side), "fixed").amax((1, 2)))
+
+
+def _reached(peaks: Tensor) -> float:
+    """What `_KEPT` of (N,) peaks reach."""
+    return float(peaks.sort().values[int((1 - _KEPT) * len(peaks))])

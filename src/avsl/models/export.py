@@ -28,7 +28,8 @@ class ExportedModel(StrictConfig):
         image_size: side of the square frames it was trained on, px.
         sample_rate: Hz.
         duration_s: length of the sound it hears, s.
-        threshold: confidence from which a pixel counts as sounding, chosen on validation.
+        threshold: confidence from which a pixel counts as sounding, chosen on validation, or without boxes by how much
+            of training frames it covers.
         presence: peak of a map below which no visible source sounds, chosen on validation; 0, as in exports from
             before there was one, leaves that to the threshold alone.
         trained_on: name of the data set it was trained on; empty where that is unknown, as of a published model.

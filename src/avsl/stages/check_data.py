@@ -86,6 +86,8 @@ def _training(states: Sequence[PartState]) -> tuple[bool, str]:
     boxes = {state.part: state.annotated for state in states}
     if not usable.get("train"):
         return False, "nothing can be trained: no usable row is for training"
+    if not any(boxes.values()):
+        return True, "no row has boxes: framework=self_supervised alone can be trained, and nothing can be scored"
     for part in ("validation", "test"):
         if not boxes.get(part):
             return False, f"nothing can be trained and scored: no row with boxes is for {part}"

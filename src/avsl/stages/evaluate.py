@@ -42,11 +42,13 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     """Score the trained model on validation and on every test part, and draw it.
 
     Raises:
-        DataError: there is no trained model, or it was trained on another split.
+        DataError: there is nothing to score or no trained model, or it was trained on another split.
     """
     config = compose(overrides)
     layout = Layout.of(config)
     data, drawn = load_data(layout)
+    if not drawn.validation:
+        raise DataError(f"{layout.prepared}: no row has boxes, so there is nothing to score")
     trained = RunRecord.load(layout.train)
     if trained.split_hash != drawn.content_hash:
         raise DataError(f"{layout.train} was trained on another split than {layout.split}: run `avsl train` again")

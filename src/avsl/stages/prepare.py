@@ -88,7 +88,12 @@ def split_seeds(overrides: Sequence[str] = ()) -> None:
 
 
 def _check_parts(data: PreparedData, name: str) -> None:
-    """Refuse a set that cannot be trained, given a threshold and tested."""
+    """Refuse a set that cannot be trained, given a threshold and tested; one without any boxes needs training rows."""
+    if not data.annotated.any() and len(data.indices("train")):
+        log.warning(
+            "%s: no row has boxes: framework=self_supervised alone can be trained, and nothing can be scored", data.root
+        )
+        return
     for part, purpose in (("train", "training"), ("validation", "validation"), ("test", "testing")):
         if not len(data.indices(part)):
             raise DataError(

@@ -81,8 +81,9 @@ def _record(config: Config, store: Store, candidate: Candidate, unfinished: str 
         for line in curves:
             epoch = int(line.pop("epoch"))
             run.log_epoch(line, epoch)
-        validation = {"validation/ciou": how.validation.ciou, "validation/auc": how.validation.auc}
-        run.log_epoch(validation, len(curves))
+        if how.validation is not None:
+            validation = {"validation/ciou": how.validation.ciou, "validation/auc": how.validation.auc}
+            run.log_epoch(validation, len(curves))
         run.log_folder(trained)
         log_evaluation(run, scores, evaluation, how.epochs)
     log.info("run %s of %s is recorded again as %s", candidate.run_id, name, run.run_id)

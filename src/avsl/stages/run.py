@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
+from avsl.config.compose import compose
+from avsl.paths import Layout
 from avsl.stages.evaluate import evaluate
-from avsl.stages.prepare import prepare, split
+from avsl.stages.prepare import load_data, prepare, split
 from avsl.stages.start import start
 from avsl.stages.train import train_if_changed
+
+log = logging.getLogger(__name__)
 
 
 def run(overrides: Sequence[str] = ()) -> None:
@@ -16,4 +21,9 @@ def run(overrides: Sequence[str] = ()) -> None:
     split(overrides)
     start(overrides)
     train_if_changed(overrides)
-    evaluate(overrides)
+    config = compose(overrides)
+    _, drawn = load_data(Layout.of(config))
+    if drawn.validation:
+        evaluate(overrides)
+    else:
+        log.warning("%s: no row has boxes, so nothing is scored", config.data.name)

@@ -16,7 +16,7 @@ from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
 from avsl.evaluation.maps import compute_maps
 from avsl.evaluation.scoring import METRIC, score_part
-from avsl.evaluation.thresholds import choose_presence, choose_thresholds
+from avsl.evaluation.thresholds import choose_presence, choose_thresholds, choose_without_boxes
 from avsl.files import project_root, write_text
 from avsl.models import save_exported
 from avsl.models.hashing import hash_model
@@ -28,7 +28,14 @@ from avsl.tracking.runs import Recorder, RunTags, git_commit, start_or_resume_ru
 from avsl.tracking.store import open_store
 from avsl.training.checkpoint import find_checkpoint
 from avsl.training.logger import write_history
-from avsl.training.loop import check_accelerator, check_warm_ups, fit_on_all_devices, identity, sole_training
+from avsl.training.loop import (
+    check_accelerator,
+    check_labels,
+    check_warm_ups,
+    fit_on_all_devices,
+    identity,
+    sole_training,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +82,7 @@ def train(overrides: Sequence[str] = ()) -> None:
         )
     # Before a run is opened: a training that is refused leaves none.
     check_warm_ups(config, steps_per_epoch(config, drawn) * config.trainer.epochs)
+    check_labels(config, drawn)
     with sole_training(layout.checkpoint):
         store = open_store(config.tracking, config.root)
         run_id = find_checkpoint(layout.checkpoint, identity(config, drawn, layout.start))
@@ -93,6 +101,11 @@ def train(overrides: Sequence[str] = ()) -> None:
         with start_or_resume_run(store, config.data.name, name, tags, params, run_id) as run:
             origin = {"command": shlex.join(["avsl", "train", *overrides]), "git_commit": tags.git_commit}
             train_and_export(config, data, drawn, run, origin, resume=run_id is not None)
+
+
+def _some(ids: Sequence[str]) -> Sequence[str]:
+    """Up to a thousand of the samples, evenly spaced: enough to say how high a model's confidence is."""
+    return ids[:: -(-len(ids) // 1000)]
 
 
 def train_and_export(
@@ -114,19 +127,25 @@ def train_and_export(
     layout = Layout.of(config)
     module, epochs, reader = fit_on_all_devices(config, data, drawn, run, layout.checkpoint, resume, layout.start)
     members = [member.float().eval() for member in module.framework.eval_models()]
-    rows = data.rows_of(drawn.validation)
+    rows = data.rows_of(drawn.validation or _some([*drawn.labeled, *drawn.unlabeled]))
     maps = compute_maps(members, reader, rows, config.evaluate.batch_size)
-    thresholds = choose_thresholds(maps)
-    figures = score_part("validation", maps, thresholds.fixed, thresholds.rows).figures
-    figures["cross_fitted"] = thresholds.cross_fitted
-    validation = ValidationScores(**{name: figures[name] for name in ValidationScores.model_fields})
-    description = describe_model(module.ensemble(), data, thresholds.fixed, choose_presence(maps), config.data.name)
+    validation = None
+    if drawn.validation:
+        thresholds = choose_thresholds(maps)
+        figures = score_part("validation", maps, thresholds.fixed, thresholds.rows).figures
+        figures["cross_fitted"] = thresholds.cross_fitted
+        validation = ValidationScores(**{name: figures[name] for name in ValidationScores.model_fields})
+        threshold, presence = thresholds.fixed, choose_presence(maps)
+    else:
+        threshold, presence = choose_without_boxes(maps)
+    description = describe_model(module.ensemble(), data, threshold, presence, config.data.name)
     shutil.rmtree(layout.train, ignore_errors=True)
     save_exported(layout.train / "model", module.ensemble(), description)
     settings = config.model_dump(mode="json", exclude={"root", "variant"})
     write_text(layout.train / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     write_history(layout.train / "curves.csv", epochs.history)
-    run.log_epoch({"validation/ciou": validation.ciou, "validation/auc": validation.auc}, len(epochs.history))
+    if validation is not None:
+        run.log_epoch({"validation/ciou": validation.ciou, "validation/auc": validation.auc}, len(epochs.history))
     run.log_folder(layout.train)
     RunRecord(
         run_id=run.run_id,
@@ -145,6 +164,7 @@ def train_and_export(
         identity=identity(config, drawn, layout.start),
         model_hash=hash_model(layout.train / "model"),
         validation=validation,
+        threshold_rule="coverage" if validation is None else "validation",
         train_seconds=round(epochs.seconds, 1),
         labeled=len(drawn.labeled),
     ).save(layout.train)

@@ -27,6 +27,7 @@ from avsl.config.plugins import load_again, loaded_plugins
 from avsl.data.loading import RowLoader, RowReader
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
+from avsl.frameworks import FRAMEWORKS
 from avsl.models.start import start_file
 from avsl.schema import ConfigError
 from avsl.tracking.runs import Recorder
@@ -158,7 +159,7 @@ def _fit_on_one_device(
     """What each of the processes that train together does, or the only one."""
     rank, count = (0, 1) if processes is None else (processes.global_rank(), processes.world_size())
     validation = data.rows_of(split.validation)
-    if len(validation) < count:
+    if 0 < len(validation) < count:
         raise TrainingError(f"trainer.devices = {count}: each needs a row of the {len(validation)} for validation")
     rows = np.concatenate([data.rows_of(split.labeled), data.rows_of(split.unlabeled), validation])
     reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
@@ -196,6 +197,7 @@ def _fit_on_one_device(
         warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start of training.*")
         # Lightning's own, of no use to anybody who reads this log.
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         if processes is not None:
             processes.meet()
@@ -203,7 +205,7 @@ def _fit_on_one_device(
             trainer.fit(
                 module,
                 loader,
-                RowLoader(reader, validation[rank::count], config.evaluate.batch_size),
+                RowLoader(reader, validation[rank::count], config.evaluate.batch_size) if len(validation) else None,
                 ckpt_path=str(checkpoint) if resume else None,
                 weights_only=True,
             )
@@ -261,3 +263,17 @@ def check_warm_ups(config: Config, steps: int) -> None:
                 f"{key} = {wait}, but the training has {steps} steps: {name} would never start; "
                 f"train for longer, or give a share of the training, such as {key}=0.25"
             )
+
+
+def check_labels(config: Config, split: Split) -> None:
+    """Refuse a framework that learns from boxes where no training row has any.
+
+    Raises:
+        TrainingError: names the framework and what can be trained.
+    """
+    framework, _ = FRAMEWORKS[config.framework.name]
+    if not split.labeled and getattr(framework, "uses_labels", True):
+        raise TrainingError(
+            f"framework={config.framework.name} learns from boxes, and no training row of {config.data.name} has any: "
+            "framework=self_supervised needs none"
+        )

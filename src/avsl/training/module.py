@@ -101,7 +101,14 @@ class SemiModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the epoch, which ends with its validation."""
         # MLflow's comparison of runs starts with the metric that was recorded first.
-        metrics = {"val/ciou": float(self.sweep.cross_fitted_rate()), "val/threshold": self.sweep.best()}
+        self._log_epoch({"val/ciou": float(self.sweep.cross_fitted_rate()), "val/threshold": self.sweep.best()})
+
+    def on_train_epoch_end(self) -> None:
+        """Log an epoch that has no validation."""
+        if not self.trainer.val_dataloaders:
+            self._log_epoch({})
+
+    def _log_epoch(self, metrics: dict[str, float]) -> None:
         metrics |= self.means.compute()
         if self.config.trainer.non_finite == "skip":
             metrics["train/skipped"] = float(self.skipped.compute())

@@ -90,6 +90,11 @@ class NonFiniteGuard(Callback):
         if self._skips and float(module.skipped.compute()) == trainer.num_training_batches:
             raise TrainingError(f"no step was finite in the epoch that ended with step {module.step}")
 
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Look at the steps of an epoch that has no validation."""
+        if not trainer.val_dataloaders:
+            self.on_validation_start(trainer, pl_module)
+
     def check(self) -> None:
         """Wait for the device and look at all steps so far.
 

@@ -17,6 +17,7 @@ from ray import tune
 from avsl.config.models import Config
 from avsl.config.plugins import load_again
 from avsl.data.prepared.reader import PreparedData
+from avsl.errors import DataError
 from avsl.files import write_text
 from avsl.paths import Layout
 from avsl.records import RunRecord
@@ -64,13 +65,18 @@ def _train(config: Config, prepared: Path, split: Path, start: Path, origin: Map
             if not link.is_symlink():
                 link.symlink_to(target)
         drawn = load_data(layout)[1]
+        if not drawn.validation:
+            raise DataError(f"{split}: no row has boxes, so no trial can be scored")
         data = _opened(prepared, drawn.data_hash)
         wanted = identity(config, drawn, layout.start)
         trained = RunRecord.find(layout.train)
         if trained is None or trained.identity != wanted:
             resume = find_checkpoint(layout.checkpoint, wanted) is not None
             train_and_export(config, data, drawn, _Reports(), origin, resume)
-        return RunRecord.load(layout.train).validation.ciou
+        found = RunRecord.load(layout.train).validation
+        if found is None:
+            raise DataError(f"{layout.train}: the model was trained without validation")
+        return found.ciou
 
 
 @lru_cache(maxsize=1)
