@@ -1,4 +1,4 @@
-"""aiSFX: the front end and the network of a sound-effects encoder."""
+"""aiSFX: front end and network of an encoder of sound effects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from avsl.types import FrontEnd
 
 _SAMPLE_RATE = 44100  # Hz
 _N_FFT, _HOP, _BANDS = 2048, 1024, 96
-_SHORTEST = 8  # frames that three poolings need
+_SHORTEST = 8  # frames, for three poolings
 
 
 class AiSFXMel(nn.Module):
@@ -30,7 +30,7 @@ class AiSFXMel(nn.Module):
     log10(1 + 10,000 m) / 9.4578.
 
     Args:
-        sample_rate: of the waveforms, Hz.
+        sample_rate: sample rate of the waveforms, Hz.
     """
 
     cacheable = True
@@ -49,7 +49,7 @@ class AiSFXMel(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:
-        """Always in float32: powers of quiet sounds vanish in half precision."""
+        """Compute features in float32, because the power of quiet sounds underflows in half precision."""
         with torch.autocast(waveform.device.type, enabled=False):
             sound = self.resample(waveform.float())
             sound = sound / sound.abs().amax(-1, keepdim=True).clamp(min=1e-8)
@@ -63,11 +63,11 @@ class AiSFXEncoderConfig(StrictConfig):
     """aiSFX; the default widths are the published ones.
 
     Attributes:
-        kind: which of the audio encoders this is.
+        kind: name of the audio encoder.
         channels: widths of the four blocks.
         weights: ``aisfx``, or a safetensors file with its tensors' names; empty starts from scratch.
-        frozen: whether the network stays as it is, up to its code.
-        sample_rate: of the waveforms, Hz.
+        frozen: whether the network is not trained, up to its code.
+        sample_rate: sample rate of the waveforms, Hz.
     """
 
     kind: Literal["aisfx"] = "aisfx"
@@ -122,7 +122,7 @@ class AiSFXEncoder(nn.Module):
         self.head = nn.Linear(self.code_dim, dim)
 
     def train(self, mode: bool = True) -> AiSFXEncoder:
-        """A frozen network keeps its statistics."""
+        """Set the mode; a frozen network stays in evaluation mode."""
         super().train(mode)
         if self.config.frozen:
             self.network.eval()

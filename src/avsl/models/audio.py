@@ -1,4 +1,4 @@
-"""The audio encoders by kind: what a front end hears to one embedding."""
+"""The audio encoders by kind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def _with_kind(section: Any) -> Any:
-    """A section that does not say which encoder it describes is a spectrogram's."""
+    """Make ``spectrogram`` the default kind of a section."""
     return {"kind": "spectrogram"} | dict(section) if isinstance(section, Mapping) else section
 
 
@@ -45,8 +45,8 @@ class JoinedEncoderConfig(StrictConfig):
     """Several audio encoders in one student.
 
     Attributes:
-        kind: which of the audio encoders this is.
-        encoders: the others' sections.
+        kind: name of the audio encoder.
+        encoders: sections of the joined encoders.
     """
 
     kind: Literal["joined"] = "joined"
@@ -57,9 +57,9 @@ AudioEncoderConfig = Annotated[_Alone | JoinedEncoderConfig, Discriminator("kind
 
 
 class JoinedEncoder(nn.Module):
-    """Waveform (B, 1, T) to an embedding: a linear layer on the encoders' codes joined.
+    """Waveform (B, 1, T) to an embedding: a linear layer on the concatenated codes of several encoders.
 
-    The encoders' embeddings are summed, which is that layer where each of them ends in a linear one.
+    The layer is computed as the sum of the encoders' embeddings, each of which ends in a linear layer.
     """
 
     def __init__(self, config: JoinedEncoderConfig, dim: int) -> None:
@@ -94,10 +94,10 @@ _ENCODERS: dict[str, Callable[[Any, int], AudioEncoder]] = {
 
 
 def make_front_end(config: AudioEncoderConfig) -> FrontEnd:
-    """What the encoder that a section describes hears."""
+    """Make the front end of the encoder that a section describes."""
     return _FRONT_ENDS[config.kind](config)
 
 
 def make_audio_encoder(config: AudioEncoderConfig, dim: int) -> AudioEncoder:
-    """The encoder that a section describes, with embeddings of width ``dim``."""
+    """Make the encoder that a section describes, with embeddings of width ``dim``."""
     return _ENCODERS[config.kind](config, dim)

@@ -1,4 +1,4 @@
-"""Networks of timm and files of weights, with their many errors made one."""
+"""Networks of timm and files of weights; every failure is a ConfigError."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from timm.models import FeatureInfo
 
 
-# Settings with which timm's networks of one input size take others.
+# Settings with which timm's networks of a fixed input size accept other sizes.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
-_PROBES = ((64, 51), (96, 128))  # px: sides that no stride divides, and sides that 32 does
+_PROBES = ((64, 51), (96, 128))  # px: sides that no stride divides, and multiples of 32
 
 
 @dataclass(frozen=True)
 class _InputSize:
-    """The sides of a network's input; other inputs are resized to the nearest ones, which keeps their geometry.
+    """The allowed input sizes of a network; other inputs are resized to the nearest, which keeps relative positions.
 
     Attributes:
-        multiple: divides both sides.
-        least: of both sides, px.
-        fixed: both sides, px; 0 for any.
+        multiple: divisor of both sides.
+        least: smallest side, px.
+        fixed: the only allowed side, px; 0 for any.
     """
 
     multiple: int = 1
@@ -39,7 +39,7 @@ class _InputSize:
     fixed: int = 0
 
     def resize(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        """Resize (B, C, H, W), bilinearly; a forward pre-hook."""
+        """Forward pre-hook: resize (B, C, H, W) bilinearly."""
         size = tuple(self._side(side) for side in inputs[0].shape[-2:])
         if size == inputs[0].shape[-2:]:
             return inputs
@@ -55,27 +55,27 @@ _INPUT_SIZES = (_InputSize(), _InputSize(multiple=32), _InputSize(multiple=32, l
 def make_backbone(section: str, name: str, *, last_stride: int = 2, **settings: Any) -> tuple[nn.Module, list[int]]:
     """The timm network ``name``, for inputs of any size and with outputs (B, C, h, w).
 
-    A network that takes inputs of certain sizes alone gets resized ones; one with channels last or tokens gets its
-    outputs permuted. What it needs is found by passing two small inputs.
+    Inputs are resized for a network with fixed input sizes, and outputs with channels last or tokens are permuted. Two
+    small inputs are passed through the network to find out what it needs.
 
     Args:
-        section: of the configuration, for errors.
-        name: timm's.
-        last_stride: 1 leaves out the last stage's stride and dilates nothing (timm's ``output_stride`` does).
+        section: section of the configuration, for errors.
+        name: name in timm.
+        last_stride: 1 removes the last stage's stride without dilation, unlike timm's ``output_stride``.
         settings: passed to timm.
 
     Returns:
         The network, and the measured channels of its output, or of each of its feature maps.
 
     Raises:
-        ConfigError: it is unknown, its settings do not fit, or it gives no maps; names ``section``.
+        ConfigError: the network or a setting is unknown, or its outputs are no maps; names ``section``.
     """
-    # Here, as it takes two seconds and most stages read the configuration alone.
+    # Imported here because it takes two seconds, and most stages only read the configuration.
     import timm
 
     try:
         network: nn.Module = timm.create_model(name, **settings)
-    except Exception as error:  # timm's networks fail in as many ways as there are
+    except Exception as error:  # timm's networks raise errors of many types
         raise ConfigError(f"{section}: '{name}' cannot be built: {' '.join(str(error).split())}") from error
     if last_stride == 1:
         _leave_out_last_stride(section, name, network)
@@ -103,20 +103,20 @@ def make_backbone(section: str, name: str, *, last_stride: int = 2, **settings: 
 def _leave_out_last_stride(section: str, name: str, network: nn.Module) -> None:
     last = getattr(network, "layer4", None)
     if last is None:
-        raise ConfigError(f"{section}.last_stride: '{name}' is no ResNet, so its stride is what it is")
+        raise ConfigError(f"{section}.last_stride: '{name}' is not a ResNet, whose stride alone can be changed")
     for layer in last.modules():
         if isinstance(layer, nn.Conv2d):
             layer.stride = (1, 1)
         elif isinstance(layer, nn.AvgPool2d):
-            raise ConfigError(f"{section}.last_stride: '{name}' strides by pooling, which stays")
+            raise ConfigError(f"{section}.last_stride: '{name}' strides by pooling, which cannot be changed")
 
 
 @torch.no_grad()
 def _fit(network: nn.Module, size: _InputSize, channels: int) -> list[int]:
-    """Let the network resize its inputs and permute its outputs; returns the channels that probes have in each.
+    """Make the network resize inputs and permute outputs as needed; returns the channels of each output.
 
     Raises:
-        Exception: a probe does not pass; the network is as before.
+        Exception: the network fails on a probe; it is unchanged.
     """
     training = network.training
     network.eval()
@@ -125,7 +125,7 @@ def _fit(network: nn.Module, size: _InputSize, channels: int) -> list[int]:
         outputs = [network(torch.zeros(2, channels, *sides)) for sides in _PROBES]
         widths = [[x.shape[1] for x in (maps if isinstance(maps, list) else [maps])] for maps in outputs]
         if widths[0] != widths[1]:
-            raise ValueError(f"its outputs' widths depend on the input's size: {widths[0]} and {widths[1]}")
+            raise ValueError(f"the widths of its outputs depend on the size of the input: {widths[0]} and {widths[1]}")
     except Exception:
         for hook in hooks:
             hook.remove()
@@ -136,12 +136,12 @@ def _fit(network: nn.Module, size: _InputSize, channels: int) -> list[int]:
 
 
 def _channels_first(network: nn.Module, _: Any, output: Any) -> Any:
-    """Outputs as (B, C, h, w), tokens as (B, C, N, 1), pooled ones as (B, C, 1, 1); a forward hook."""
+    """Forward hook: outputs as (B, C, h, w), tokens as (B, C, N, 1), pooled outputs as (B, C, 1, 1)."""
     if isinstance(output, list | tuple) and all(isinstance(maps, Tensor) for maps in output):
         widths = cast("FeatureInfo", network.feature_info).channels()
         return [_permuted(maps, {width}, 0) for maps, width in zip(output, widths, strict=True)]
     if not isinstance(output, Tensor):
-        raise TypeError(f"it gives {type(output).__name__}, not a map")
+        raise TypeError(f"its output is {type(output).__name__}, not a map")
     widths = {getattr(network, name, None) for name in ("num_features", "head_hidden_size", "embed_dim")}
     return _permuted(output, widths, int(getattr(network, "num_prefix_tokens", 0)))
 
@@ -156,19 +156,19 @@ def _permuted(maps: Tensor, widths: Collection[Any], prefix_tokens: int) -> Tens
             return maps.permute(0, 3, 1, 2)
         case 4:
             return maps
-    raise ValueError(f"it gives outputs of {maps.ndim} axes, not maps")
+    raise ValueError(f"its outputs have {maps.ndim} axes and are not maps")
 
 
 @contextmanager
 def open_weights(key: str, path: str) -> Iterator[Any]:
-    """A safetensors file, open for its names and tensors.
+    """Open a safetensors file for reading.
 
     Args:
-        key: of the configuration, for errors.
+        key: key of the configuration, for errors.
         path: the file.
 
     Raises:
-        ConfigError: it cannot be read or is no safetensors file; names ``key``.
+        ConfigError: the file cannot be read or is not a safetensors file; names ``key``.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -176,16 +176,16 @@ def open_weights(key: str, path: str) -> Iterator[Any]:
     except OSError:
         raise ConfigError(f"{key}: cannot read {path}") from None
     except SafetensorError as error:
-        raise ConfigError(f"{key}: {path} is no safetensors file: {error}") from None
+        raise ConfigError(f"{key}: {path} is not a safetensors file: {error}") from None
 
 
 def load_weights(key: str, weights: str, network: nn.Module, what: str) -> None:
-    """Fill a network from a file of weights.
+    """Load a file of weights into a network.
 
     Args:
-        key: of the configuration, for errors.
+        key: key of the configuration, for errors.
         weights: a name of pretrained weights, or a safetensors file; it may hold more tensors.
-        network: to fill.
+        network: receives the weights.
         what: the network's name, for errors.
 
     Raises:
@@ -196,7 +196,7 @@ def load_weights(key: str, weights: str, network: nn.Module, what: str) -> None:
         stored = set(file.keys())
         for name, own in network.state_dict().items():
             if name not in stored and name.endswith("num_batches_tracked"):
-                continue  # TensorFlow has none, and nothing here reads it
+                continue  # TensorFlow's checkpoints have none, and it is not used
             if name not in stored:
                 raise ConfigError(f"{key}: {path} lacks '{name}' of {what}")
             tensor = file.get_tensor(name)
@@ -207,14 +207,14 @@ def load_weights(key: str, weights: str, network: nn.Module, what: str) -> None:
 
 
 def make_feature_network(section: str, name: str, weights: str, **settings: Any) -> tuple[nn.Module, list[int]]:
-    """The timm network ``name`` as a giver of feature maps.
+    """Make the timm network ``name`` with feature maps as outputs.
 
     Args:
-        section: of the configuration, for errors.
-        name: timm's.
+        section: section of the configuration, for errors.
+        name: name in timm.
         weights: a name of pretrained weights, a safetensors file, or ``timm`` for timm's own download; empty starts
             from scratch.
-        settings: for :func:`make_backbone`; ``out_indices`` says which maps.
+        settings: for :func:`make_backbone`; ``out_indices`` selects the maps.
 
     Returns:
         The network, and the channels of its maps.
@@ -244,7 +244,7 @@ def make_feature_network(section: str, name: str, weights: str, **settings: Any)
         **settings,
     )
     if stored is not None:
-        # timm says nothing of tensors it does not find. Its wrappers may put "model." before a name and join it by "_".
+        # timm ignores missing tensors. Its wrappers may prefix a name with "model." and join its parts with "_".
         known = {parameter.replace(".", "_") for parameter in stored}
         used = {parameter.removeprefix("model.") for parameter, _ in network.named_parameters()}
         if absent := sorted(parameter for parameter in used if parameter.replace(".", "_") not in known):

@@ -1,4 +1,4 @@
-"""SSPL's predictive coding module: visual features that agree with what is heard."""
+"""SSPL's predictive coding module: visual features are aligned with the audio code."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class PredictiveCodingConfig(StrictConfig):
 class PredictiveCoding(nn.Module):
     """Predictive coding module (Song et al., SSPL, CVPR 2022, arXiv 2203.13412, section 3.3).
 
-    Three layers of representations: the visual grid itself, half of it and a quarter of it, over the audio code. Top
+    Three layers of representations, on the visual grid, half of it and a quarter of it, stand above the audio code. Top
     down, each layer predicts the one below (the coarsest predicts the code); bottom up, the errors of the predictions
-    correct it. Rates: ``down`` (b, how far a prediction replaces a representation) and ``up`` (a, the step along an
+    correct it. Rates: ``down`` (b, the weight of a prediction in a representation) and ``up`` (a, the step along an
     error), one for each channel, learned, never negative.
 
     Args:
-        config: its size.
+        config: size of the module.
         dim: channels of the visual features, in and out.
         code_dim: width of the audio code.
     """
@@ -56,7 +56,7 @@ class PredictiveCoding(nn.Module):
         widths = (width, width, dim)
         self.down = nn.ParameterList(nn.Parameter(torch.full((1, n, 1, 1), 0.5)) for n in widths)
         self.up = nn.ParameterList(nn.Parameter(torch.ones(1, n, 1, 1)) for n in widths)
-        # Norms of their own for the initialization (cycle 0) and for each cycle, one cycle's after the other's.
+        # Separate norms for the initialization (cycle 0) and for each cycle, in the order of the cycles.
         self.norm_down = nn.ModuleList(nn.BatchNorm2d(n) for _ in range(cycles + 1) for n in widths[:2])
         self.norm_up = nn.ModuleList(nn.BatchNorm2d(n) for _ in range(cycles + 1) for n in widths)
 
@@ -76,11 +76,11 @@ class PredictiveCoding(nn.Module):
         return aligned
 
     def _predict(self, k: int, above: Tensor) -> Tensor:
-        """What layer k + 1 predicts of layer k, on half its grid."""
+        """The prediction of layer k from layer k + 1, on half the grid."""
         return F.max_pool2d(self.predict[k](above), 2)
 
     def _feed_forward(self, layers: list[Tensor], predictions: list[Tensor], code: Tensor, cycle: int) -> list[Tensor]:
-        """Correct each layer by the error of what was predicted of the one below; the lowest of all is the code."""
+        """Correct each layer by the prediction error of the layer below; the lowest layer is the code."""
         heard = code - F.gelu(self.predict_code(layers[0])).mean((-2, -1))
         error = heard[..., None, None].expand(-1, -1, *layers[0].shape[-2:])
         corrected: list[Tensor] = []
@@ -95,5 +95,5 @@ class PredictiveCoding(nn.Module):
 
 
 def _mix(held: Tensor, prediction: Tensor, rate: Tensor) -> Tensor:
-    """From what is held towards its prediction, in the rate's precision: under autocast theirs may differ."""
+    """Move a representation towards its prediction, in the rate's precision, because autocast may mix precisions."""
     return torch.lerp(held.to(rate.dtype), prediction.to(rate.dtype), F.relu(rate))

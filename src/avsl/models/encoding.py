@@ -1,4 +1,4 @@
-"""What every audio encoder is and makes."""
+"""The interface of audio encoders."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from avsl.types import FrontEnd
 
 @dataclass(frozen=True)
 class AudioEncoding:
-    """What an audio encoder makes of a sound.
+    """The output of an audio encoder.
 
     Attributes:
         embedding: (B, dim), not normalized.
-        code: (B, K), what the embedding was projected from.
+        code: (B, K), of which the embedding is a projection.
     """
 
     embedding: Tensor
@@ -24,11 +24,11 @@ class AudioEncoding:
 
 
 class AudioEncoder(Protocol):
-    """A front end, and a network on what it hears."""
+    """A front end and a network on its features."""
 
     front_end: FrontEnd
     code_dim: int
 
     def __call__(self, features: Tensor) -> AudioEncoding:
-        """The front end's features, (B, ...), to embeddings."""
+        """Compute embeddings of the front end's features, (B, ...)."""
         ...

@@ -1,4 +1,4 @@
-"""The exported model: a folder with ``model.json`` and ``model.safetensors``, all that inference needs."""
+"""The exported model: a folder with ``model.json`` and ``model.safetensors``, which inference needs."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _Section = TypeVar("_Section", bound=StrictConfig)
 
 
 class ExportedModel(StrictConfig):
-    """What ``model.json`` says.
+    """The contents of ``model.json``.
 
     Attributes:
         members: one configuration for each averaged localizer.
-        image_size: side of the square frames it was trained on, px.
+        image_size: side of the training frames, px.
         sample_rate: Hz.
-        duration_s: length of the sound it hears, s.
-        threshold: confidence from which a pixel counts as sounding, chosen on validation, or without boxes by how much
-            of training frames it covers.
-        presence: peak of a map below which no visible source sounds, chosen on validation; 0, as in exports from
-            before there was one, leaves that to the threshold alone.
-        trained_on: name of the data set it was trained on; empty where that is unknown, as of a published model.
+        duration_s: length of the model's sounds, s.
+        threshold: confidence from which a pixel counts as sounding, chosen on validation, or without labels by the
+            share of training frames that it covers.
+        presence: peak of a map below which no visible source sounds, chosen on validation; 0 in older exports, in
+            which the threshold alone decides.
+        trained_on: name of the training data set; empty if unknown, as for a published model.
     """
 
     members: list[LocalizerConfig] = Field(min_length=1)
@@ -45,9 +45,9 @@ class ExportedModel(StrictConfig):
 
 
 def save_exported(folder: Path, model: LocalizerEnsemble, description: ExportedModel) -> None:
-    """Write an inference model; each file is replaced atomically, the description last.
+    """Write a model for inference; each file is replaced atomically, the description last.
 
-    The description names no initial weights: the export replaces them, and elsewhere their file may not be.
+    The description names no files of initial weights, which other machines may not have.
 
     Raises:
         OSError: a file cannot be written.
@@ -64,7 +64,7 @@ def save_exported(folder: Path, model: LocalizerEnsemble, description: ExportedM
 
 
 def _from_scratch(config: LocalizerConfig) -> LocalizerConfig:
-    """The same localizer without its files of weights."""
+    """Remove the files of initial weights from a configuration."""
     audio = config.audio
     if isinstance(audio, JoinedEncoderConfig):
         audio = audio.model_copy(update={"encoders": tuple(map(_without_weights, audio.encoders))})
@@ -79,14 +79,14 @@ def read_description(folder: Path) -> ExportedModel:
     """Read ``model.json``.
 
     Raises:
-        ConfigError: it is absent or not one of ours.
+        ConfigError: it is missing or invalid.
     """
     path = folder / "model.json"
     try:
         section = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"{folder} holds no exported model (model.json is missing)") from None
-    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or nested without end
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
         raise ConfigError(f"{path} is not a model description: {error}") from None
     if not isinstance(section, dict):
         raise ConfigError(f"{path} is not a model description: not a mapping")
@@ -111,20 +111,22 @@ def load_exported(folder: Path) -> tuple[LocalizerEnsemble, ExportedModel]:
     except FileNotFoundError:
         raise ConfigError(f"{weights} is missing") from None
     except (SafetensorError, RuntimeError) as error:
-        raise ConfigError(f"{weights} does not hold this model's weights: {' '.join(str(error).split())}") from None
+        raise ConfigError(
+            f"{weights} does not have the weights of the described model: {' '.join(str(error).split())}"
+        ) from None
     check_finite(tensors, weights)
     return model.eval(), description
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
-    """Refuse weights that no training can have left.
+    """Refuse weights with NaN or infinity.
 
     Args:
         tensors: by name.
-        where: they come from, for the error.
+        where: source of the tensors, for the error.
 
     Raises:
-        ConfigError: one holds NaN or infinity; names it.
+        ConfigError: a tensor holds NaN or infinity; names it.
     """
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():

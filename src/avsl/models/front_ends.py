@@ -1,4 +1,4 @@
-"""Audio front ends: waveform to what an audio encoder hears. They have no weights, so their output can be cached."""
+"""Audio front ends: features of waveforms for audio encoders. They have no weights, so features can be cached."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LogMelConfig(StrictConfig):
 class LogMel(nn.Module):
     """Waveform (B, T) to a standardized log-mel spectrogram (B, 1, n_mels, frames).
 
-    Each clip has zero mean and unit variance, so its level does not matter.
+    Each clip is standardized to zero mean and unit variance, which removes its level.
     """
 
     cacheable = True
@@ -48,7 +48,7 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:
-        """Always in float32: powers of quiet sounds vanish in half precision."""
+        """Compute features in float32, because the power of quiet sounds underflows in half precision."""
         with torch.autocast(waveform.device.type, enabled=False):
             log_mel = torch.log(self.mel(waveform.float()) + 1e-6)
             std, mean = torch.std_mean(log_mel, dim=(-2, -1), keepdim=True)
@@ -62,7 +62,7 @@ class LogSpectrogramConfig(StrictConfig):
         sample_rate: Hz.
         n_fft: window length in samples.
         hop_length: samples between frames.
-        scale: what the logarithm is divided by (12 in EZ-VSL, SLAVC and FNAC).
+        scale: divisor of the logarithm (12 in EZ-VSL, SLAVC and FNAC).
     """
 
     sample_rate: int = Field(16000, ge=8000, le=96000)
@@ -74,8 +74,8 @@ class LogSpectrogramConfig(StrictConfig):
 class LogSpectrogram(nn.Module):
     """Waveform (B, T) to the log of its power spectral density, (B, 1, n_fft / 2 + 1, frames).
 
-    As SciPy's ``spectrogram`` gives it: Tukey (0.25) window, the mean of each frame removed, one-sided density, no
-    padding; then log(x + 1e-7) / scale.
+    Equals SciPy's ``spectrogram`` (Tukey window 0.25, frames without their mean, one-sided density, no padding),
+    followed by log(x + 1e-7) / scale.
     """
 
     cacheable = True
@@ -89,7 +89,7 @@ class LogSpectrogram(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:
-        """Always in float32: powers of quiet sounds vanish in half precision."""
+        """Compute features in float32, because the power of quiet sounds underflows in half precision."""
         config = self.config
         with torch.autocast(waveform.device.type, enabled=False):
             frames = waveform.float().unfold(-1, config.n_fft, config.hop_length)
@@ -100,7 +100,7 @@ class LogSpectrogram(nn.Module):
 
 
 def _tukey(length: int, taper: float) -> Tensor:
-    """The periodic Tukey window, whose cosine flanks take the share ``taper`` of it."""
+    """The periodic Tukey window; ``taper`` is the share of its cosine flanks."""
     position = torch.arange(length, dtype=torch.float64)
     flank = taper * length / 2
     rise = torch.clamp(torch.minimum(position, length - position) / flank, max=1)

@@ -17,14 +17,14 @@ class ImageEncoderConfig(LevelsConfig):
     """A timm network on frames.
 
     Attributes:
-        backbone: any timm name that offers feature maps.
-        backbone_args: passed to timm (widths and the like).
-        stages: which of its feature maps are used; more than one are merged top-down on the finest grid.
-        dropout: share of the features dropped in training, before they are projected.
-        project: whether 1×1 convolutions follow; LVS and SSPL have none.
+        backbone: name of any timm network with feature maps.
+        backbone_args: arguments for timm, such as widths.
+        stages: indices of the used feature maps; several are merged top-down on the finest grid.
+        dropout: share of the features dropped in training before the projection.
+        project: whether to add 1×1 convolutions, which LVS and SSPL do not have.
         last_stride: stride of a ResNet's last stage; 1 doubles its grid without dilation (LVS).
         before_activation: whether a network without residuals ends before its last ReLU (SSPL's VGG-16).
-        frozen: whether the backbone stays as it is.
+        frozen: whether the backbone is not trained.
     """
 
     backbone: str = "resnet18"
@@ -40,14 +40,14 @@ class ImageEncoderConfig(LevelsConfig):
 class ImageEncoder(nn.Module):
     """Frames (B, 3, H, W) to embeddings (B, dim, h, w), not normalized.
 
-    Several stages are merged as in a feature pyramid (Lin et al., CVPR 2017, arXiv 1612.03144): 1×1 convolutions bring
-    them to one width, coarser ones are enlarged and added.
+    Several stages are merged as in a feature pyramid (Lin et al., CVPR 2017, arXiv 1612.03144): 1×1 convolutions
+    give them one width, and coarser maps are enlarged and added.
     """
 
     def __init__(self, config: ImageEncoderConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        # Two students may want different levels of the same frames.
+        # Two students may need different normalizations of the same frames.
         self.levels = Levels(config)
         self.backbone, widths = make_feature_network(
             "model.image",
@@ -71,7 +71,7 @@ class ImageEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def train(self, mode: bool = True) -> ImageEncoder:
-        """A frozen backbone keeps its statistics."""
+        """Set the mode; a frozen backbone stays in evaluation mode."""
         super().train(mode)
         if self.config.frozen:
             self.backbone.eval()

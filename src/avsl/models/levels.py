@@ -1,4 +1,4 @@
-"""The levels of frames: pretrained weights want the mean and standard deviation that they were trained with."""
+"""Levels of frames: pretrained weights need the mean and standard deviation of their training."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class LevelsConfig(StrictConfig):
     Attributes:
         weights: a name of pretrained weights, a safetensors file of ImageNet weights, or ``timm`` for timm's own
             download; empty starts from scratch.
-        mean: of the channels of the frames that the weights were trained on, in [0, 1]; ImageNet's, or what named
-            weights want.
+        mean: of the channels of the frames that the weights were trained on, in [0, 1]; ImageNet's, or those of named
+            weights.
         std: their standard deviation.
     """
 
@@ -34,7 +34,7 @@ class LevelsConfig(StrictConfig):
     @model_validator(mode="before")
     @classmethod
     def _with_levels(cls, section: Any) -> Any:
-        """Named weights bring their mean and standard deviation, so that an export without the name keeps them."""
+        """Set mean and standard deviation from named weights, so that an export without the name keeps them."""
         if not isinstance(section, Mapping) or section.get("weights") not in PRETRAINED:
             return section
         weights = PRETRAINED[section["weights"]]
@@ -42,7 +42,7 @@ class LevelsConfig(StrictConfig):
 
 
 class Levels(nn.Module):
-    """Frames (B, 3, H, W) with ImageNet's levels, as every reader gives them, to a network's own."""
+    """Frames (B, 3, H, W) normalized with ImageNet's levels to frames normalized with a network's."""
 
     scale: Tensor
     shift: Tensor
@@ -55,5 +55,5 @@ class Levels(nn.Module):
         self.own = (config.mean, config.std) != (MEAN, STD)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """The frames as the network wants them; unchanged where it wants ImageNet's levels."""
+        """Convert the levels of frames; a network with ImageNet's levels gets them unchanged."""
         return frames * self.scale + self.shift if self.own else frames

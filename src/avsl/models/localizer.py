@@ -26,9 +26,9 @@ class LocalizerConfig(StrictConfig):
 
     Attributes:
         dim: embedding width C.
-        heads: pairs of embeddings, whose similarities are averaged; the objective says how many it needs.
-        scale: initial scale of P = sigmoid(scale · S + offset); both are learned.
-        offset: initial offset; with it a map starts nearly silent.
+        heads: number of pairs of embeddings, whose similarities are averaged; set by the objective.
+        scale: initial scale of P = sigmoid(scale · S + offset); both are trained.
+        offset: initial offset, with which maps are nearly silent.
         image: image encoder.
         audio: audio encoder.
         coding: SSPL's predictive coding module between the encoders and the similarity; None for none.
@@ -46,7 +46,7 @@ class LocalizerConfig(StrictConfig):
 class Localizer(nn.Module):
     """Frame and sound to embeddings, similarity S and confidence P = sigmoid(scale · S + offset).
 
-    P is absolute: a frame in which nothing sounds may stay below any threshold, which a min-max map never does.
+    P is absolute: unlike a min-max map, the map of a silent frame can lie below every threshold.
     """
 
     def __init__(self, config: LocalizerConfig) -> None:
@@ -58,39 +58,39 @@ class Localizer(nn.Module):
         self.coding: nn.Module | None = None
         if config.coding is not None:
             if config.heads > 1:
-                raise ConfigError("model.coding: predictive coding has one pair of embeddings")
+                raise ConfigError("model.coding: predictive coding needs an objective with one pair of embeddings")
             self.coding = PredictiveCoding(config.coding, config.dim, self.audio.code_dim)
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         self.offset = nn.Parameter(torch.tensor(config.offset))
 
     def forward(self, batch: AVBatch) -> AVOutput:
-        """Embeddings and logits of one view; a cached front-end output is used where the batch carries it."""
+        """Compute embeddings and logits of one view, from cached front-end features if the batch has them."""
         front_end = self.audio.front_end
         if front_end.key in batch.features:
             heard = batch.features[front_end.key]
         elif batch.waveform is not None:
             heard = front_end(batch.waveform)
         else:
-            raise ValueError(f"the batch carries neither a waveform nor '{front_end.key}' features")
+            raise ValueError(f"the batch has neither a waveform nor '{front_end.key}' features")
         encoding = self.audio(heard)
         features = self.image(batch.frame)
         if self.coding is not None:
             features = self.coding(features, encoding.code)
         pairs = zip(features.chunk(self.config.heads, 1), encoding.embedding.chunk(self.config.heads, 1), strict=True)
         heads = tuple(Head(F.normalize(v.float(), dim=1), F.normalize(a.float(), dim=1)) for v, a in pairs)
-        # Cosines in bf16 have two digits: too few for a loss at temperature 0.03.
+        # Cosines in bf16 have two digits, too few for a loss at temperature 0.03.
         with torch.autocast(features.device.type, enabled=False):
             similarity = torch.stack([similarity_maps(head.visual, head.audio) for head in heads]).mean(0)
             logits = similarity * self.log_scale.exp() + self.offset
         return AVOutput(heads, logits, features[:, : self.config.dim])
 
     def calibration(self) -> list[nn.Parameter]:
-        """Scale and offset: only labels can teach them."""
+        """Scale and offset, which only labels can train."""
         return [self.log_scale, self.offset]
 
 
 class LocalizerEnsemble(nn.Module):
-    """Localizers whose confidences are averaged; one is the ordinary case, DMT exports its two teachers."""
+    """Localizers whose confidences are averaged; most methods export one, DMT its two teachers."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -102,12 +102,12 @@ class LocalizerEnsemble(nn.Module):
         return [member.config for member in self.members if isinstance(member, Localizer)]
 
     def forward(self, batch: AVBatch) -> Tensor:
-        """P, (B, h, w) in [0, 1], on the finest member's grid."""
+        """Compute P, (B, h, w) in [0, 1], on the finest member's grid."""
         return average([member(batch).confidence for member in self.members])
 
     @torch.inference_mode()
     def predict(self, frames: Tensor, waveforms: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 frames and (B, T) waveforms in [-1, 1] to P, (B, h, w)."""
+        """Compute P, (B, h, w), of (B, H, W, 3) uint8 frames and (B, T) waveforms in [-1, 1]."""
         batch = AVBatch(
             frame=normalize(frames),
             waveform=waveforms,
@@ -120,5 +120,5 @@ class LocalizerEnsemble(nn.Module):
 
 
 def average(maps: Sequence[Tensor]) -> Tensor:
-    """The mean of (B, h, w) confidence maps, brought to the finest one's grid."""
+    """The mean of (B, h, w) confidence maps, resized to the finest grid."""
     return torch.stack(to_finest_grid(maps)).mean(0)

@@ -1,4 +1,4 @@
-"""The object prior of object-guided localization: where an ImageNet network sees something, whatever is heard."""
+"""The object prior of object-guided localization: a map of object-like regions from an ImageNet network."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class ObjectPriorConfig(LevelsConfig):
     """Object-guided localization (OGL); the defaults are the published ones.
 
     Attributes:
-        weights: of ``backbone``, as for an image encoder.
-        alpha: share of the audio-visual map in the mixture; the rest is the object map's.
-        backbone: any timm name that offers feature maps.
+        weights: weights of ``backbone``, as for an image encoder.
+        alpha: share of the audio-visual map in the mixture with the object map.
+        backbone: name of any timm network with feature maps.
     """
 
     weights: str = Field(min_length=1)
@@ -26,8 +26,8 @@ class ObjectPriorConfig(LevelsConfig):
 class ObjectPrior(nn.Module):
     """Frames (B, 3, H, W) to object maps (B, h, w): the mean absolute activation of the last stage.
 
-    As in EZ-VSL (Mo & Morgado, ECCV 2022, arXiv 2203.09324, section 3.3): an ImageNet ResNet-18, never trained here.
-    It stays in evaluation mode whatever it is set to.
+    As in EZ-VSL (Mo & Morgado, ECCV 2022, arXiv 2203.09324, section 3.3): an ImageNet ResNet-18, which
+    is not trained and always in evaluation mode.
 
     Raises:
         ConfigError: the network cannot be built, or its weights cannot be read.
@@ -41,11 +41,11 @@ class ObjectPrior(nn.Module):
         self.network = network.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> ObjectPrior:
-        """Ignore the mode."""
+        """Stay in evaluation mode."""
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Normalized frames to object maps, at least 0."""
+        """Compute object maps, at least 0, of normalized frames."""
         (features,) = self.network(self.levels(frames))
         activation: Tensor = features.abs().mean(1)
         return activation

@@ -16,21 +16,21 @@ from avsl.schema import StrictConfig
 from avsl.types import FrontEnd
 
 _SAMPLE_RATE = 22050  # Hz
-_SCALE = 256  # the published network hears samples in [-256, 256]
-# Kernel, padding and channels of each layer, which strides by 2, and the maximum after it.
+_SCALE = 256  # the published network has samples in [-256, 256]
+# Kernel, padding and channels of each layer, whose stride is 2, and the max pooling after it.
 _LAYERS = (
     *((64, 32, 16, 8), (32, 16, 32, 8), (16, 8, 64, 1), (8, 4, 128, 1)),
     *((4, 2, 256, 4), (4, 2, 512, 1), (4, 2, 1024, 1)),
 )
-_CODES = (5, 7)  # layers whose means over time are the code
-_SHORTEST = 4574  # samples that seven layers need
+_CODES = (5, 7)  # layers whose means over time make up the code
+_SHORTEST = 4574  # samples, for seven layers
 
 
 class SoundNetWaveform(nn.Module):
-    """Waveform (B, T) to (B, 1, T') at 22,050 Hz, times 256; short sounds end in silence.
+    """Waveform (B, T) to (B, 1, T') at 22,050 Hz, times 256; short sounds are padded with silence.
 
     Args:
-        sample_rate: of the waveforms, Hz.
+        sample_rate: sample rate of the waveforms, Hz.
     """
 
     cacheable = False
@@ -42,7 +42,7 @@ class SoundNetWaveform(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:
-        """Always in float32."""
+        """Compute the waveform in float32."""
         with torch.autocast(waveform.device.type, enabled=False):
             sound = _SCALE * self.resample(waveform.float())
             return F.pad(sound, (0, max(0, _SHORTEST - sound.shape[-1]))).unsqueeze(1)
@@ -52,10 +52,10 @@ class SoundNetEncoderConfig(StrictConfig):
     """SoundNet.
 
     Attributes:
-        kind: which of the audio encoders this is.
+        kind: name of the audio encoder.
         weights: ``soundnet``, or a safetensors file with its tensors' names; empty starts from scratch.
-        frozen: whether the network stays as it is, up to its code.
-        sample_rate: of the waveforms, Hz.
+        frozen: whether the network is not trained, up to its code.
+        sample_rate: sample rate of the waveforms, Hz.
     """
 
     kind: Literal["soundnet"] = "soundnet"
@@ -90,7 +90,7 @@ class SoundNetEncoder(nn.Module):
         self.head = nn.Linear(self.code_dim, dim)
 
     def train(self, mode: bool = True) -> SoundNetEncoder:
-        """A frozen network keeps its statistics."""
+        """Set the mode; a frozen network stays in evaluation mode."""
         super().train(mode)
         if self.config.frozen:
             self.network.eval()

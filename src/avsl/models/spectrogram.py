@@ -1,4 +1,4 @@
-"""The spectrogram encoder: any image network on a picture of the sound."""
+"""The spectrogram encoder: any image network on a spectrogram."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class SpectrogramEncoderConfig(StrictConfig):
     """A timm network on spectrograms.
 
     Attributes:
-        kind: which of the audio encoders this is.
-        backbone: any timm name.
-        backbone_args: passed to timm (widths and the like).
-        front_end: the log-mel spectrogram it hears.
-        log_spectrogram: the published log-spectrogram, heard instead where it is given.
-        project: whether a linear layer follows; LVS has none.
+        kind: name of the audio encoder.
+        backbone: name of any timm network.
+        backbone_args: arguments for timm, such as widths.
+        front_end: the log-mel spectrogram.
+        log_spectrogram: the published log-spectrogram, which replaces the log-mel spectrogram; None for none.
+        project: whether to add a linear layer, which LVS does not have.
         last_stride: stride of a ResNet's last stage; 1 doubles its grid without dilation (LVS).
         dropout: share of the pooled features dropped in training.
-        frozen: whether the backbone stays as it is.
+        frozen: whether the backbone is not trained.
     """
 
     kind: Literal["spectrogram"] = "spectrogram"
@@ -64,7 +64,7 @@ class SpectrogramEncoder(nn.Module):
         self.head = nn.Linear(self.code_dim, dim) if config.project else nn.Identity()
 
     def train(self, mode: bool = True) -> SpectrogramEncoder:
-        """A frozen backbone keeps its statistics."""
+        """Set the mode; a frozen backbone stays in evaluation mode."""
         super().train(mode)
         if self.config.frozen:
             self.backbone.eval()
@@ -77,7 +77,7 @@ class SpectrogramEncoder(nn.Module):
 
 
 def make_spectrogram(config: SpectrogramEncoderConfig) -> FrontEnd:
-    """The front end that a section describes."""
+    """Make the front end that a section describes."""
     if config.log_spectrogram is not None:
         return LogSpectrogram(config.log_spectrogram)
     return LogMel(config.front_end)

@@ -1,4 +1,4 @@
-"""VGGish: the front end and the network of AudioSet's embeddings, as SSPL uses them."""
+"""VGGish: front end and network of AudioSet's embeddings, as in SSPL."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class VGGishExamples(nn.Module):
 
     Source: Hershey et al., ICASSP 2017, arXiv 1609.09430, and the published code: magnitudes of 25 ms Hann windows
     every 10 ms, 64 mel bands of 125 to 7500 Hz that are triangles on the mel scale, log(x + 0.01), cut into examples
-    of 0.96 s. What is left after the last whole example is not heard; a sound shorter than the 0.975 s of one example
-    is repeated to that length (the published code makes nothing of it).
+    of 0.96 s. The rest after the last whole example is dropped; a sound shorter than the 0.975 s of one example is
+    repeated to that length (for such sounds the published code has no output).
     """
 
     key = "vggish"
@@ -44,7 +44,7 @@ class VGGishExamples(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:
-        """Always in float32: amplitudes of quiet sounds vanish in half precision."""
+        """Compute features in float32, because the amplitudes of quiet sounds underflow in half precision."""
         with torch.autocast(waveform.device.type, enabled=False):
             missing = _SHORTEST - waveform.shape[-1]
             if missing > 0:
@@ -73,13 +73,13 @@ class VGGishEncoderConfig(StrictConfig):
     """VGGish on log-mel examples; the default widths are the published ones.
 
     Attributes:
-        kind: which of the audio encoders this is.
+        kind: name of the audio encoder.
         channels: widths of the four groups of convolutions.
         hidden: width of the two layers before the 128-d code.
         weights: a local safetensors file of VGGish, its tensors named ``features.*`` and ``embeddings.*``; empty
             starts from scratch.
-        norm: whether a batch-norm follows each convolution. VGGish has none, and from scratch hardly learns without.
-        frozen: whether the network stays as it is, up to its code.
+        norm: whether a batch-norm follows each convolution. VGGish has none, but trains poorly from scratch without.
+        frozen: whether the network is not trained, up to its code.
     """
 
     kind: Literal["vggish"] = "vggish"
@@ -94,7 +94,7 @@ class VGGishEncoder(nn.Module):
     """VGGish's examples (B, 1, n · 96, 64) to an embedding: a code of each example, two linear layers, their mean.
 
     Source: SSPL (Song et al., CVPR 2022, arXiv 2203.13412) on VGGish (Hershey et al., ICASSP 2017, arXiv 1609.09430).
-    The code handed on is the mean over examples, L2-normalized; the embedding is the mean over examples of the linear
+    The code is the mean over examples, L2-normalized; the embedding is the mean over examples of the linear
     layers' output. Parts are named as in the published checkpoints.
     """
 
@@ -125,7 +125,7 @@ class VGGishEncoder(nn.Module):
             parts = nn.ModuleDict({"features": self.features, "embeddings": self.embeddings})
             load_weights("model.audio.weights", config.weights, parts, "VGGish")
         else:
-            # From PyTorch's own start the signal of nine layers vanishes where no norm is between them.
+            # With PyTorch's default initialization the signal vanishes over nine layers without norms.
             for layer in (*self.features, *self.embeddings):
                 if isinstance(layer, nn.Conv2d | nn.Linear):
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -134,7 +134,7 @@ class VGGishEncoder(nn.Module):
         self.fc = nn.Sequential(nn.Linear(self.code_dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
     def train(self, mode: bool = True) -> VGGishEncoder:
-        """A frozen network keeps its statistics."""
+        """Set the mode; a frozen network stays in evaluation mode."""
         super().train(mode)
         if self.config.frozen:
             self.features.eval()

@@ -1,4 +1,4 @@
-"""The raw-waveform encoder: convolutions on the samples themselves."""
+"""The raw-waveform encoder: convolutions on the samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from avsl.models.encoding import AudioEncoding
 from avsl.schema import StrictConfig
 from avsl.types import FrontEnd
 
-# SoundNet's layers: length of the kernel, which strides by 2 and is padded by half, and of the maximum after it.
+# SoundNet's layers: kernel size (stride 2, padded by half) and size of the max pooling after it.
 _LAYERS = ((64, 8), (32, 8), (16, 1), (8, 1), (4, 4), (4, 1), (4, 1))
 
 
@@ -20,8 +20,8 @@ class WaveformEncoderConfig(StrictConfig):
     """Strided convolutions on the waveform.
 
     Attributes:
-        kind: which of the audio encoders this is.
-        channels: widths of SoundNet's layers; fewer than its seven are the first ones.
+        kind: name of the audio encoder.
+        channels: widths of the first layers of SoundNet, at most seven.
     """
 
     kind: Literal["waveform"] = "waveform"
@@ -31,7 +31,7 @@ class WaveformEncoderConfig(StrictConfig):
 
 
 class RawWaveform:
-    """A front end that leaves the sound as it is, (B, T) to (B, 1, T); nothing would be gained by a cache."""
+    """A front end that returns the waveform, (B, T) as (B, 1, T); it need not be cached."""
 
     key = "waveform"
     cacheable = False
@@ -45,8 +45,8 @@ class WaveformEncoder(nn.Module):
     """Waveform (B, 1, T) to an embedding: SoundNet's layers, maximum over time, linear layer.
 
     Source: SoundNet (Aytar et al., NeurIPS 2016, arXiv 1610.09001, table 1), without its eighth layer, which has the
-    classes of its teachers. Deviations: sounds at 16 kHz, not 22.05; each clip has zero mean and unit variance, so
-    that its level does not matter; pooling keeps partial windows, so that sounds of any length pass.
+    classes of its teachers. Deviations: sounds at 16 kHz, not 22.05; each clip is standardized to zero mean and unit
+    variance; pooling keeps partial windows, so that sounds can have any length.
     """
 
     def __init__(self, config: WaveformEncoderConfig, dim: int) -> None:

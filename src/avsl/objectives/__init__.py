@@ -1,4 +1,4 @@
-"""Self-supervised objectives, one file each; none of them ever sees a label."""
+"""Self-supervised objectives, one file each, which never see a label."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ class EZVSL(nn.Module):
     """Multiple-instance contrastive loss (Mo & Morgado, ECCV 2022, arXiv 2203.09324, eq. 3-5).
 
     The score of image i with sound j is the maximum of their cosine map over the grid; cross-entropy both ways.
-    Deviations: other poolings by choice, as a single cell hardly learns from random weights; rows of one recording are
-    no negatives of each other.
+    Deviations: other poolings are available, because one cell gives too little gradient to train random weights;
+    samples of one recording are no negatives of each other.
     """
 
     needs = Needs()
@@ -43,7 +43,7 @@ class EZVSL(nn.Module):
         self.config = config
 
     def forward(self, views: Sequence[AVOutput], step: int) -> LossTerms:
-        """The loss of one view of a batch; a part ``contrastive``."""
+        """Compute the loss of one view of a batch; its part is ``contrastive``."""
         (output,) = views
         scores = pool_similarity(
             all_similarity_maps(output.visual, output.audio),

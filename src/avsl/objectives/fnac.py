@@ -1,4 +1,4 @@
-"""FNAC: EZ-VSL's loss, made aware of false negatives."""
+"""FNAC: EZ-VSL's loss with awareness of false negatives."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class FNACConfig(StrictConfig):
         pooling: how a pair's map becomes its score: ``max`` (published), ``topk`` or ``logsumexp``.
         topk: cells averaged by ``topk``.
         sharpness: temperature of ``logsumexp``.
-        foreground_threshold: share of a map's range above which a cell is foreground.
-        fns_audio_weight: of the suppression of false negatives by what sounds alike.
-        tns_weight: of the enhancement of true negatives by what foregrounds have in common.
-        fns_image_weight: of the suppression of false negatives by what looks alike.
-        warmup_steps: steps on the contrastive term alone; below 1 a share of the training. Published: 5 epochs of
-            144,000 clips in batches of 256 without the last, partial one, which are 2,810 steps.
+        foreground_threshold: position in a map's range above which a cell is foreground.
+        fns_audio_weight: weight of the false-negative suppression by similar sounds.
+        tns_weight: weight of the true-negative enhancement by similar foregrounds.
+        fns_image_weight: weight of the false-negative suppression by similar images.
+        warmup_steps: steps on the contrastive term alone; below 1 a share of the training. The published 5 epochs
+            of 144,000 clips in batches of 256, without the last partial batch, are 2,810 steps.
     """
 
     temperature: float = Field(0.03, gt=0)
@@ -50,14 +50,14 @@ class FNACConfig(StrictConfig):
 class FNAC(nn.Module):
     """False-negative-aware contrastive loss (Sun et al., CVPR 2023, arXiv 2303.11302).
 
-    Added to EZ-VSL's loss are three distances between B × B relations, each a row-wise softmax over τ, each a mean
-    absolute difference: audio with audio (AAᵀ) from image with audio (S pooled); AAᵀ from foreground with foreground
-    (FFᵀ); image with image (V̄V̄ᵀ) from S pooled. V̄ is the mean of V over all cells; F the sum of V over the foreground
-    of the own map divided by the number of all cells. Neither is normalized again, and no gradient is stopped, as in
-    the published code.
+    EZ-VSL's loss plus three mean absolute differences between B × B relations, each of which is a row-wise softmax
+    with τ: between audio-audio (AAᵀ) and image-audio (pooled S), between AAᵀ and foreground-foreground (FFᵀ), and
+    between image-image (V̄V̄ᵀ) and pooled S. V̄ is the mean of V over all cells; F is the sum of V over the foreground of
+    the image's map with its sound, divided by the number of all cells. As in the published code, neither is normalized
+    again and no gradient is stopped.
 
-    Deviations: other poolings by choice, as in EZ-VSL; the min-max map has no 1e-5 in its denominator; rows of one
-    recording are no negatives of each other, and their relations count 0.
+    Deviations: other poolings are available, as in EZ-VSL; the min-max map has no 1e-5 in its denominator; samples of
+    one recording are no negatives of each other, and their relations count 0.
     """
 
     needs = Needs()
@@ -67,9 +67,10 @@ class FNAC(nn.Module):
         self.config = config
 
     def forward(self, views: Sequence[AVOutput], step: int) -> LossTerms:
-        """The loss of one view of a batch.
+        """Compute the loss of one view of a batch.
 
-        Parts ``contrastive``, ``fns_audio``, ``tns`` and ``fns_image``, the last three also before they count.
+        Parts ``contrastive``, ``fns_audio``, ``tns`` and ``fns_image``; the last three are also measured during the
+        warm-up.
         """
         (output,) = views
         config, visual, audio, recording = self.config, output.visual, output.audio, output.recording

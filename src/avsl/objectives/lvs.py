@@ -1,4 +1,4 @@
-"""LVS: contrastive learning with hard negatives from the own image's background."""
+"""LVS: contrastive learning with hard negatives from the background of each image."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class LVSConfig(StrictConfig):
     """LVS's settings; the defaults are the published ones.
 
     Attributes:
-        positive_threshold: ε_p, similarity from which a cell is taken for the source.
-        negative_threshold: ε_n, similarity below which a cell of the own image is taken for background; cells between
-            the two are left in doubt.
-        mask_temperature: how softly both thresholds cut.
-        temperature: of the logits.
+        positive_threshold: ε_p, similarity from which a cell belongs to the source.
+        negative_threshold: ε_n, similarity below which a cell belongs to the background; cells between the two
+            thresholds are ignored.
+        mask_temperature: T of the soft masks at both thresholds.
+        temperature: temperature of the logits.
     """
 
     positive_threshold: float = Field(0.65, ge=-1, le=1)
@@ -47,14 +47,14 @@ class LVSConfig(StrictConfig):
 class LVS(nn.Module):
     """Localizing visual sounds the hard way (Chen et al., CVPR 2021, arXiv 2104.02691, eq. 3-6).
 
-    A pair's score is the mean of its cosine map S over a soft mask, sigmoid((S − ε_p) / T). Each image's own score
-    stands against its scores with all sounds and against the mean of S over its own background,
-    1 − sigmoid((S − ε_n) / T); cross-entropy from images to sounds. As in the published code, the own pair stays among
-    the negatives with its score times −99: that removes it while the score is positive and is a steep penalty while it
-    is negative.
+    A pair's score is the mean of its cosine map S over a soft mask, sigmoid((S − ε_p) / T). The positive is
+    an image's score with its sound. Its negatives are its scores with all sounds and the mean of S over its background,
+    1 − sigmoid((S − ε_n) / T); the loss is the cross-entropy from images to sounds. As in the published code, the
+    positive pair is also a negative with its score times −99, which is negligible for a positive score and a steep
+    penalty for a negative one.
 
-    Deviations: masks are handled as logarithms, so that a map all above ε_n or all far below ε_p has a finite loss;
-    rows of one recording are no negatives of each other.
+    Deviations: masks are computed as logarithms, so that the loss is finite for a map that is all above ε_n or far
+    below ε_p; samples of one recording are no negatives of each other.
     """
 
     needs = Needs()
@@ -64,7 +64,7 @@ class LVS(nn.Module):
         self.config = config
 
     def scores(self, output: AVOutput) -> Tensor:
-        """(B, B + 2) before the temperature: the positive, the scores with all sounds, the own background."""
+        """(B, B + 2) scores before the temperature: of the positive, with all sounds, and of the background."""
         config = self.config
         maps = all_similarity_maps(output.visual, output.audio)
         pairs = masked_mean(maps, log_soft_mask(maps, config.positive_threshold, config.mask_temperature))
@@ -74,10 +74,10 @@ class LVS(nn.Module):
         return torch.cat([pairs.diagonal().unsqueeze(1), negatives, background.unsqueeze(1)], dim=1)
 
     def forward(self, views: Sequence[AVOutput], step: int) -> LossTerms:
-        """The loss of one view of a batch; a part ``contrastive``."""
+        """Compute the loss of one view of a batch; its part is ``contrastive``."""
         (output,) = views
         logits = self.scores(output) / self.config.temperature
-        # The positive and the own background stand beside the sounds.
+        # The columns of the positive and of the background have weight 1.
         weights = negative_weights(output.recording, logits).expand(len(logits), len(logits))
         logits = logits + F.pad(weights, (1, 1))
         loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))

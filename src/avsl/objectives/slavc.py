@@ -1,4 +1,4 @@
-"""SLAVC: localization and correspondence in heads of their own, against momentum targets."""
+"""SLAVC: localization and correspondence in separate heads, with momentum targets."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class SLAVCConfig(StrictConfig):
 class SLAVC(nn.Module):
     """Simultaneous localization and audio-visual correspondence (Mo & Morgado, NeurIPS 2022, arXiv 2209.09634).
 
-    The score of image i with sound j is log Σ_x p(j | i, x) · p(x | i, j): the first head says which sound a cell
-    corresponds to (softmax over the batch's sounds), the second where a sound lies (softmax over cells). Scored are
-    images with the momentum encoders' sounds and the momentum encoders' images with sounds; cross-entropy over sounds
-    for each, summed.
+    The score of image i with sound j is log Σ_x p(j | i, x) · p(x | i, j): the first head gives
+    the sound that a cell corresponds to (softmax over the batch's sounds), the second the cell of a sound (softmax over
+    cells). The loss is the sum of two cross-entropies over sounds: of images with the momentum encoders' sounds, and of
+    the momentum encoders' images with sounds.
 
-    Deviation: rows of one recording are no negatives of each other.
+    Deviation: samples of one recording are no negatives of each other.
     """
 
     def __init__(self, config: SLAVCConfig) -> None:
@@ -45,15 +45,15 @@ class SLAVC(nn.Module):
         self.needs = Needs(heads=2, momentum=config.momentum, momentum_inference=config.momentum_inference)
 
     def forward(self, views: Sequence[AVOutput], step: int) -> LossTerms:
-        """The loss of one view of a batch; parts ``image_to_sound`` and ``sound_to_image`` name the trained side first.
+        """Compute the loss of one view; ``image_to_sound`` and ``sound_to_image`` name the trained side first.
 
         Raises:
-            ValueError: the view was not seen by momentum encoders.
+            ValueError: the output has none of momentum encoders.
         """
         (online,) = views
         target = online.momentum
         if target is None:
-            raise ValueError("SLAVC compares with momentum encoders, and the output carries none")
+            raise ValueError("SLAVC needs the momentum encoders' output of the view")
         rows = torch.arange(len(online.visual), device=online.visual.device)
         losses = []
         for image, sound in ((online, target), (target, online)):

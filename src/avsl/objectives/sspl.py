@@ -18,8 +18,8 @@ class SSPLConfig(StrictConfig):
     """SSPL's settings; the defaults are the published ones.
 
     Attributes:
-        dim: width of the localizer's embeddings, which the head takes in.
-        hidden: width of the projector's layers and of what it and the predictor give.
+        dim: width of the localizer's embeddings, the input of the head.
+        hidden: width of the projector's layers and of the outputs of projector and predictor.
         bottleneck: width of the predictor's hidden layer.
         lr_scale: the head's learning rate as a multiple of the network's: 2.5 with the predictive coding module (5e-5
             to 2e-5), 4 without it (2e-3 to 5e-4).
@@ -36,10 +36,9 @@ class SSPLConfig(StrictConfig):
 class SSPL(nn.Module):
     """Self-supervised predictive learning (Song et al., CVPR 2022, arXiv 2203.13412, section 3).
 
-    What sounds in each of two views of a frame is pooled by its attention map; a SimSiam head (Chen & He, CVPR 2021,
-    arXiv 2011.10566) predicts each view's projection from the other's. The predictive coding module belongs to the
-    localizer (``model.coding``): its output is the features that arrive here. Of a localizer with several heads the
-    first is used.
+    The features of each of two views of a frame are pooled with its attention map; a SimSiam head (Chen & He, CVPR
+    2021, arXiv 2011.10566) predicts each view's projection from the other's. The predictive coding module is part of
+    the localizer (``model.coding``), whose features are the input here. Only the first head of a localizer is used.
     """
 
     def __init__(self, config: SSPLConfig) -> None:
@@ -65,7 +64,7 @@ class SSPL(nn.Module):
         )
 
     def forward(self, views: Sequence[AVOutput], step: int) -> LossTerms:
-        """The loss of two views of a batch; a part ``predictive``, -1 where each view predicts the other perfectly.
+        """Compute the loss of two views; its part ``predictive`` is -1 if each view predicts the other perfectly.
 
         Raises:
             ConfigError: the features are not ``dim`` wide.
@@ -83,18 +82,18 @@ class SSPL(nn.Module):
 
 
 def attention(similarity: Tensor) -> Tensor:
-    """Similarity maps (B, h, w) stretched to [0, 1] each; a constant one is 0 everywhere."""
+    """Normalize each of (B, h, w) similarity maps to [0, 1]; a constant map becomes 0."""
     low, high = similarity.amin((-2, -1), keepdim=True), similarity.amax((-2, -1), keepdim=True)
     return (similarity - low) / (high - low + 1e-10)
 
 
 def attention_pool(features: Tensor, similarity: Tensor) -> Tensor:
-    """Sum over the grid of (B, C, h, w) features, unnormalized, by the attention of (B, h, w) similarity: (B, C)."""
+    """The sum of (B, C, h, w) features over the grid, weighted by the attention of (B, h, w) similarity: (B, C)."""
     return (features * attention(similarity).unsqueeze(1)).sum((-2, -1))
 
 
 def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-    """Negative cosine of each view's prediction and the other's projection, (B, D) each; no gradient into z.
+    """The negative cosine of each view's prediction and the other's projection z, which gets no gradient; (B, D) each.
 
     Chen & He, CVPR 2021, arXiv 2011.10566, eq. 2-4; in [-1, 1].
     """

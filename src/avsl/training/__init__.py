@@ -1,1 +1,1 @@
-"""Training: the Lightning module, its loop and its checkpoints."""
+"""Training: the Lightning module, the loop and checkpoints."""

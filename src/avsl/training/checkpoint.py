@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, and continued only by the training they belong to."""
+"""Checkpoints: written atomically, and resumed only by the same training."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ log = logging.getLogger(__name__)
 
 
 class StampedCheckpoint(ModelCheckpoint):
-    """Writes one checkpoint atomically, by steps and by time, never at an epoch's last step: validation is due there.
+    """Writes one checkpoint atomically, by steps and by time; never at the last step of an epoch, before validation.
 
     Args:
-        path: of the checkpoint.
-        every_steps: written after steps whose number it divides.
-        every_s: seconds after which one is written all the same.
-        stamp: what the checkpoint must carry to be continued (identity, MLflow run).
-        guard: has a say before anything is written.
+        path: path of the checkpoint.
+        every_steps: number of steps between checkpoints.
+        every_s: longest time between checkpoints, in seconds.
+        stamp: identity and MLflow run, which decide whether the checkpoint is resumed.
+        guard: checks all steps before a checkpoint is written.
 
     Attributes:
-        written: steps that the checkpoint holds; None where there is none of this training.
+        written: steps of the last checkpoint; None if this training has none.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class StampedCheckpoint(ModelCheckpoint):
         super().__init__(
             dirpath=path.parent, filename=path.stem, every_n_train_steps=every_steps, enable_version_counter=False
         )
-        # Its constructor takes steps or a time; its triggers take both.
+        # The base class's constructor accepts steps or a time; its triggers accept both.
         self._train_time_interval = timedelta(seconds=every_s)
         self.written: int | None = None
         self._stamp = dict(stamp)
@@ -47,7 +47,7 @@ class StampedCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write when due.
+        """Write a checkpoint if it is due.
 
         Raises:
             NonFiniteError: a step was not finite.
@@ -58,21 +58,21 @@ class StampedCheckpoint(ModelCheckpoint):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Stamp it."""
+        """Add the stamp to the checkpoint."""
         checkpoint["stamp"] = self._stamp
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Note how many steps the checkpoint holds."""
+        """Store the number of steps of the checkpoint."""
         self.written = int(checkpoint["global_step"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: which file was written last is no part of a training's state."""
+        """Return an empty state; the base class's would hold paths of files."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing."""
+        """Ignore the state."""
 
     def _save_checkpoint(self, trainer: lightning.Trainer, filepath: str) -> None:
         self._guard.check()
@@ -80,21 +80,21 @@ class StampedCheckpoint(ModelCheckpoint):
             with whole_file(Path(filepath)) as part:
                 trainer.save_checkpoint(part)
         else:
-            # Of several processes the first one writes, and all take part.
+            # All processes take part in a checkpoint; the first one writes it.
             trainer.save_checkpoint(filepath)
         self._last_global_step_saved = self.written = trainer.global_step
 
 
 def find_checkpoint(path: Path, wanted: str) -> str | None:
-    """The MLflow run of the checkpoint at ``path`` if it belongs to the same configuration, split and code.
+    """The MLflow run of the checkpoint at ``path`` if its configuration, split and code are the same; else None.
 
-    A checkpoint of anything else is left aside and said so: it is never continued.
+    Other and damaged checkpoints are ignored with a log message.
     """
     if not path.is_file():
         return None
     try:
         stamp = torch.load(path, weights_only=True, mmap=True)["stamp"]
-    except Exception as error:  # whatever a damaged file raises: it can only cost time
+    except Exception as error:  # a damaged file can raise any error; training starts again
         log.warning("%s cannot be read (%s): training starts again", path, error)
         return None
     if stamp["identity"] != wanted:

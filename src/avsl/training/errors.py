@@ -1,4 +1,4 @@
-"""Trainings that cannot continue."""
+"""Errors that end a training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class NonFiniteError(TrainingError):
     """A loss or a gradient that is not finite, or a loss that has exploded.
 
     Attributes:
-        step: the first one.
+        step: the first such step.
     """
 
     def __init__(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""What a training reports of its epochs."""
+"""Logging of a training's epochs."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _SHOWN = ("train/loss", "val/ciou", "pseudo/acceptance", "pseudo/iou")
 
 
 class EpochLogger(Logger, Callback):
-    """Records each epoch's metrics and prints a line with the time that is left.
+    """Records the metrics of each epoch and logs a line with the remaining time.
 
-    As a callback it keeps its history with the checkpoint, so that a resumed training has the curves from the start.
+    As a callback it stores its history in the checkpoint, so that a resumed training has the curves from the start.
 
     Args:
-        run: records every epoch; None in processes after the first.
-        epochs: of the whole training.
+        run: records every epoch; None in all processes but the first.
+        epochs: number of epochs of the training.
 
     Attributes:
-        history: each epoch's metrics, with its number, from 1, as ``epoch``.
+        history: metrics of each epoch, with its number from 1 as ``epoch``.
     """
 
     def __init__(self, run: Recorder | None, epochs: int) -> None:
@@ -50,12 +50,12 @@ class EpochLogger(Logger, Callback):
 
     @property
     def version(self) -> str:
-        """A run has none."""
+        """Empty, because a run has no version."""
         return ""
 
     @property
     def seconds(self) -> float:
-        """Time spent in training so far, those of interrupted sessions up to their checkpoint included."""
+        """Training time so far, with that of interrupted sessions up to their checkpoints."""
         return self._elapsed + time.perf_counter() - self._started
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -63,10 +63,10 @@ class EpochLogger(Logger, Callback):
         self._started = time.perf_counter()
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The run has the configuration already."""
+        """Do nothing, because the run already has the configuration."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Record the metrics of epoch number ``step``, counted from 1."""
+        """Record the metrics of epoch ``step``, from 1."""
         if step is None or self._run is None:
             return
         self.history.append({"epoch": float(step), **metrics})
@@ -76,7 +76,7 @@ class EpochLogger(Logger, Callback):
         log.info("epoch %d/%d · %s · %.0f s, %.0f s left", step, self._epochs, shown, self.seconds, left)
 
     def state_dict(self) -> dict[str, Any]:
-        """What goes with the checkpoint."""
+        """The history and the time, for the checkpoint."""
         return {"history": self.history, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -86,7 +86,7 @@ class EpochLogger(Logger, Callback):
 
 
 def write_history(path: Path, history: Iterable[dict[str, float]]) -> None:
-    """Write the epochs' metrics as CSV; a metric that an epoch lacks is left empty."""
+    """Write the epochs' metrics as CSV; a missing metric is empty."""
     lines = list(history)
     keys = list(dict.fromkeys(key for line in lines for key in line))
     with whole_file(path) as part, part.open("w", newline="") as file:

@@ -1,4 +1,4 @@
-"""Training: resumable to the step, recorded in MLflow, exported when it ends."""
+"""The training loop: resumable at any step and recorded in MLflow."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from avsl.training.processes import Processes, started, take_over
 
 log = logging.getLogger(__name__)
 
-# As a shell reports a process that a signal has ended.
+# Exit codes of processes that a signal has ended, as in shells.
 _SIGINT_CODE, _SIGTERM_CODE = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
 def identity(config: Config, split: Split, start: Path | None = None) -> str:
-    """SHA-256 of all that decides a training's result: configuration, split (and so the data), start weights, code."""
+    """SHA-256 of everything that determines a training's result: configuration, data, split, start weights, code."""
     digest = hashlib.sha256("\n".join([config.training_hash(), split.content_hash, code_hash()]).encode())
     if start is not None:
         for path in (start_file(start, k) for k in (0, 1)):
@@ -65,19 +65,19 @@ def fit_on_all_devices(
     """Train.
 
     Args:
-        config: what and how.
+        config: configuration of the training.
         data: the prepared set.
-        split: whose labels are used.
-        run: is told of every epoch.
-        checkpoint: where the state is kept.
-        resume: whether to go on from it.
+        split: the labeled and unlabeled samples.
+        run: records every epoch.
+        checkpoint: path of the checkpoint.
+        resume: whether to resume from it.
         start: folder of the students' start weights; None for the model's initial weights.
 
     Returns:
-        the trained module, the history of its epochs and the reader of training and validation rows.
+        The trained module, the history of its epochs and the reader of training and validation samples.
 
     Raises:
-        TrainingError: another training uses the same state, or a step was not finite; names its rows and the last
+        TrainingError: another training uses the checkpoint, or a step was not finite; names its samples and the last
             checkpoint.
     """
     devices = config.trainer.devices
@@ -100,13 +100,13 @@ def fit_on_all_devices(
 
 @contextmanager
 def sole_training(checkpoint: Path) -> Iterator[None]:
-    """Keep other trainings from a checkpoint.
+    """Lock a checkpoint against other trainings.
 
     Raises:
         TrainingError: another training is using it.
     """
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    # A singleton, so that what runs under the lock may ask for it again.
+    # A singleton, so that the same process can acquire the lock again.
     lock = FileLock(checkpoint.with_suffix(".lock"), timeout=0, is_singleton=True)
     try:
         lock.acquire()
@@ -119,18 +119,18 @@ def sole_training(checkpoint: Path) -> Iterator[None]:
 
 
 def check_accelerator(config: TrainerConfig) -> None:
-    """Refuse an accelerator that this machine lacks.
+    """Refuse an accelerator that this machine does not have.
 
     Raises:
-        ConfigError: it has no GPU, and one is asked for.
+        ConfigError: trainer.accelerator is gpu, and torch finds no GPU.
     """
     if config.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("key 'trainer.accelerator' = 'gpu': torch finds no GPU on this machine; cpu is allowed")
 
 
 def take_part() -> None:
-    """In a process that `fit` has started for another device: train with the first, which alone records and writes."""
-    # The first one says what there is to say.
+    """Train in a further process that `started` has launched; only the first process records and writes."""
+    # The first process logs the messages.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     processes, task = take_over()
     load_again(task["plugins"])
@@ -156,7 +156,7 @@ def _fit_on_one_device(
     start: Path | None,
     processes: Processes | None,
 ) -> tuple[SemiModule, EpochLogger, RowReader]:
-    """What each of the processes that train together does, or the only one."""
+    """Train in one process, alone or with others."""
     rank, count = (0, 1) if processes is None else (processes.global_rank(), processes.world_size())
     validation = data.rows_of(split.validation)
     if 0 < len(validation) < count:
@@ -193,9 +193,9 @@ def _fit_on_one_device(
         use_distributed_sampler=False,
     )
     with warnings.catch_warnings():
-        # Teachers are meant to be.
+        # Teachers are in evaluation mode by design.
         warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start of training.*")
-        # Lightning's own, of no use to anybody who reads this log.
+        # Deprecations inside Lightning.
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
         warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
@@ -215,11 +215,11 @@ def _fit_on_one_device(
             if checkpoints.written is not None:
                 good = f"{checkpoint}, after {checkpoints.written} steps"
             raise TrainingError(
-                f"{error} (rows {ids}); last good checkpoint: {good}; trainer.non_finite=skip goes on from there and "
+                f"{error} (rows {ids}); last good checkpoint: {good}; trainer.non_finite=skip resumes there and "
                 "leaves such steps out"
             ) from None
         except SystemExit as end:
-            # Lightning makes a SystemExit with code 1 of Ctrl-C.
+            # Lightning turns Ctrl-C into a SystemExit with code 1.
             code = _SIGTERM_CODE if end.code == _SIGTERM_CODE else _SIGINT_CODE
             kept = "nothing is kept"
             if checkpoints.written is not None:
@@ -230,10 +230,10 @@ def _fit_on_one_device(
 
 
 class _EndOnSigterm(Callback):
-    """Makes SIGTERM end a training at once; Lightning would let it end with code 0."""
+    """Ends a training at once on SIGTERM; with Lightning's handler it would exit with code 0."""
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Replace Lightning's handler, which restores the former one after the training."""
+        """Replace Lightning's handler; Lightning restores the previous one after the training."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _end)
 

@@ -1,4 +1,4 @@
-"""The one LightningModule: any framework's steps, the optimizer, and what is measured on the way."""
+"""The LightningModule of all frameworks: steps, optimizer and measured values."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class SemiModule(lightning.LightningModule):
     def validation_step(self, rows: Rows, batch_idx: int) -> None:
         """Score the models that would be exported at every candidate threshold."""
         if rows.mask is None:
-            raise TrainingError("validation rows carry no masks")
+            raise TrainingError("validation samples need masks")
         self.sweep.update(self.ensemble()(plain_view(rows)), rows.mask, rows.recording)
 
     def on_validation_epoch_end(self) -> None:

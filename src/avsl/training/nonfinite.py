@@ -1,4 +1,4 @@
-"""What becomes of a step whose loss or gradient is not finite."""
+"""Handling of steps whose loss or gradient is not finite."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from avsl.types import KeepsLabels
 
 
 class NonFiniteGuard(Callback):
-    """Stops at a step that is not finite, or lets such a step change nothing.
+    """Ends the training at a step that is not finite, or skips such a step.
 
-    Whether a step is finite is found on the device and read rarely, as reading makes a step wait for it: on a CPU after
-    each step, elsewhere before a checkpoint and a validation.
+    Whether a step is finite is computed on the device. Reading the result waits for the device, so it is read after
+    each step on a CPU only, and elsewhere before checkpoints and validations.
 
     Args:
         mode: ``stop`` or ``skip``.
-        loss_limit: a loss beyond it, on either side of 0, counts as not finite.
+        loss_limit: a loss with a larger absolute value counts as not finite.
     """
 
     def __init__(self, mode: Literal["stop", "skip"], loss_limit: float) -> None:
@@ -31,13 +31,13 @@ class NonFiniteGuard(Callback):
         self._limit = loss_limit
         # The first step that was not finite, -1 for none.
         self._first = torch.tensor(-1)
-        # What the step may change besides what the optimizer does, and how it was before.
+        # Tensors that a step changes besides the optimizer, and their previous values.
         self._before: list[tuple[Tensor, Tensor]] = []
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the students' statistics, teachers and momentum encoders."""
+        """Copy the students' batch-norm statistics, teachers and momentum encoders."""
         if self._skips:
             state = _module(pl_module).state_dict(keep_vars=True).items()
             tensors = [t for name, t in state if name.startswith("framework.") and isinstance(t, Tensor)]
@@ -46,19 +46,19 @@ class NonFiniteGuard(Callback):
     def on_before_backward(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
     ) -> None:
-        """Look at the loss; processes that train together decide together."""
+        """Check the loss of all training processes."""
         sound = loss.detach().abs() <= self._limit  # NaN is not
         _module(pl_module).finite = gather(sound.float().unsqueeze(0)).amin(0) > 0
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Look at the gradient."""
+        """Check the gradient."""
         module = _module(pl_module)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         module.finite = module.finite & torch.nn.utils.get_total_norm(gradients, foreach=True).isfinite()
         if self._skips:
-            # A fused optimizer looks at this on the device and does nothing where it is 1.
+            # A fused optimizer reads this on the device and takes no step if it is 1.
             optimizer.found_inf = (~module.finite).float()  # type: ignore[attr-defined]
         else:
             first = self._first.to(module.finite.device)
@@ -67,7 +67,7 @@ class NonFiniteGuard(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Undo a step that is to be skipped, before any checkpoint is written."""
+        """Undo a skipped step before a checkpoint can be written."""
         module = _module(pl_module)
         if not self._skips:
             if module.device.type == "cpu":
@@ -75,15 +75,15 @@ class NonFiniteGuard(Callback):
             return
         for tensor, before in self._before:
             tensor.copy_(torch.where(module.finite, tensor, before))
-        # Such labels are the host's, which has to wait for the device here; no other framework's step does.
+        # These labels are in host memory, so this framework's steps wait for the device.
         if isinstance(module.framework, KeepsLabels) and not bool(module.finite):
             module.framework.undo()
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Look at the epoch's steps: a network without finite weights cannot be validated.
+        """Check the steps of the epoch, because a network without finite weights cannot be validated.
 
         Raises:
-            TrainingError: a step was not finite, or all were skipped.
+            TrainingError: a step was not finite, or all steps were skipped.
         """
         self.check()
         module = _module(pl_module)
@@ -96,10 +96,10 @@ class NonFiniteGuard(Callback):
             self.on_validation_start(trainer, pl_module)
 
     def check(self) -> None:
-        """Wait for the device and look at all steps so far.
+        """Wait for the device and check all steps so far.
 
         Raises:
-            NonFiniteError: one was not finite, and steps are not skipped.
+            NonFiniteError: a step was not finite, and such steps are not skipped.
         """
         if (step := int(self._first)) >= 0:
             raise NonFiniteError(step)

@@ -1,4 +1,4 @@
-"""The processes of one training on several devices: the first starts the others and outlives none of them."""
+"""The processes of a training on several devices: the first starts the others and ends after all of them."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from torch import distributed
 from avsl.files import write_json
 from avsl.training.errors import TrainingError
 
-# What each of the others runs; its arguments are a folder, where its task lies and all meet, and its rank.
+# The program of the other processes; its arguments are a folder with the task and the meeting file, and the rank.
 _OTHER = "from avsl.training.loop import take_part; take_part()"
 _TASK, _MEETING = "task.json", "meeting"
 _PATIENCE_S = 60
 
 
 class Processes(ClusterEnvironment):
-    """One process's place among those that train together on this machine.
+    """The rank of this process among the training processes of this machine.
 
-    Lightning's own launcher runs the command line once more for each device, with all that a command does besides
-    training, and cannot do it for a notebook, a test or a trial of a sweep.
+    Lightning's launcher would run the whole command again for each device, and cannot do so from a notebook, a test or
+    a trial of a sweep.
 
     Args:
-        rank: of this process, from 0.
-        count: of all of them.
-        meeting: a file in which they find each other.
+        rank: rank of this process, from 0.
+        count: number of processes.
+        meeting: file through which they connect.
         accelerator: ``cpu`` or ``gpu``.
-        others: those that this one has started.
+        others: the processes that this one has started.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Processes(ClusterEnvironment):
         self._others = others
 
     def meet(self) -> None:
-        """Wait for the others and form the group; the last thing before training.
+        """Wait for the other processes and form the group, directly before training.
 
         Raises:
-            TrainingError: one of the others has ended.
+            TrainingError: another process has ended.
         """
         store = distributed.FileStore(str(self._meeting), self._count)  # type: ignore[attr-defined]  # not in __all__
         if self._rank:
@@ -62,7 +62,7 @@ class Processes(ClusterEnvironment):
         else:
             for rank, other in enumerate(self._others, start=1):
                 while not store.check([f"ready {rank}"]):
-                    _look_after(rank, other)
+                    _check_running(rank, other)
                     time.sleep(0.05)
         gpu = self._accelerator == "gpu"
         distributed.init_process_group(
@@ -75,58 +75,58 @@ class Processes(ClusterEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """They are there already."""
+        """True, because the processes exist."""
         return True
 
     @property
     def main_address(self) -> str:
-        """Of no use where the group exists."""
+        """Unused, because the group exists."""
         return "localhost"
 
     @property
     def main_port(self) -> int:
-        """Of no use where the group exists."""
+        """Unused, because the group exists."""
         return 0
 
     @staticmethod
     def detect() -> bool:
-        """Never chosen but by name."""
+        """False, so that Lightning never selects this environment itself."""
         return False
 
     def world_size(self) -> int:
-        """How many there are."""
+        """Number of processes."""
         return self._count
 
     def set_world_size(self, size: int) -> None:
-        """It is known."""
+        """Do nothing, because it is known."""
 
     def global_rank(self) -> int:
-        """Which one this is."""
+        """Rank of this process."""
         return self._rank
 
     def set_global_rank(self, rank: int) -> None:
-        """It is known."""
+        """Do nothing, because it is known."""
 
     def local_rank(self) -> int:
-        """Which one this is."""
+        """Rank of this process."""
         return self._rank
 
     def node_rank(self) -> int:
-        """There is one machine."""
+        """0, because there is one machine."""
         return 0
 
 
 @contextmanager
 def started(task: Mapping[str, Any], count: int, accelerator: str) -> Iterator[Processes]:
-    """Start all processes but this one, the first; none is left when the block ends, however it does.
+    """Start all processes but the first, which is this one; when the block ends, all of them have ended.
 
     Args:
-        task: for `take_over` in each of the others.
-        count: of all of them.
+        task: the task that `take_over` returns in the other processes.
+        count: number of processes.
         accelerator: ``cpu`` or ``gpu``.
 
     Raises:
-        TrainingError: one of the others has failed; it has said why on stderr.
+        TrainingError: another process has failed; its error is on stderr.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_json(Path(folder) / _TASK, {"count": count, "accelerator": accelerator, "task": task})
@@ -134,15 +134,15 @@ def started(task: Mapping[str, Any], count: int, accelerator: str) -> Iterator[P
         try:
             for rank in range(1, count):
                 command = [sys.executable, "-c", _OTHER, folder, str(rank)]
-                # Nothing is written to the pipe: its end tells the other of this process's.
+                # The pipe stays empty; the other process ends when this one's end closes it.
                 others.append(subprocess.Popen(command, stdin=subprocess.PIPE))
             try:
                 yield Processes(0, count, Path(folder) / _MEETING, accelerator, others)
             except RuntimeError:
-                # A connection that was closed, perhaps: give one that has failed time to end.
+                # The connection to a failed process may have been closed before that process ended.
                 for _ in _while_running(others):
                     for rank, other in enumerate(others, start=1):
-                        _look_after(rank, other)
+                        _check_running(rank, other)
                 raise
             for _ in _while_running(others):
                 pass
@@ -157,25 +157,25 @@ def started(task: Mapping[str, Any], count: int, accelerator: str) -> Iterator[P
 
 
 def take_over() -> tuple[Processes, dict[str, Any]]:
-    """In one of the others: its place and its task. It ends when the first process has, however that ended."""
+    """In another process: its rank and its task. The process ends when the first one does."""
     folder, rank = Path(sys.argv[1]), int(sys.argv[2])
-    told = json.loads((folder / _TASK).read_bytes())
+    message = json.loads((folder / _TASK).read_bytes())
 
     def watch() -> None:
         sys.stdin.read()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    return Processes(rank, told["count"], folder / _MEETING, told["accelerator"]), told["task"]
+    return Processes(rank, message["count"], folder / _MEETING, message["accelerator"]), message["task"]
 
 
-def _look_after(rank: int, other: subprocess.Popen[bytes]) -> None:
+def _check_running(rank: int, other: subprocess.Popen[bytes]) -> None:
     if other.poll() not in (None, 0):
-        raise TrainingError(f"process {rank} of the training ended with code {other.returncode}; it said why above")
+        raise TrainingError(f"process {rank} of the training ended with code {other.returncode}; its error is above")
 
 
 def _while_running(others: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Go round now and again while one of them runs, once more when none does, and no longer than our patience."""
+    """Iterate while one of them runs and once afterwards, for at most `_PATIENCE_S` seconds."""
     deadline = time.monotonic() + _PATIENCE_S
     while any(other.poll() is None for other in others) and time.monotonic() < deadline:
         yield

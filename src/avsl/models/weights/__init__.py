@@ -1,1 +1,1 @@
-"""Weights made elsewhere: published checkpoints of whole models, and pretrained encoders."""
+"""Weights from elsewhere: published checkpoints of whole models, and pretrained encoders."""

@@ -1,4 +1,4 @@
-"""Reads pickled weights without running anything in them."""
+"""Reads pickled weights without executing code in them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from avsl.schema import ConfigError
 
-# Where training scripts put the state dict when they keep the optimizer and the epoch beside it.
+# Keys of the state dict in checkpoints that also hold the optimizer and the epoch.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How protocol 2 writes bytes."""
+    """Encode text as protocol 2 encodes bytes."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in {encoding}")
     return text.encode("latin1")
@@ -45,14 +45,14 @@ _KNOWN: dict[str, Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows NumPy's arrays and scalars and tensors' storages, and nothing else.
+    """An unpickler of NumPy's arrays and scalars and of tensors' storages only.
 
     Raises:
-        pickle.UnpicklingError: another name occurs; its argument is the name.
+        pickle.UnpicklingError: another name occurs; the error's argument is this name.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        """The few callables that arrays, scalars and tensors are made with."""
+        """Find one of the callables that build arrays, scalars and tensors."""
         path = f"{module}.{name}"
         if module == "torch" and name.endswith("Storage"):
             found = getattr(torch, name, None)
@@ -62,17 +62,17 @@ class _Unpickler(pickle.Unpickler):
             found = _KNOWN.get(path)
         if found is None:
             raise pickle.UnpicklingError(path)
-        # Each time a new object, as a pickle can set attributes of what it is given.
+        # A new object each time, because a pickle can set attributes of it.
         return found if isinstance(found, type) else partial(found)
 
 
 def read_pickled(path: Path) -> Any:
-    """What a file of ``torch.save``, or of ``numpy.save`` with an object in it, holds.
+    """Read a file of ``torch.save``, or of ``numpy.save`` with an object in it.
 
-    Nothing in the file is run: one with anything but numbers, text, containers, arrays and tensors is refused.
+    No code in the file is executed; only numbers, text, containers, arrays and tensors are allowed.
 
     Raises:
-        ConfigError: it cannot be read, or is refused; names the file and the first thing in it that is not known.
+        ConfigError: the file cannot be read or holds another object; names the file and the object.
     """
     try:
         with path.open("rb") as file:
@@ -83,7 +83,7 @@ def read_pickled(path: Path) -> Any:
         raise ConfigError(
             f"{path} is refused: it holds '{error}' beside tensors, arrays and plain containers"
         ) from None
-    except Exception as error:  # whatever a damaged file raises
+    except Exception as error:  # a damaged file can raise any error
         raise ConfigError(f"{path} is damaged or no checkpoint ({type(error).__name__})") from error
 
 
@@ -95,7 +95,7 @@ def _load_array(file: IO[bytes]) -> Any:
     if not dtype.hasobject:
         file.seek(0)
         return np.load(file, allow_pickle=False)
-    # Python 2 wrote bytes where Python 3 has text.
+    # Python 2 wrote text as bytes.
     content = _Unpickler(file, encoding="latin1").load()
     return content.item() if isinstance(content, np.ndarray) and shape == () else content
 
@@ -112,14 +112,14 @@ def _load_tensors(path: Path) -> Any:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch checkpoint by name, without what DataParallel puts before the names.
+    """The tensors of a PyTorch checkpoint by name, without DataParallel's prefix.
 
     Args:
         path: a file of ``torch.save``: a state dict, or one under ``model``, ``state_dict`` or ``model_state_dict``
-            with other values (optimizer, epoch, scores) beside it.
+            beside other values (optimizer, epoch, scores).
 
     Raises:
-        ConfigError: it cannot be read, holds anything but tensors and plain containers, or no state dict.
+        ConfigError: the file cannot be read, holds other objects than tensors and plain containers, or no state dict.
     """
     content = read_pickled(path)
     if isinstance(content, Mapping):

@@ -19,18 +19,18 @@ from avsl.models.localizer import Localizer, LocalizerConfig
 from avsl.models.weights.pickles import read_state_dict
 from avsl.schema import ConfigError, lookup
 
-# A localizer's own, which no published model has: they keep their defaults.
+# Parameters that no published model has; they keep their defaults.
 _OURS = ("log_scale", "offset")
 
 
 @dataclass(frozen=True)
 class _Published:
-    """A published network in our terms.
+    """A published network as a localizer.
 
     Attributes:
-        config: the localizer that it is.
-        sources: the names in its file, by ours, prefix for prefix; the first that fits counts. Several tensors are
-            one of ours together, stacked along the first axis.
+        config: the equivalent localizer.
+        sources: prefixes of names in its file by prefixes of ours; the first match counts. Several source tensors
+            are stacked along the first axis.
         leftovers: prefixes of tensors in the file that the network never uses.
     """
 
@@ -39,7 +39,7 @@ class _Published:
     leftovers: tuple[str, ...] = ()
 
     def names(self, ours: str) -> list[str]:
-        """What the file calls the tensors that are ``ours``."""
+        """The names in the file of the tensor ``ours``."""
         for prefix, sources in self.sources:
             if ours.startswith(prefix):
                 return [source + ours.removeprefix(prefix) for source in sources]
@@ -49,13 +49,13 @@ class _Published:
 def load_published(method: str, paths: Sequence[Path], *, momentum: bool = False) -> Localizer:
     """Read a published checkpoint.
 
-    Nothing in a file is ever run: one that holds anything but tensors and plain containers is refused. Scale and
+    No code in a file is executed; a file with other objects than tensors and plain containers is refused. Scale and
     offset of the confidence, which the published models do not have, keep their defaults.
 
     Args:
         method: a key of :data:`PUBLISHED`.
-        paths: its file, or the files it comes in.
-        momentum: take SLAVC's momentum encoders instead of the trained ones (its ``use_mom_eval``).
+        paths: its file or files.
+        momentum: whether to take SLAVC's momentum encoders instead of the trained ones (``use_mom_eval``).
 
     Returns:
         The localizer in evaluation mode; ``config`` describes it.
@@ -69,7 +69,7 @@ def load_published(method: str, paths: Sequence[Path], *, momentum: bool = False
     if not paths:
         raise ConfigError(f"no file of a published {method} model is named")
     if momentum and method != "slavc":
-        raise ConfigError(f"a published {method} model has no momentum encoders: slavc alone has")
+        raise ConfigError(f"a published {method} model has no momentum encoders; only slavc has")
     found: dict[str, Tensor] = {}
     for path in paths:
         for name, tensor in read_state_dict(path).items():
@@ -87,10 +87,10 @@ def load_published(method: str, paths: Sequence[Path], *, momentum: bool = False
 def _convert(
     published: _Published, ours: Mapping[str, Tensor], found: Mapping[str, Tensor], failure: str
 ) -> dict[str, Tensor]:
-    """The state dict of a localizer like ``ours``, taken from ``found``; any mismatch is one sentence.
+    """The state dict of a localizer like ``ours``, taken from ``found``.
 
     Raises:
-        ConfigError: the two do not fit; it starts with ``failure``.
+        ConfigError: the two do not match; the message starts with ``failure`` and names every mismatch.
     """
     converted = {name: ours[name] for name in _OURS}
     used: set[str] = set()
@@ -116,7 +116,7 @@ def _convert(
 
 
 def _resnets(heads: int = 1, **settings: Any) -> LocalizerConfig:
-    """Two ResNet-18, on frames and on the published log-spectrogram; ``settings`` are both encoders'."""
+    """Two ResNet-18, on frames and on the published log-spectrogram; with the ``settings`` of both encoders."""
     return LocalizerConfig(
         dim=512,
         heads=heads,
@@ -126,7 +126,7 @@ def _resnets(heads: int = 1, **settings: Any) -> LocalizerConfig:
 
 
 def _ezvsl(found: Mapping[str, Tensor], momentum: bool) -> _Published:
-    """EZ-VSL (arXiv 2203.09324) and FNAC (arXiv 2303.11302), which are one network; 3 s of sound at 16 kHz."""
+    """EZ-VSL (arXiv 2203.09324) and FNAC (arXiv 2303.11302), which have the same network; 3 s of sound at 16 kHz."""
     sources = (
         ("image.backbone.", ("imgnet.",)),
         ("image.lateral.0.", ("img_proj.",)),
@@ -137,7 +137,7 @@ def _ezvsl(found: Mapping[str, Tensor], momentum: bool) -> _Published:
 
 
 def _slavc(found: Mapping[str, Tensor], momentum: bool) -> _Published:
-    """SLAVC (arXiv 2209.09634): two heads, and momentum encoders of the same make; 3 s of sound at 16 kHz."""
+    """SLAVC (arXiv 2209.09634): two heads and momentum encoders of the same architecture; 3 s of sound at 16 kHz."""
     before = "momentum_" if momentum else ""
     sources = (
         ("image.backbone.", (f"{before}imgnet.",)),
@@ -152,9 +152,9 @@ def _slavc(found: Mapping[str, Tensor], momentum: bool) -> _Published:
 def _lvs(found: Mapping[str, Tensor], momentum: bool) -> _Published:
     """LVS (arXiv 2104.02691): stride-1 last stages, no projections.
 
-    Its loader hears the same log-spectrogram as EZ-VSL's (512-sample window, hop 238, log(x + 1e-7) / 12), of 20 s of
-    sound, shorter clips repeated, at the file's own rate; here it hears what the data set has. Its class has stems
-    for frames, sound and optical flow and a classifier in either network, of which one stem is used.
+    The published loader computes EZ-VSL's log-spectrogram (512-sample window, hop 238, log(x + 1e-7) / 12) of 20 s of
+    sound at the file's sample rate and repeats shorter clips; here the sound is the data set's. Both published networks
+    have stems for frames, sound and optical flow and a classifier, of which one stem is used.
     """
     sources = (
         ("image.backbone.", ("imgnet.",)),
@@ -166,7 +166,7 @@ def _lvs(found: Mapping[str, Tensor], momentum: bool) -> _Published:
     return _Published(_resnets(project=False, last_stride=1), sources, leftovers)
 
 
-# What SSPL's file of the predictive coding module calls our parts of it.
+# Names in SSPL's file of the predictive coding module, by ours.
 _CODING = {
     "predict_code": "PredProcess.0",
     "predict.0": "PredProcess.1.conv2d",
@@ -181,15 +181,15 @@ _CODING = {
 
 
 def _sspl(found: Mapping[str, Tensor], momentum: bool) -> _Published:
-    """SSPL (arXiv 2203.13412): VGG-16 cut before its last ReLU, VGGish, and the coding module where the files hold it.
+    """SSPL (arXiv 2203.13412): VGG-16 cut before its last ReLU, VGGish, and the coding module if the files hold it.
 
-    It comes as one file for each of frame, sound, coding module and, unused here, self-supervised head.
+    It has one file each for frame, sound, coding module and self-supervised head; the last is not used.
     """
     coding = PredictiveCodingConfig() if any(name.startswith("PredProcess.") for name in found) else None
     sources = [("image.backbone.features_", ("feat_extractor.",)), ("audio.", ("",))]
     sources += [(f"coding.{ours}.", (f"{theirs}.",)) for ours, theirs in _CODING.items()]
     if coding is not None:
-        # Theirs keep the initialization's norms apart from the cycles'.
+        # The published module separates the initialization's norms from the cycles'.
         for ours, theirs, layers in (("norm_down", "BNPred", 2), ("norm_up", "BNError", 3)):
             for k in range(layers * (coding.cycles + 1)):
                 place = f"{theirs}.{k}." if k < layers else f"{theirs}_step.{k - layers}."
@@ -203,7 +203,7 @@ def _sspl(found: Mapping[str, Tensor], momentum: bool) -> _Published:
     return _Published(config, sources, ("projector.", "predictor."))
 
 
-# By method: what its file holds, given the tensors in it and whether the momentum encoders are wanted.
+# By method: the published network, given the tensors of its file and whether to take the momentum encoders.
 PUBLISHED: dict[str, Callable[[Mapping[str, Tensor], bool], _Published]] = {
     "ezvsl": _ezvsl,
     "fnac": _ezvsl,
