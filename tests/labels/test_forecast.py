@@ -88,7 +88,7 @@ def test_records_that_cannot_be_read_are_named(save: Callable[..., None], caplog
     broken = Path("outputs/synthetic/evaluate/0.2/dmt-ezvsl/metrics.json")
     broken.parent.mkdir(parents=True)
     broken.write_text("{")
-    assert [run.labels for run in read_runs(Path("outputs/synthetic/evaluate"))["dmt-ezvsl"]] == [40]
+    assert [run.labels for run in read_runs([Path("outputs/synthetic/evaluate")])["dmt-ezvsl"]] == [40]
     assert str(broken) in caplog.text
 
 

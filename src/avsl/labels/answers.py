@@ -73,7 +73,8 @@ def import_answers(
     """
     merge_rule: MergeRule = lookup(rule, {name: name for name in MERGE_RULES}, "rule")
     project = project_root()
-    folder = ClipFolder.open(compose(overrides, project))
+    config = compose(overrides, project)
+    folder = ClipFolder.open(config)
     labels = project / "labels" if labels is None else labels
     frames = read_frames(labels)
     if not frames:
@@ -96,9 +97,10 @@ def import_answers(
         log.info("%d suggested clips are not annotated yet", len(left))
         print("next:", shlex.join(["avsl", "labels", "export", *overrides, "--to", "label-studio"]))
     else:
-        named = f"data.folder.annotations={folder.settings.annotations}"
-        rest = [text for text in overrides if not text.startswith("data.folder.annotations=")]
-        print("next:", shlex.join(["avsl", "run", *rest, named, "framework=dmt", "split.label_ratio=1.0"]))
+        # Where the settings do not name the file, preparation would not read it.
+        stated = getattr(config.data.settings, "annotations", "")
+        named = [] if stated else [f"data.folder.annotations={folder.settings.annotations}"]
+        print("next:", shlex.join(["avsl", "run", *overrides, *named, "framework=dmt", "split.label_ratio=1.0"]))
     return folder.annotations
 
 

@@ -23,7 +23,6 @@ from avsl.labels.rounds import Rounds, Suggestion
 from avsl.labels.tasks import Frame, file_name, read_frames, write_frames
 from avsl.labels.tools import TOOLS
 from avsl.labels.tools.task import Task
-from avsl.paths import Layout
 from avsl.schema import lookup
 
 # People hear more than the model does.
@@ -61,7 +60,7 @@ def export(
     todo = [row for row in rounds.chosen().values() if row.id in folder.clips and not folder.clips[row.id].annotated]
     if not todo:
         raise DataError(f"{rounds.folder}: nothing that is suggested waits for an annotation: run avsl labels suggest")
-    out = Layout.of(config).base / "labels" / f"{to}-{rounds.last:02d}" if out is None else out
+    out = config.root / config.data.name / "labels" / f"{to}-{rounds.last:02d}" if out is None else out
     frames = read_frames(rounds.folder)
     if model is None:
         tasks = _write_media(folder, todo, frames, out, None, "")

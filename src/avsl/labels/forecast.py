@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,17 +56,21 @@ def forecast_labels(
     if more is not None and more < 1:
         raise ConfigError(f"--more {more}: at least one label more")
     config = compose(overrides)
-    missing = _missing_probes(config, overrides)
+    probes = _probes(config, overrides)
+    # Where params.yaml takes ratios of all samples, what learns from a share of the labels lies in another folder.
+    folders = [Layout.of(compose(words)).base / "evaluate" for words in (overrides, *probes)]
+    folders = list(dict.fromkeys(folders))
+    found = {ratio for folder in folders for ratio in _ratios(folder, config)}
+    missing = [words for share, words in zip(_PROBES, probes, strict=True) if share not in found]
     if probe:
         for words in missing:
             run(words)
-    base = Layout.of(config).base
-    runs = read_runs(base / "evaluate")
+    runs = read_runs(folders)
     enough = {method: own for method, own in runs.items() if len({one.labels for one in own}) >= 3}
     if not enough:
         commands = "; ".join(shlex.join(["avsl", "run", *words]) for words in missing)
         raise DataError(
-            f"{base / 'evaluate'}: no method was evaluated with three numbers of labels, which a learning curve "
+            f"{folders[0]}: no method was evaluated with three numbers of labels, which a learning curve "
             f"needs; --probe trains {config.framework.name} on shares of the labels, as do: {commands}"
         )
     for method in sorted(runs.keys() - enough):
@@ -76,35 +80,46 @@ def forecast_labels(
     print_table(rows, f"CIoU@0.5 on test, 95 % intervals; '?' marks more than {FAR:g} times the labels seen, a guess")
     tests = {method: back_test(own) for method, own in sorted(enough.items())}
     print_table([_tested(method, test) for method, of_one in tests.items() for test in of_one], "forecasts of the past")
-    path = base / "labels" / "forecast.csv"
+    path = config.root / config.data.name / "labels" / "forecast.csv"
     save_figure(_plot(made, enough, target), path.with_suffix(".png"))
     write_table(path, list(rows[0]), [list(row.values()) for row in rows])
     print(f"{path}, {path.with_suffix('.png')}")
+    if config.data.name == "folder":
+        added = max(found.most for found in made.values()) if more is None else more
+        rest = [text for text in overrides if not text.startswith("split.")]
+        print("next:", shlex.join(["avsl", "labels", "suggest", *rest, "--budget", str(added)]))
     return path
 
 
-def read_runs(folder: Path) -> dict[str, list[Run]]:
-    """The evaluations below a folder, by method; those that cannot be read are named in a warning."""
+def read_runs(folders: Iterable[Path]) -> dict[str, list[Run]]:
+    """The evaluations below some folders, by method; those that cannot be read are named in a warning."""
     runs: dict[str, list[Run]] = {}
-    for path in sorted(folder.rglob(EvaluationRecord.FILE)):
-        record = EvaluationRecord.find(path.parent)
-        if record is not None and record.labeled and record.test.n:
-            method = f"{record.framework}-{record.objective}"
-            runs.setdefault(method, []).append(Run(record.labeled, record.test.scores["ciou"], record.test.n))
+    for folder in folders:
+        for record in _records(folder):
+            if record.labeled and record.test.n:
+                method = f"{record.framework}-{record.objective}"
+                runs.setdefault(method, []).append(Run(record.labeled, record.test.scores["ciou"], record.test.n))
     return runs
 
 
-def _missing_probes(config: Config, overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides that train the configured method on shares of the labels on which it has not been evaluated."""
-    evaluations, found = Layout.of(config).base / "evaluate", set()
-    for path in evaluations.rglob(EvaluationRecord.FILE):
-        record = EvaluationRecord.find(path.parent)
-        if record and (record.framework, record.objective) == (config.framework.name, config.objective.name):
-            found.add(record.label_ratio)
+def _records(folder: Path) -> Iterator[EvaluationRecord]:
+    for path in sorted(folder.rglob(EvaluationRecord.FILE)):
+        if (record := EvaluationRecord.find(path.parent)) is not None:
+            yield record
+
+
+def _ratios(folder: Path, config: Config) -> Iterator[float]:
+    """The label ratios at which the configured method has been evaluated."""
+    for record in _records(folder):
+        if (record.framework, record.objective) == (config.framework.name, config.objective.name):
+            yield record.label_ratio
+
+
+def _probes(config: Config, overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides that train the configured method on each share of the labels in `_PROBES`."""
     rest = [text for text in overrides if not text.startswith(("split.label_ratio=", "split.ratio_of="))]
-    return [
-        [*rest, f"split.label_ratio={share}", "split.ratio_of=annotated"] for share in _PROBES if share not in found
-    ]
+    of_labels = [] if config.split.ratio_of == "annotated" else ["split.ratio_of=annotated"]
+    return [[*rest, f"split.label_ratio={share}", *of_labels] for share in _PROBES]
 
 
 def _answer(method: str, made: Forecast, runs: Sequence[Run], target: float, more: int | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,6 @@ from avsl.functional.boxes import box_mask
 from avsl.inference.predictor import Predictor
 from avsl.labels.clips import ClipFolder
 from avsl.labels.perception import named_model
-from avsl.paths import Layout
 from avsl.report.page import Picture, Section, Table, embed_image, render
 from avsl.schema import ConfigError
 from avsl.viz.overlay import overlay
@@ -89,9 +89,10 @@ def review(overrides: Sequence[str] = (), model: str | None = None, worst: int =
     else:
         with named_model(model, config) as (path, source):
             findings = _look(folder, annotated, Predictor.load(path))
-    path = Layout.of(config).base / "labels" / "review.html"
+    path = config.root / config.data.name / "labels" / "review.html"
     write_text(path, _page(findings, len(annotated), source, worst))
     print(f"{len(findings)} of {len(annotated)} annotations look wrong: {path}")
+    print("next:", shlex.join(["avsl", "labels", "forecast", *overrides, "--probe"]))
     return path
 
 
