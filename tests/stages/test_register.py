@@ -74,6 +74,7 @@ class _Project:
             validation=part | {"ciou": validation, "auc": 0.4},
             test=part | {"ciou": test, "ciou_shuffled": 0.11},
             test_offscreen=silent,
+            caveats=[f"test of {framework} rests on 2 clips"],
         ).save(evaluation)
         rows = ["a,a,test,x,0.1,0.7000,0.9", "b,b,test,x,0.1,0.2000,0.9", "c,c,test_offscreen,x,0.0,,0.9"]
         head = "sample_id,recording,part,label,area,ciou,max_confidence"
@@ -115,7 +116,9 @@ def project(
 
 
 @pytest.mark.slow
-def test_the_best_on_validation_is_champion_until_a_better_one_comes(project: _Project) -> None:
+def test_the_best_on_validation_is_champion_until_a_better_one_comes(
+    project: _Project, caplog: pytest.LogCaptureFixture
+) -> None:
     """Test scores stand beside and select nothing; equals and worse ones change nothing; the old one is kept."""
     worse = project.candidate("supervised", validation=0.4, test=0.9)
     better = project.candidate("dmt", validation=0.6, test=0.2)
@@ -134,6 +137,9 @@ def test_the_best_on_validation_is_champion_until_a_better_one_comes(project: _P
     assert says(card, "sounds shuffled | 11.0 | | 2 |")
     assert says(card, "whole image | 5.0 | 18.0 | 2 |")
     assert says(card, "offscreen: 25.0 % 3")
+    assert says(card, "- Test of dmt rests on 2 clips")
+    assert "supervised" not in card
+    assert says(caplog.text, "dmt-lvs 0.5 rests on 2 clips")
     # Two clips, one found: draws with replacement find none, one or both. A clip of cIoU c adds c to the AUC, to within
     # half a step of the thresholds.
     found = re.search(r"^\| test \| 20\.0 \[0\.0, 100\.0\] \| 30\.0 \[([\d.]+), ([\d.]+)\] \|", card, re.MULTILINE)

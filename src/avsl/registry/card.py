@@ -109,6 +109,8 @@ def _scores(found: EvaluationRecord, per_sample: Path) -> Iterator[tuple[str, st
 
 
 def _limits(found: EvaluationRecord, data: str, duration_s: float) -> Iterator[str]:
+    for caveat in found.caveats:
+        yield f"{caveat[0].upper()}{caveat[1:]}."
     if data == "synthetic":
         yield "It has seen drawn shapes and made-up sounds; of photographs and real sounds it knows nothing."
     else:

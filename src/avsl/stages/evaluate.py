@@ -62,8 +62,7 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     # Not as a resumed run: a second evaluation's figures must replace the first one's.
     run = TrackedRun(store, trained.run_id, resumed=False)
     log_evaluation(run, scores, layout.evaluation, config.trainer.epochs)
-    for caveat in scores.caveats:
-        log.warning("%s at %s: %s", layout.method, layout.ratio, caveat)
+    say_caveats(f"{layout.method} at {layout.ratio}", scores)
     found = headline(scores.test)
     log.info("%s at %s: %s (%s), in %s", layout.method, layout.ratio, found, scores.test.coverage, layout.evaluation)
 
@@ -90,6 +89,12 @@ def evaluate_seeds(overrides: Sequence[str] = ()) -> None:
     trained = {f"seed {seed}": layout.cell / str(seed) / "curves.csv" for seed in seeds}
     save_figure(plot_curves(_read_curves(trained)), layout.evaluated_cell.with_name(f"{layout.method}.curves.png"))
     shutil.copyfile(folders[0] / "gallery.png", layout.evaluated_cell.with_name(f"{layout.method}.gallery.png"))
+
+
+def say_caveats(name: str, scores: Figures) -> None:
+    """Warn of what a reader of a model's test score must know."""
+    for caveat in scores.caveats:
+        log.warning("%s: %s", name, caveat)
 
 
 def headline(test: PartScores) -> str:

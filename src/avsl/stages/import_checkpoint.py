@@ -19,7 +19,7 @@ from avsl.paths import Layout
 from avsl.records import ImportedRecord
 from avsl.registry.packaging import model_code
 from avsl.registry.versions import register_imported
-from avsl.stages.evaluate import evaluate_on, headline, log_evaluation, write_evaluation
+from avsl.stages.evaluate import evaluate_on, headline, log_evaluation, say_caveats, write_evaluation
 from avsl.stages.prepare import load_data
 from avsl.tracking.runs import RunTags, git_commit, start_or_resume_run
 from avsl.tracking.store import open_store
@@ -93,4 +93,5 @@ def import_checkpoint(
             "validation_score": repr(scores.validation.scores["ciou"]),
         }
         registered, version = register_imported(store, config.data.name, name, folder / "model", tags, model_code())
+    say_caveats(f"{registered}, version {version}", scores)
     log.info("%s, version %s (%s): %s", registered, version, name, headline(scores.test))

@@ -57,6 +57,8 @@ def read_candidates(config: Config) -> list[Candidate]:
         if how.split_hash != split.content_hash:
             log.warning("left out: %s was trained on another split than its seed's", trained)
             continue
+        for caveat in scores.caveats:
+            log.warning("%s at %s: %s", evaluation.name, layout.ratio, caveat)
         candidates.append(
             Candidate(
                 run_id=how.run_id,
