@@ -61,6 +61,7 @@ examples:
   avsl run framework=dmt split.label_ratio=0.1          one experiment from nothing to its scores
   avsl run experiment=scenes data.vggss.root=FOLDER     the same on a folder in VGG-SS's layout, 5 % labels
   avsl import-checkpoint --from fnac best.pth data=vggss    a published model, scored and registered like ours
+  avsl evaluate --model models:/avsl-synthetic-ratio-0.1@champion data=vggss    a model on another data set
   avsl config framework=dmt framework.dmt.delta=0.7         what would be run
   avsl sweep framework=dmt split.label_ratio=0.1            the best settings, by Optuna and Ray
   avsl labels suggest data=folder data.folder.root=CLIPS --budget 60    which clips to label next
@@ -113,6 +114,11 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.5,
         metavar="SECONDS",
         help="time constant of the maps' exponential average over time, 0 for none (default: %(default)s)",
+    )
+    localize.add_argument(
+        "--maps",
+        choices=("npz",),
+        help="also OUT/<name>.npz: confidence (looks, height, width) in [0, 1], time_s (looks,), heard (looks,)",
     )
     localize.add_argument("--out", type=Path, default=Path("localized"), metavar="DIR", help="default: %(default)s")
     published = commands.add_parser(
@@ -170,6 +176,8 @@ def build_parser() -> argparse.ArgumentParser:
             step.add_argument(
                 "--seeds", action="store_true", help="for all of params.yaml's matrix.seeds instead of one seed=N"
             )
+        if name == "evaluate":
+            _add_scoring(step)
     return parser
 
 
@@ -247,6 +255,21 @@ def _add_labels(labels: argparse.ArgumentParser) -> None:
         )
     for action in (suggest, export, answers):
         action.add_argument("--labels", type=Path, metavar="DIR", help="folder of the rounds (default: labels)")
+
+
+def _add_scoring(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.description = (
+        "Score the trained model on validation and test. With --model, score any exported or registered model on the "
+        "test parts of the prepared data set of data=..., into OUTPUTS/DATA/scored/HASH."
+    )
+    evaluate.add_argument(
+        "--model", metavar="FOLDER|URI", help="an exported model, models:/NAME@ALIAS or models:/NAME/VERSION"
+    )
+    evaluate.add_argument(
+        "--choose-threshold",
+        action="store_true",
+        help="with --model: choose the threshold on that set's validation part; without it, the model's stays",
+    )
 
 
 def _add_models(models: argparse.ArgumentParser) -> None:
@@ -327,6 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if options.command in others:
         return call(lambda: others[options.command](options))
+    if options.command == "evaluate" and (options.model is not None or options.choose_threshold):
+        return call(lambda: _score(options))
     target = SEEDED[options.command] if getattr(options, "seeds", False) else STEPS[options.command][1]
     module, _, function = target.partition(":")
     return call(lambda: getattr(importlib.import_module(module), function)(options.overrides))
@@ -368,7 +393,12 @@ def _localize(options: argparse.Namespace) -> None:
     predictor, model = load_predictor(
         checkpoint=options.checkpoint, uri=options.model, data=options.data, ratio=options.ratio
     )
-    how = {"model": model, "frames_per_second": options.fps, "smoothing_s": options.smoothing}
+    how = {
+        "model": model,
+        "frames_per_second": options.fps,
+        "smoothing_s": options.smoothing,
+        "maps": options.maps == "npz",
+    }
     if options.video.is_dir():
         targets = localize_folder(options.video, predictor, options.out, **how)
     else:
@@ -377,6 +407,16 @@ def _localize(options: argparse.Namespace) -> None:
         print(target)
         print(target.with_suffix(".png"))
         print(target.with_suffix(".mp4"))
+        if options.maps:
+            print(target.with_suffix(".npz"))
+
+
+def _score(options: argparse.Namespace) -> None:
+    if options.model is None:
+        raise AvslError("--choose-threshold needs --model: a trained model's threshold is always chosen on validation")
+    from avsl.stages.score import score
+
+    score(options.model, options.overrides, choose_threshold=options.choose_threshold)
 
 
 def _import_checkpoint(options: argparse.Namespace) -> None:

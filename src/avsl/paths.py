@@ -117,6 +117,10 @@ class Layout:
         """A published model, whatever the ratio, and its evaluation; beside the evaluations, so it competes nowhere."""
         return self.base / "imported" / name
 
+    def scored(self, model_hash: str) -> Path:
+        """What a model of another data set scores on this one."""
+        return self.base / "scored" / model_hash[:12]
+
     @property
     def report(self) -> Path:
         """Tables and figures over all ratios and methods."""

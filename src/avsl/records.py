@@ -346,6 +346,24 @@ class ImportedRecord(Figures):
     method: str
 
 
+class TransferRecord(Figures):
+    """The evaluation of a model on another data set than its own.
+
+    Attributes:
+        model: its folder or address.
+        model_hash: of the evaluated model.
+        trained_on: name of the data set it was trained on; empty where that is unknown.
+        validation: without a row where the threshold is the model's.
+    """
+
+    COMMAND = "`avsl evaluate --model`"
+
+    model: str
+    model_hash: str
+    trained_on: str
+    validation: PartScores = PartScores(n=0, n_silent=0, n_listed=0)
+
+
 def load_evaluated(trained: Path, evaluation: Path) -> tuple[RunRecord, EvaluationRecord]:
     """Read how a model was trained and how good it is.
 

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -92,14 +93,15 @@ def test_a_broken_video_is_left_out_and_the_rest_is_done(
 
 
 def test_what_is_there_by_the_same_model_is_kept(folder: Path, predictor: Predictor, tmp_path: Path) -> None:
-    """Another model, rate or smoothing, a newer video or a damaged result is done again, the others are not."""
+    """Another model, rate or smoothing, a newer video, a damaged result or maps that are missing are done again."""
     out = tmp_path / "out"
     (folder / "b.mp4").unlink()
 
-    def run(model: str = "m", rate: float = 1.0, smoothing: float = 0.5) -> set[str]:
+    def run(model: str = "m", rate: float = 1.0, smoothing: float = 0.5, maps: bool = False) -> set[str]:
         """The names whose results are new."""
         before = {path: path.stat().st_ino for path in out.glob("*.json")}
-        done = list(localize_folder(folder, predictor, out, model=model, frames_per_second=rate, smoothing_s=smoothing))
+        how: dict[str, Any] = {"model": model, "frames_per_second": rate, "smoothing_s": smoothing, "maps": maps}
+        done = list(localize_folder(folder, predictor, out, **how))
         assert [path.name for path in done] == ["a.json", "c.json"]
         return {path.stem for path in done if before.get(path) != path.stat().st_ino}
 
@@ -116,6 +118,8 @@ def test_what_is_there_by_the_same_model_is_kept(folder: Path, predictor: Predic
     (out / "c.json").unlink()
     os.utime(folder / "a.mkv", (0, 0))
     assert run(model="m2", rate=2.0) == {"c"}
+    assert run(model="m2", rate=2.0, maps=True) == {"a", "c"}
+    assert run(model="m2", rate=2.0, maps=True) == set()
 
 
 def test_folders_that_cannot_be(folder: Path, predictor: Predictor, tmp_path: Path) -> None:

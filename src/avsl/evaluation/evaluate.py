@@ -14,6 +14,7 @@ from avsl.data.loading import RowReader
 from avsl.data.prepared.reader import PreparedData
 from avsl.evaluation.maps import Maps, compute_maps, guide
 from avsl.evaluation.scoring import (
+    GIVEN_METRIC,
     METRIC,
     PartScores,
     baselines,
@@ -46,7 +47,7 @@ class Evaluation:
             where all of it is silent), `caveats` of ``test``, and ``ogl``: None, or the threshold and parts once more
             with an object prior.
         table: CSV with a line for each test row.
-        validation: the validation rows' maps.
+        validation: the validation rows' maps; the test rows' where no validation row was scored.
         validation_ciou: (N,) float64, what they score, each at the threshold that the other half of the recordings
             chooses; NaN on silent rows.
     """
@@ -63,22 +64,33 @@ def score_model(
     parts: Mapping[str, NDArray[np.int64]],
     batch_size: int,
     prior: ObjectPrior | None = None,
+    *,
+    threshold: float | None = None,
 ) -> Evaluation:
     """Score a model.
 
     Args:
         members: localizers whose confidences are averaged, in evaluation mode.
         reader: of the prepared data.
-        parts: row numbers by part; ``validation`` chooses the threshold, the others are test parts.
+        parts: row numbers by part; ``validation`` chooses the threshold, the others are test parts. With ``threshold``
+            there is no ``validation``.
         batch_size: rows the model sees at a time.
         prior: scored with the model beside the model alone, with a threshold chosen for the two.
+        threshold: the fixed one, where it was chosen on another data set; localizers are not scored alone then, as
+            they have other thresholds.
     """
     # One part is enough to see whether a model listens.
     computed = {p: compute_maps(members, reader, rows, batch_size, shuffle=p == "test") for p, rows in parts.items()}
-    scores, threshold = _score_parts(computed)
-    figures: dict[str, Any] = {"metric": METRIC, "threshold": threshold}
+    if threshold is None:
+        metric = METRIC
+        scores, threshold = _score_parts(computed)
+        singles = range(len(members) if len(members) > 1 else 0)
+    else:
+        metric, singles = GIVEN_METRIC, range(0)
+        scores = {part: score_part(part, maps, threshold) for part, maps in computed.items()}
+    figures: dict[str, Any] = {"metric": metric, "threshold": threshold}
     figures |= {part: found.figures | _detection(part, scores, computed, threshold) for part, found in scores.items()}
-    for k in range(len(members) if len(members) > 1 else 0):
+    for k in singles:
         alone = {part: maps.member(k) for part, maps in computed.items() if part in ("validation", "test")}
         own, cut = _score_parts(alone)
         figures[f"member_{k}"] = {"threshold": cut} | {part: found.figures for part, found in own.items()}
@@ -103,7 +115,8 @@ def score_model(
         figures["ogl"] = prior.config.model_dump(mode="json") | {"threshold": cut} | scored
     tests = {part: found for part, found in scores.items() if part != "validation"}
     table = _table(reader.data, parts, tests)
-    return Evaluation(figures, table, computed["validation"], scores["validation"].ciou)
+    shown = "validation" if "validation" in parts else "test"
+    return Evaluation(figures, table, computed[shown], scores[shown].ciou)
 
 
 def _score_parts(computed: Mapping[str, Maps]) -> tuple[dict[str, PartScores], float]:

@@ -17,6 +17,7 @@ from avsl.metrics import METRICS, DetectionScore, PartScore
 from avsl.models import average
 from avsl.schema import ConfigError
 
+GIVEN_METRIC = "CIoU@0.5, fixed threshold of the model"
 METRIC = "CIoU@0.5, threshold cross-fitted on validation"
 
 

@@ -27,6 +27,7 @@ def localize_folder(
     model: str,
     frames_per_second: float = 1.0,
     smoothing_s: float = 0.5,
+    maps: bool = False,
 ) -> Iterator[Path]:
     """Write where the sound comes from in every video of a folder, not of the folders in it.
 
@@ -41,6 +42,7 @@ def localize_folder(
         model: where the model is from, for the record.
         frames_per_second: times in a second.
         smoothing_s: time constant of the average over time, in seconds.
+        maps: whether to write the maps as arrays too.
 
     Yields:
         Each video's JSON file, in order of the videos' names.
@@ -59,13 +61,20 @@ def localize_folder(
     failed = 0
     for video in videos:
         target = out_dir / f"{video.stem}.json"
-        if _is_done(target, video, settings):
+        arrays = target.with_suffix(".npz")
+        if _is_done(target, video, settings) and (not maps or _is_newer(arrays, video)):
             log.info("%s: there already", target)
             yield target
             continue
         try:
             yield localize_video(
-                video, predictor, out_dir, model=model, frames_per_second=frames_per_second, smoothing_s=smoothing_s
+                video,
+                predictor,
+                out_dir,
+                model=model,
+                frames_per_second=frames_per_second,
+                smoothing_s=smoothing_s,
+                maps=maps,
             )
         except DataError as error:
             failed += 1
@@ -77,11 +86,14 @@ def localize_folder(
 def _is_done(target: Path, video: Path, settings: Mapping[str, object]) -> bool:
     try:
         record = json.loads(target.read_bytes())
-        written = target.stat().st_mtime
     except (FileNotFoundError, ValueError):
         return False
     return (
         isinstance(record, dict)
         and {"video": video.name, **settings}.items() <= record.items()
-        and written >= video.stat().st_mtime
+        and _is_newer(target, video)
     )
+
+
+def _is_newer(target: Path, video: Path) -> bool:
+    return target.is_file() and target.stat().st_mtime >= video.stat().st_mtime

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +21,7 @@ from avsl.data.media.container import media_duration
 from avsl.data.media.image import resize_frame
 from avsl.data.media.video import Shot, iter_shots
 from avsl.errors import DataError
-from avsl.files import write_json
+from avsl.files import whole_file, write_json
 from avsl.inference.predictor import Box, Predictor, find_boxes
 from avsl.inference.video_writer import write_video
 from avsl.viz.overlay import captioned, contact_sheet, overlay, save_png
@@ -82,11 +84,14 @@ class _Looker:
         tiles: of the sheet.
     """
 
-    def __init__(self, path: Path, predictor: Predictor, smoothing_s: float, damage: list[str]) -> None:
+    def __init__(
+        self, path: Path, predictor: Predictor, smoothing_s: float, damage: list[str], spool: IO[bytes] | None
+    ) -> None:
         self.rows: list[dict[str, Any]] = []
         self.tiles = _Tiles()
         self._predictor = predictor
         self._smoothing_s = smoothing_s
+        self._spool = spool
         self._times: deque[float] = deque()
         times = iter(self._times.popleft, None)  # a time is put in before a window is asked for
         self._windows = iter_audio(path, times, predictor.duration_s, predictor.sample_rate, damage)
@@ -104,6 +109,8 @@ class _Looker:
             if self._before is not None and self._before.heard and self._smoothing_s > 0:
                 kept = math.exp((self._before.time_s - time) / self._smoothing_s)
                 found = np.float32(kept) * self._before.map + np.float32(1 - kept) * found
+        if self._spool is not None:
+            self._spool.write(found.astype(np.float16).tobytes())
         self._before = look = _Look(time, found, window is not None)
         boxes, words = self.judge(found, look.heard)
         if self.tiles.wants(len(self.rows)):
@@ -178,6 +185,7 @@ def localize_video(
     model: str,
     frames_per_second: float = 1.0,
     smoothing_s: float = 0.5,
+    maps: bool = False,
 ) -> Path:
     """Write where the sound comes from, at regular times of a video, and draw it on all of its frames.
 
@@ -198,6 +206,9 @@ def localize_video(
         model: where the model is from, for the record.
         frames_per_second: times in a second; each lies in the middle of its interval.
         smoothing_s: time constant of the average, in seconds; 0 for none.
+        maps: whether to write ``<stem>.npz`` too, a row for each time: ``confidence``, (N, S, S) in half precision, the
+            averaged map on the square frame that the model sees, 0 without a sound; ``time_s``, (N,) in seconds;
+            ``heard``, (N,) bool, whether there is a sound.
 
     Returns:
         The JSON file: ``seconds`` lists ``time_s``, ``confidence`` (the map's highest, in [0, 1], or null),
@@ -217,11 +228,15 @@ def localize_video(
         raise DataError(f"{path}: its overlay would take its own place: choose another folder")
     length = media_duration(path)
     damage: list[str] = []
-    looker = _Looker(path, predictor, smoothing_s, damage)
-    with progress_bar(path.name, max(1, round(length * frames_per_second))) as bar:
-        frames = _frames(iter_shots(path, damage), looker, frames_per_second, bar.advance)
-        write_video(annotated, frames, path)
-        bar.set_total(len(looker.rows))
+    # On disk until they are written, so that memory does not grow with the video's length.
+    with tempfile.TemporaryFile() if maps else nullcontext() as spool:
+        looker = _Looker(path, predictor, smoothing_s, damage, spool)
+        with progress_bar(path.name, max(1, round(length * frames_per_second))) as bar:
+            frames = _frames(iter_shots(path, damage), looker, frames_per_second, bar.advance)
+            write_video(annotated, frames, path)
+            bar.set_total(len(looker.rows))
+        if spool is not None:
+            _write_maps(target.with_suffix(".npz"), spool, looker.rows, predictor.image_size)
     for sentence in damage:
         log.warning("%s: %s", path, sentence)
     heading = f"{path.name} · {model} · trained on {predictor.trained_on or 'unknown data'}"
@@ -240,6 +255,17 @@ def localize_video(
     }
     write_json(target, record)
     return target
+
+
+def _write_maps(target: Path, spool: IO[bytes], rows: list[dict[str, Any]], side: int) -> None:
+    spool.flush()
+    with whole_file(target) as part, part.open("wb") as file:
+        np.savez_compressed(
+            file,
+            confidence=np.memmap(spool, np.float16, "r", shape=(len(rows), side, side)),
+            time_s=np.array([row["time_s"] for row in rows]),
+            heard=np.array([row["confidence"] is not None for row in rows]),
+        )
 
 
 def _drawn(frame: NDArray[np.uint8], confidence: NDArray[np.float32], boxes: list[Box]) -> NDArray[np.uint8]:

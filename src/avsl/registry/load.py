@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avsl.data.datasets import DATASETS, on_disk
 from avsl.inference.predictor import Predictor
@@ -11,6 +14,9 @@ from avsl.registry.rules import model_name
 from avsl.registry.versions import CHAMPION, model_folder, parse_address
 from avsl.schema import ConfigError
 from avsl.tracking.store import open_store
+
+if TYPE_CHECKING:
+    from avsl.config.models import Config
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +59,25 @@ def load_predictor(
     config = compose()
     with model_folder(open_store(config.tracking, config.root, writes=False), uri) as (folder, found):
         return _checked(Predictor.load(folder, device), found)
+
+
+@contextmanager
+def exported_model(model: str, config: Config) -> Iterator[tuple[Path, str]]:
+    """A model's exported form and where it is from, for as long as the context lasts.
+
+    Args:
+        model: its folder, or ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        config: says where the registry is.
+
+    Raises:
+        TrackingError: there is no such folder, and no such registered model.
+    """
+    if Path(model).is_dir():
+        yield Path(model), model
+        return
+    parse_address(model)
+    with model_folder(open_store(config.tracking, config.root, writes=False), model) as found:
+        yield found
 
 
 def _checked(predictor: Predictor, source: str) -> tuple[Predictor, str]:

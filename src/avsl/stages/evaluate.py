@@ -115,9 +115,10 @@ def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Seque
 
 
 def write_evaluation(config: Config, data: PreparedData, result: Evaluation, scores: Figures, folder: Path) -> None:
-    """Leave ``per_sample.csv``, ``validation.npz``, ``gallery.png`` and, of ``scores``, ``metrics.json``."""
+    """Leave ``per_sample.csv``, ``gallery.png``, ``metrics.json`` of ``scores``, ``validation.npz`` of validation."""
     write_text(folder / "per_sample.csv", result.table)
-    _save_validation(data, result, folder / "validation.npz")
+    if "validation" in result.figures:
+        _save_validation(data, result, folder / "validation.npz")
     _draw_gallery(config, data, result, scores.threshold, folder / "gallery.png")
     scores.save(folder)
 
@@ -166,7 +167,7 @@ def _save_validation(data: PreparedData, result: Evaluation, target: Path) -> No
 
 
 def _draw_gallery(config: Config, data: PreparedData, result: Evaluation, threshold: float, target: Path) -> None:
-    """Validation clips, drawn by lot so that no choice flatters."""
+    """Clips, drawn by lot so that no choice flatters."""
     maps = result.validation
     confidence = maps.confidence.numpy()
     front_end = LogMel(LogMelConfig(sample_rate=data.manifest.sample_rate))

@@ -58,7 +58,7 @@ def read_candidates(config: Config) -> list[Candidate]:
             log.warning("left out: %s was trained on another split than its seed's", trained)
             continue
         for caveat in scores.caveats:
-            log.warning("%s at %s: %s", evaluation.name, layout.ratio, caveat)
+            log.warning("%s at %s, seed %s: %s", method, layout.ratio, seed, caveat)
         candidates.append(
             Candidate(
                 run_id=how.run_id,
