@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -111,16 +112,49 @@ def make_loader(config: Config, reader: RowReader, split: Split, framework: Fram
     )
 
 
-@cache
-def code_hash() -> str:
-    """SHA-256 of the source of the package and of plugins: a checkpoint is not continued by other code.
+# What decides a training's result, beside the files of its framework and its objective. The DAG's stage `train` depends
+# on the same; tests/pipeline/test_dag.py compares the two.
+DECISIVE = (
+    "build.py",
+    "data/loading.py",
+    "data/prepared/format.py",
+    "data/prepared/reader.py",
+    "data/transforms.py",
+    "distributed.py",
+    "evaluation",
+    "frameworks/branch.py",
+    "frameworks/label_memory.py",
+    "functional",
+    "metrics",
+    "models",
+    "stages/train.py",
+    "training",
+    "types.py",
+)
+
+
+def code_hash(config: Config) -> str:
+    """SHA-256 of the source that decides a training's result: a training of other code is neither kept nor continued.
 
     Read once, before a training starts: an edit meanwhile is not what it ran.
     """
+    methods = (FRAMEWORKS[config.framework.name][1], OBJECTIVES[config.objective.name][1])
+    return _code_hash(tuple(method.__module__ for method in methods))
+
+
+@cache
+def _code_hash(methods: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     folder = Path(__file__).parent
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    found = [
+        path
+        for name in DECISIVE
+        for path in ((folder / name).rglob("*.py") if (folder / name).is_dir() else [folder / name])
+    ]
+    found += [Path(str(sys.modules[name].__file__)) for name in methods]
+    for path in sorted(found):
+        name = str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     for name, path in plugin_files().items():
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

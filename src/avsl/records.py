@@ -111,7 +111,7 @@ class RunRecord(Record):
         config_hash: of the configuration, without data and code.
         split_hash: of the split.
         data_hash: of the prepared data set.
-        code_hash: of the package's source.
+        code_hash: of the source that decides a training's result.
         identity: of all that decides the result.
         model_hash: of the exported model, :func:`avsl.models.hashing.hash_model`.
         validation: scores of the exported model; None where no row has boxes.

@@ -202,7 +202,7 @@ def test_a_checkpoint_belongs_to_one_configuration_split_and_code(
         assert found(change) is None, change
     split(["split.seed=1", "root=outputs"])
     assert find_checkpoint(checkpoint, identity(compose(), Split.load(layout().split))) is None
-    monkeypatch.setattr(fit, "code_hash", lambda: "edited")
+    monkeypatch.setattr(fit, "code_hash", lambda config: "edited")
     assert found() is None
 
 

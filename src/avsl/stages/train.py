@@ -160,7 +160,7 @@ def train_and_export(
         config_hash=config.training_hash(),
         split_hash=drawn.content_hash,
         data_hash=drawn.data_hash,
-        code_hash=code_hash(),
+        code_hash=code_hash(config),
         identity=identity(config, drawn, layout.start),
         model_hash=hash_model(layout.train / "model"),
         validation=validation,

@@ -46,7 +46,7 @@ _SIGINT_CODE, _SIGTERM_CODE = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 def identity(config: Config, split: Split, start: Path | None = None) -> str:
     """SHA-256 of everything that determines a training's result: configuration, data, split, start weights, code."""
-    digest = hashlib.sha256("\n".join([config.training_hash(), split.content_hash, code_hash()]).encode())
+    digest = hashlib.sha256("\n".join([config.training_hash(), split.content_hash, code_hash(config)]).encode())
     if start is not None:
         for path in (start_file(start, k) for k in (0, 1)):
             digest.update(path.read_bytes() if path.is_file() else b"")
