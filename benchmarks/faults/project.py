@@ -38,13 +38,13 @@ _PARAMS = {
     "evaluate": {"gallery": 2},
     "tracking": {"system_metrics": False},
 }
-_COMMON = {"warmup_steps": {"low": 4, "high": 8, "step": 2}, "contrastive_weight": {"high": 2.0}}
+_COMMON = {"warmup_steps": {"kind": "int", "low": 4, "high": 8, "step": 2}, "contrastive_weight": {"high": 2.0}}
 _TUNE = {
     **{"defaults": ["full", "_self_"], "name": "small", "trials": 3, "startup": 2, "concurrency": 1},
     "scheduler": {"grace": 1, "reduction": 2},
     "spaces": {
         "dmt": _COMMON | {"delta": {"low": 0.01}, "tau": {"low": 0.0}},
-        "xpl": _COMMON | {"pacing": {"length": {"low": 4, "high": 24, "step": 4}}},
+        "xpl": _COMMON | {"pacing": {"length": {"kind": "int", "low": 4, "high": 24, "step": 4}}},
     },
 }
 

@@ -46,7 +46,7 @@ trainer:
 evaluate: {gallery: 2}
 tracking: {system_metrics: false}
 """
-_COMMON = {"warmup_steps": {"low": 4, "high": 8, "step": 2}, "contrastive_weight": {"high": 2.0}}
+_COMMON = {"warmup_steps": {"kind": "int", "low": 4, "high": 8, "step": 2}, "contrastive_weight": {"high": 2.0}}
 _TUNE: dict[str, Any] = {
     "defaults": ["full", "_self_"],
     "name": "small",
@@ -56,7 +56,7 @@ _TUNE: dict[str, Any] = {
     "scheduler": {"grace": 1, "reduction": 2},
     "spaces": {
         "dmt": _COMMON,
-        "xpl": _COMMON | {"pacing": {"length": {"low": 4, "high": 24, "step": 4}}},
+        "xpl": _COMMON | {"pacing": {"length": {"kind": "int", "low": 4, "high": 24, "step": 4}}},
         "mean_teacher": _COMMON,
         "pseudo_label": _COMMON,
     },

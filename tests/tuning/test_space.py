@@ -152,7 +152,7 @@ def test_settings_of_a_sweep_are_its_own_and_reproduced(project: Path) -> None:
     assert config.data.settings.model_dump()["n_train"] == 1000
     assert config.trainer.epochs == 2
     values = {"framework.dmt.delta": 0.31, "framework.dmt.ema_decay": 0.9876}
-    assert compose(request.searched("dmt", values)) == config
+    assert compose(request.searched("dmt", values)).model_copy(update={"variant": config.variant}) == config
     assert not math.isclose(compose([]).data.settings.model_dump()["n_train"], 1000)
     (other,) = read_requests(["tune=demo", "data=vggss", "data.vggss.root=x", "tune.settings.data.vggss.image_size=96"])
     assert other.config("dmt", {}).data.settings.model_dump()["image_size"] == 96
@@ -161,10 +161,16 @@ def test_settings_of_a_sweep_are_its_own_and_reproduced(project: Path) -> None:
 def test_what_a_sweep_sets_is_searched_and_what_a_person_sets_is_not(project: Path) -> None:
     """A sweep's settings move where its search starts; a key on the command line is fixed."""
     key = "framework.xpl.warmup_steps"
-    (request,) = read_requests(["tune=demo", "framework=xpl"])
-    assert request.defaults("xpl")[key] == 150
+    asked = [
+        "tune=demo",
+        "framework=xpl",
+        "tune.settings.framework.xpl.warmup_steps=0.2",
+        "framework.xpl.pacing.length=0.4",
+    ]
+    (request,) = read_requests(asked)
+    assert request.defaults("xpl")[key] == 0.2
     assert compose(["framework=xpl"]).framework.settings.model_dump()["warmup_steps"] == 8
-    (stated,) = read_requests(["tune=demo", "framework=xpl", f"{key}=100"])
+    (stated,) = read_requests([*asked, f"{key}=100"])
     assert key not in stated.space("xpl")
     assert stated.config("xpl", {}).framework.settings.model_dump()["warmup_steps"] == 100
 

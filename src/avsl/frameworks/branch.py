@@ -232,13 +232,13 @@ class HardLabelConfig(StrictConfig):
         "delta": {"kind": "float", "low": 0.2, "high": 0.7},
         "unlabeled_weight": {"kind": "log", "low": 0.1, "high": 3.0},
         "contrastive_weight": {"kind": "log", "low": 0.03, "high": 1.0},
-        "warmup_steps": {"kind": "int", "low": 50, "high": 200, "step": 10},
+        "warmup_steps": {"kind": "float", "low": 0.05, "high": 0.3},
     }
 
     delta: float = Field(0.6, ge=0, le=1)
     unlabeled_weight: float = Field(1.0, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
-    warmup_steps: Steps = 200
+    warmup_steps: Steps = 0.12
 
 
 def hard_label_step(

@@ -34,23 +34,22 @@ class DMTConfig(HardLabelConfig):
         tau: τ, IoU of the two teachers' masks from which a clip is accepted.
         target: Y, the pseudo-label; the method is the ``intersection`` of the two masks, its ablations are their
             ``union`` and the mask of the ``first`` teacher.
-        ema_decay: β of the teachers.
-        ema_half_life: steps after which a student's weight in the average has halved, below 1 a share of the training;
-            0 uses ``ema_decay``.
+        ema_half_life: steps after which a student's weight in the average has halved; below 1 a share of the training.
+        ema_decay: β of the teachers, in place of the one that ``ema_half_life`` gives; None for that.
     """
 
     # In the order in which a sweep samples them.
     SPACE: ClassVar[Mapping[str, Any]] = {
         "delta": HardLabelConfig.SPACE["delta"],
         "tau": {"kind": "float", "low": 0.1, "high": 0.8},
-        "ema_decay": {"kind": "log_complement", "low": 0.9, "high": 0.999},
+        "ema_half_life": {"kind": "log", "low": 0.01, "high": 0.2},
         **HardLabelConfig.SPACE,
     }
 
     tau: float = Field(0.5, ge=0, le=1)
     target: Literal["intersection", "union", "first"] = "intersection"
-    ema_decay: float = Field(0.99, ge=0, lt=1)
-    ema_half_life: Steps = 0
+    ema_half_life: Steps = Field(0.04, gt=0)
+    ema_decay: float | None = Field(None, ge=0, lt=1)
 
 
 class DMT(nn.Module):
@@ -72,7 +71,7 @@ class DMT(nn.Module):
     def __init__(self, make_branch: MakeBranch, config: DMTConfig) -> None:
         super().__init__()
         self.config = config
-        self.decay = half_life_decay(config.ema_half_life) if config.ema_half_life else config.ema_decay
+        self.decay = half_life_decay(config.ema_half_life) if config.ema_decay is None else config.ema_decay
         students = [make_branch(0), make_branch(1)]
         self.n_views = students[0].needs.views
         self.pairs = [(student, Teacher(student)) for student in students]

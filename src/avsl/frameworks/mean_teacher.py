@@ -18,18 +18,17 @@ class MeanTeacherConfig(HardLabelConfig):
     """Mean teacher.
 
     Attributes:
-        ema_decay: β of the teacher.
-        ema_half_life: steps after which a student's weight in the average has halved, below 1 a share of the training;
-            0 uses ``ema_decay``.
+        ema_half_life: steps after which a student's weight in the average has halved; below 1 a share of the training.
+        ema_decay: β of the teacher, in place of the one that ``ema_half_life`` gives; None for that.
     """
 
     SPACE: ClassVar[Mapping[str, Any]] = {
         **HardLabelConfig.SPACE,
-        "ema_decay": {"kind": "log_complement", "low": 0.9, "high": 0.999},
+        "ema_half_life": {"kind": "log", "low": 0.01, "high": 0.2},
     }
 
-    ema_decay: float = Field(0.99, ge=0, lt=1)
-    ema_half_life: Steps = 0
+    ema_half_life: Steps = Field(0.04, gt=0)
+    ema_decay: float | None = Field(None, ge=0, lt=1)
 
 
 class MeanTeacher(nn.Module):
@@ -49,7 +48,7 @@ class MeanTeacher(nn.Module):
     def __init__(self, make_branch: MakeBranch, config: MeanTeacherConfig) -> None:
         super().__init__()
         self.config = config
-        self.decay = half_life_decay(config.ema_half_life) if config.ema_half_life else config.ema_decay
+        self.decay = half_life_decay(config.ema_half_life) if config.ema_decay is None else config.ema_decay
         self.student = make_branch(0)
         self.n_views = self.student.needs.views
         self.teacher = Teacher(self.student)

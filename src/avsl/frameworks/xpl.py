@@ -68,12 +68,12 @@ class XPLConfig(StrictConfig):
         "label_momentum": {"kind": "float", "low": 0.0, "high": 0.9},
         "pacing": {
             "start": {"kind": "float", "low": 0.1, "high": 0.8},
-            "length": {"kind": "int", "low": 50, "high": 400, "step": 10},
+            "length": {"kind": "float", "low": 0.1, "high": 0.7},
             "shape": {"kind": "categorical", "values": ["linear", "root", "step"]},
         },
         "unlabeled_weight": {"kind": "log", "low": 0.1, "high": 3.0},
         "contrastive_weight": {"kind": "log", "low": 0.03, "high": 1.0},
-        "warmup_steps": {"kind": "int", "low": 50, "high": 300, "step": 10},
+        "warmup_steps": {"kind": "float", "low": 0.05, "high": 0.3},
     }
 
     temperature: float = Field(0.5, gt=0, le=1)
@@ -82,7 +82,7 @@ class XPLConfig(StrictConfig):
     pacing: PacingConfig = PacingConfig()
     unlabeled_weight: float = Field(1.0, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
-    warmup_steps: Steps = 200
+    warmup_steps: Steps = 0.12
 
 
 class XPL(nn.Module):
