@@ -20,6 +20,8 @@ from avsl.report.tables import report
 
 _PROJECT = Path(__file__).parents[2]
 
+# A seed's test CIoU is that of the cell and 5 points more for each seed above 1.
+_SEEDS = (0, 1, 2)
 _CELLS = (("supervised", 0.1, 0.25), ("dmt", 0.1, 0.5), ("supervised", 1.0, 0.75), ("dmt", 0.03, 0.125))
 
 
@@ -31,9 +33,16 @@ def _scores(ciou: float) -> dict[str, float]:
 
 
 def _evaluate(
-    make_run: Callable[..., RunRecord], base: Path, framework: str, ratio: float, ciou: float, objective: str = "ezvsl"
+    make_run: Callable[..., RunRecord],
+    base: Path,
+    framework: str,
+    ratio: float,
+    ciou: float,
+    objective: str = "ezvsl",
+    seed: int = 0,
 ) -> None:
-    run = make_run(framework, objective, ratio, labeled=round(400 * ratio))
+    run = make_run(framework, objective, ratio, labeled=round(400 * ratio), seed=seed)
+    cell = Path(str(ratio), f"{framework}-{objective}", str(seed))
     figures: dict[str, Any] = {
         "metric": "CIoU@0.5",
         "threshold": 0.4,
@@ -45,7 +54,8 @@ def _evaluate(
             "by_size": {"small": {"n": 8, "ciou": ciou / 2}, "large": {"n": 32, "ciou": 9 * ciou / 8}},
             "by_class": {"dog, <barking>": {"n": 40, "ciou": ciou}},
         }
-        | _scores(ciou),
+        | _scores(ciou)
+        | {"boxed_silence": 0.02, "boxed_noise": 0.04, "boxed_offscreen": 0.3},
         "test_offscreen": {"n": 0, "n_silent": 15, "n_listed": 15, "false_positive_rate": 0.2},
         "baselines": {
             "whole_image": _scores(0.01) | {"ciou_oracle": 0.0},
@@ -57,23 +67,24 @@ def _evaluate(
         for k in (0, 1):
             alone = figures["validation"] | {"ciou": ciou - 0.1 * (k + 1)}
             figures[f"member_{k}"] = {"threshold": 0.5, "validation": alone, "test": alone}
-    folder = base / "evaluate" / str(ratio) / f"{framework}-{objective}" / "0"
+    folder = base / "evaluate" / cell
     EvaluationRecord.of(run, figures).save(folder)
-    hits = [f"t{k},r{k},test,a,0.1,{0.75 if k < 40 * ciou else 0.25},0.9\n" for k in range(40)]
+    hits = [f"t{k},r{k},test,a,0.1,{0.75 if k < round(40 * ciou) else 0.25},0.9\n" for k in range(40)]
     silent = [f"o{k},r{k},test_offscreen,a,0.0,,0.9\n" for k in range(15)]
     (folder / "per_sample.csv").write_text(
         "".join(["sample_id,recording,part,label,area,ciou,max_confidence\n", *hits, *silent])
     )
-    ids = Split.load(base / "split" / str(ratio) / "0.json").validation
+    ids = Split.load(base / "split" / str(ratio) / f"{seed}.json").validation
     rng = np.random.default_rng(round(1000 * ciou))
     np.savez(
         folder / "validation.npz",
         sample_id=np.array(ids),
+        recording=np.array(ids),
         confidence=rng.random((len(ids), 4, 4)).astype(np.float16),
         ciou=np.append(rng.random(len(ids) - 1), np.nan).astype(np.float32),
     )
 
-    trained = base / "train" / str(ratio) / f"{framework}-{objective}" / "0"
+    trained = base / "train" / cell
     trained.mkdir(parents=True)
     pseudo = ",pseudo/acceptance,pseudo/precision,pseudo/recall" if framework == "dmt" else ""
     lines = [f"epoch,train/loss,val/ciou{pseudo}", f"1.0,2.5,0.0{',,,' * bool(pseudo)}"]
@@ -84,13 +95,13 @@ def _evaluate(
 
 @pytest.fixture(scope="session")
 def cells() -> tuple[tuple[str, float, float], ...]:
-    """Framework, label ratio and test CIoU of each evaluation."""
+    """Framework, label ratio and mean test CIoU of each cell."""
     return _CELLS
 
 
 @pytest.fixture(scope="session")
 def template(make_run_record: Callable[..., RunRecord], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared set, its splits and four evaluations; to be copied, not changed."""
+    """A prepared set, its splits and four evaluated cells of three seeds; to be copied, not changed."""
     base = tmp_path_factory.mktemp("template") / "synthetic"
     none = {"n_small": 0, "n_duet": 0, "n_unheard": 0, "n_swap": 0}
     small = {"image_size": 32, "duration_s": 0.25, "n_train": 40, "n_validation": 12, "n_test": 3, "n_offscreen": 2}
@@ -98,9 +109,13 @@ def template(make_run_record: Callable[..., RunRecord], tmp_path_factory: pytest
     data = PreparedData.open(base / "prepared")
     for ratio in {ratio for _, ratio, _ in _CELLS}:
         (base / "split" / str(ratio)).mkdir(parents=True)
-        make_split(data, SplitConfig(label_ratio=ratio)).save(base / "split" / str(ratio) / "0.json")
-    for cell in _CELLS:
-        _evaluate(make_run_record, base, *cell)
+        for seed in _SEEDS:
+            make_split(data, SplitConfig(label_ratio=ratio, seed=seed)).save(
+                base / "split" / str(ratio) / f"{seed}.json"
+            )
+    for framework, ratio, ciou in _CELLS:
+        for seed in _SEEDS:
+            _evaluate(make_run_record, base, framework, ratio, ciou + 0.05 * (seed - 1), seed=seed)
     return base
 
 
@@ -112,14 +127,14 @@ def base(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.fixture
-def add_evaluation(make_run_record: Callable[..., RunRecord], base: Path) -> Callable[[str, float, float, str], None]:
-    """Adds an evaluation to that folder: framework, label ratio, test CIoU, objective."""
+def add_evaluation(make_run_record: Callable[..., RunRecord], base: Path) -> Callable[..., None]:
+    """Adds an evaluation to that folder: framework, label ratio, test CIoU, objective, seed."""
     return partial(_evaluate, make_run_record, base)
 
 
 @pytest.fixture(scope="session")
 def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report's folder, made from the four evaluations; to be read."""
+    """The report's folder, made from the four cells; to be read."""
     root = tmp_path_factory.mktemp("made")
     shutil.copytree(template, root / "synthetic")
     with contextlib.chdir(_PROJECT):

@@ -30,7 +30,7 @@ def test_it_opens_alone_and_whole(chromium: Browser, made: Path, width: int) -> 
     assert complaints == []
     assert {url for url in asked if not url.startswith("data:")} == {address}
     widths = page.eval_on_selector_all("img", "images => images.map(image => [image.naturalWidth, image.width])")
-    assert len(widths) == 6
+    assert len(widths) == 7
     for natural, shown in widths:
         # Neither blown up nor shrunk until its words cannot be read.
         assert min(natural, 700) <= shown <= natural
@@ -50,8 +50,8 @@ def test_it_is_reached_by_its_links_and_unfolds(chromium: Browser, made: Path) -
         heading = page.locator(str(link.get_attribute("href")))
         assert heading.inner_text() == link.inner_text()
         assert page.evaluate("element => element.getBoundingClientRect().top < 800", heading.element_handle())
-    command = page.get_by_text("avsl train framework=dmt split.label_ratio=0.1", exact=True)
+    command = page.get_by_text("avsl train framework=dmt split.label_ratio=0.1", exact=True).first
     assert not command.is_visible()
-    page.locator("summary", has_text="dmt, 10").click()
+    page.locator("summary", has_text="dmt, 10").first.click()
     assert command.is_visible()
     page.close()

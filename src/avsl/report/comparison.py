@@ -3,42 +3,161 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from avsl.data.prepared.reader import PreparedData
 from avsl.paths import Layout
 from avsl.records import EvaluationRecord, RunRecord
+from avsl.statistics import Needed, Pair, Summary, plan, untold_groups
+
+# Share of frames given a box with a sound that no source in view makes, by its key among the scores.
+NEGATIVES = {"boxed_silence": "silence", "boxed_noise": "noise", "boxed_offscreen": "off-screen sound"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One seed of a cell.
+
+    Attributes:
+        run: the training.
+        scores: its evaluation.
+        trained: folder of what the training left.
+        evaluation: folder of what the evaluation left.
+    """
+
+    run: RunRecord
+    scores: EvaluationRecord
+    trained: Path
+    evaluation: Path
+
+    @property
+    def curves(self) -> list[dict[str, str]]:
+        """The epochs, values as they were written; empty where an epoch has none."""
+        with (self.trained / "curves.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An evaluated model: a framework over an objective at a label ratio.
+    """A framework over an objective at a label ratio, trained with one or more seeds.
 
     Attributes:
-        scores: its evaluation.
-        run: its training.
-        interval: 95 % interval of test CIoU, in per cent.
         model: its name in tables and figures: the framework, with the objective where there are several.
+        trainings: by seed, rising; at least one.
+        test: CIoU@0.5 on the part ``test``, in [0, 1]: mean, SD and interval over seeds and recordings.
     """
 
-    scores: EvaluationRecord
-    run: RunRecord
-    interval: tuple[float, float]
     model: str
+    trainings: Mapping[int, Training]
+    test: Summary
+
+    @property
+    def first(self) -> Training:
+        """The training with the lowest seed, for what all seeds share."""
+        return next(iter(self.trainings.values()))
+
+    @property
+    def framework(self) -> str:
+        """Its name."""
+        return self.first.run.framework
+
+    @property
+    def objective(self) -> str:
+        """Its name."""
+        return self.first.run.objective
 
     @property
     def label_ratio(self) -> float:
         """In (0, 1]."""
-        return self.scores.label_ratio
+        return self.first.run.label_ratio
 
     @property
-    def test_ciou(self) -> float:
-        """CIoU@0.5 on the part ``test``, in [0, 1]."""
-        return self.scores.test.scores["ciou"]
+    def best(self) -> Training:
+        """The training with the highest validation score, the first of equals."""
+        return max(self.trainings.values(), key=lambda training: training.scores.validation.scores["ciou"])
+
+    @property
+    def train_seconds(self) -> float:
+        """Of a training, on average."""
+        return fmean(training.run.train_seconds for training in self.trainings.values())
+
+    def mean(self, score: Callable[[EvaluationRecord], float | None]) -> float | None:
+        """The mean of a score over the seeds; None where a seed does not have it."""
+        return _mean(score(training.scores) for training in self.trainings.values())
+
+    def mean_test(self, name: str, *, guided: bool = False) -> float | None:
+        """The mean over the seeds of a score of the part ``test``, by its name; None where a seed does not have it.
+
+        With ``guided`` of the model with the object prior.
+        """
+        of = [training.scores.ogl if guided else training.scores for training in self.trainings.values()]
+        return _mean(None if scores is None else scores.test.scores.get(name) for scores in of)
+
+    @property
+    def guided(self) -> bool:
+        """Whether every seed was scored with an object prior (OGL) too."""
+        return all(training.scores.ogl is not None for training in self.trainings.values())
+
+    def mean_curve(self, name: str) -> list[tuple[float, float]]:
+        """(epoch, mean over the seeds) of a training's curve, at the epochs where every seed has a value."""
+        values: dict[float, list[float]] = {}
+        for training in self.trainings.values():
+            for line in training.curves:
+                if line.get(name):
+                    values.setdefault(float(line["epoch"]), []).append(float(line[name]))
+        return [(epoch, fmean(of)) for epoch, of in sorted(values.items()) if len(of) == len(self.trainings)]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The methods of one label ratio against each other.
+
+    Attributes:
+        label_ratio: in (0, 1].
+        cells: those with the most seeds first, by falling mean.
+        pairs: of models in the order of the cells, each with its verdict; none of a single model.
+    """
+
+    label_ratio: float
+    cells: Sequence[Cell]
+    pairs: Sequence[Pair]
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """Models of which no two are told apart."""
+        return untold_groups(self.pairs)
+
+    def needed(self, pair: Pair) -> Needed:
+        """What would tell a difference of this size, if the pair is not told apart."""
+        return plan(pair.difference, pairs=len(self.pairs))
+
+    def answer(self) -> str:
+        """One sentence: the best model, what it is better than by how much, and what it is not told apart from."""
+        best, seeds = self.cells[0], len(self.cells[0].trainings)
+        named = f"{format_ratio(self.label_ratio)}: {best.model}"
+        mean = f"{format_summary(best.test)} over {count(seeds, 'seed')}"
+        if len(self.cells) == 1:
+            return f"{named}, {mean}; no other model at this ratio"
+        if seeds == 1:
+            return f"{named} has the highest CIoU, {mean}; no verdict on methods, as each has one seed"
+        of_best = [pair for pair in self.pairs if pair.first == best.model]
+        untold = [pair.second for pair in of_best if pair.verdict == "not told apart"]
+        fewer = [cell.model for cell in self.cells if len(cell.trainings) < seeds]
+        told = next((pair for pair in of_best if pair.verdict == "better"), None)
+        parts = [f"{named} has the highest mean, {mean}"]
+        if told:
+            parts = [f"{named}, {format_difference(told.difference)} over {told.second}"]
+        if untold:
+            parts.append(f"not told apart from {join(untold)}")
+        if fewer:
+            parts.append(f"{join(fewer)} with fewer seeds")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -47,14 +166,18 @@ class Comparison:
 
     Attributes:
         layout: where all of it lies.
-        cells: the evaluations, by label ratio, framework and objective; at least one.
+        cells: by label ratio, framework and objective; at least one.
+        verdicts: of each label ratio, rising.
         rows: of the comparison's table.
+        pairs: rows of the table of pairs.
         baselines: test CIoU in per cent of what needs no model, by name.
     """
 
     layout: Layout
     cells: Sequence[Cell]
+    verdicts: Sequence[Verdicts]
     rows: Sequence[Mapping[str, Any]]
+    pairs: Sequence[Mapping[str, Any]]
     baselines: Mapping[str, float]
 
     @cached_property
@@ -70,22 +193,17 @@ class Comparison:
     @property
     def label_ratios(self) -> list[float]:
         """Rising."""
-        return sorted({cell.label_ratio for cell in self.cells})
+        return [verdicts.label_ratio for verdicts in self.verdicts]
 
     @property
     def ceiling(self) -> float:
-        """The best test CIoU with all labels; 0 where there is none."""
-        return max((cell.test_ciou for cell in self.cells if cell.label_ratio == 1), default=0.0)
+        """The best mean test CIoU with all labels; 0 where there is none."""
+        return max((cell.test.mean for cell in self.cells if cell.label_ratio == 1), default=0.0)
 
-    def folder(self, stage: str, cell: Cell) -> Path:
-        """What a stage (``train``, ``evaluate``) has left of a cell."""
-        method = f"{cell.scores.framework}-{cell.scores.objective}"
-        return self.layout.base / stage / str(cell.label_ratio) / method / str(cell.scores.seed)
 
-    def curves(self, cell: Cell) -> list[dict[str, str]]:
-        """The epochs of a cell's training, values as they were written; empty where an epoch has none."""
-        with (self.folder("train", cell) / "curves.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else fmean(value for value in known if value is not None)
 
 
 def format_ratio(ratio: float) -> str:
@@ -94,5 +212,38 @@ def format_ratio(ratio: float) -> str:
 
 
 def format_percent(value: float | None) -> str:
-    """A share in per cent, to one decimal; empty for None."""
-    return "" if value is None else f"{100 * value:.1f}"
+    """A share in per cent, to one decimal; empty for None and NaN."""
+    return "" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def format_interval(summary: Summary) -> str:
+    """The interval of a score in per cent, "2.2 to 8.0", within 0 to 100; empty where there is none."""
+    return _interval(summary, 0.0)
+
+
+def _interval(summary: Summary, lowest: float) -> str:
+    if math.isnan(summary.low):
+        return ""
+    return f"{100 * max(summary.low, lowest):.1f} to {100 * min(summary.high, 1.0):.1f}"
+
+
+def format_summary(summary: Summary) -> str:
+    """The mean of a score in per cent with its interval, "69.2 (65.1 to 73.0)"."""
+    interval = format_interval(summary)
+    return format_percent(summary.mean) + (f" ({interval})" if interval else "")
+
+
+def format_difference(difference: Summary) -> str:
+    """A difference in points with its interval, within -100 to 100: "+5.1 (2.2 to 8.0)"."""
+    interval = _interval(difference, -1.0)
+    return f"{100 * difference.mean:+.1f}" + (f" ({interval})" if interval else "")
+
+
+def count(number: int, what: str) -> str:
+    """A number of things: "1 seed", "3 seeds"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def join(names: Sequence[str]) -> str:
+    """Names as a sentence has them: "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

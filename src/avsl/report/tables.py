@@ -1,11 +1,11 @@
-"""The comparison of frameworks and objectives over label ratios, from what the evaluations left."""
+"""The report: tables, figures and the page of all methods, objectives and label ratios."""
 
 from __future__ import annotations
 
-import csv
-import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -14,150 +14,201 @@ from avsl.config.compose import compose
 from avsl.errors import DataError
 from avsl.files import write_json, write_text
 from avsl.paths import Layout
-from avsl.records import EvaluationRecord, Scores, StaleError, load_evaluated
-from avsl.report.comparison import Cell, Comparison
-from avsl.report.contents import make_page
-from avsl.statistics import bootstrap_interval
-from avsl.viz.curves import plot_comparison, plot_curves, save_figure
-
-log = logging.getLogger(__name__)
-
-_COLUMNS = (
-    ("CIoU", "ciou"),
-    ("AUC", "auc"),
-    ("CIoU median", "ciou_median"),
-    ("AUC median", "auc_median"),
-    ("CIoU oracle", "ciou_oracle"),
-    ("CIoU, sounds shuffled", "ciou_shuffled"),
+from avsl.records import Scores
+from avsl.report.comparison import (
+    NEGATIVES,
+    Cell,
+    Comparison,
+    Verdicts,
+    format_difference,
+    format_interval,
+    format_percent,
 )
+from avsl.report.contents import make_page
+from avsl.report.reading import read_verdicts
+from avsl.report.sections.verdicts import draw_verdicts
+from avsl.statistics import Summary
+from avsl.viz.curves import plot_curves, save_figure
+
+_COLUMNS = {
+    "AUC": "auc",
+    "CIoU median": "ciou_median",
+    "AUC median": "auc_median",
+    "CIoU oracle": "ciou_oracle",
+    "CIoU, sounds shuffled": "ciou_shuffled",
+} | {f"boxed at {sound}": key for key, sound in NEGATIVES.items()}
 _TITLES = {"whole_image": "whole image", "centered_disc": "centered disc", "perfect_ranking": "perfect ranking"}
+_NOTE = (
+    "Per cent, means over the seeds, with their standard deviation (SD) and a 95 % interval over seeds and test "
+    "recordings; of a single seed it is over recordings alone. CIoU and AUC at one fixed threshold chosen on "
+    "validation; *oracle* is told the true area and selects nothing; *boxed at* is the share of frames given a box at "
+    "that threshold although nothing in view is heard (lower is better); *OGL* mixes in what looks like an object, "
+    "whatever is heard. Training seconds are of one seed."
+)
+_NOTE_PAIRS = (
+    "Differences of CIoU in points, first - second, over the seeds that both have and the same test rows, with the "
+    "95 % interval of the pair alone. p: permutation and t test, the larger, corrected by Holm over the pairs of a "
+    "ratio; at most 0.05 is *better* or *worse*. Where not told apart: further seeds, or further test clips, with "
+    "which a difference of this size would be told four times in five; *no number* where the other one limits. A "
+    "single common seed gives no verdict: interval and p are then of other test rows alone."
+)
 
 
 def report(overrides: Sequence[str] = ()) -> None:
     """Write the tables and figures of the comparison, and the page that has them all.
 
-    ``report.html``: all of it and more (`avsl.report.sections`), in one file that needs no other; ``comparison.md``
-    and ``comparison.csv``: a row for each framework, objective and ratio, a second one where it was scored with an
-    object prior too, and the trivial baselines and the ceiling; ``comparison.png``; ``curves.csv`` and ``curves.png``:
+    ``report.html``: all of it and more (`avsl.report.sections`), in one file that needs no other; ``comparison.md``:
+    the answer at each label ratio and both tables; ``comparison.csv``: a row for each framework, objective and ratio
+    over its seeds, a second one where it was scored with an object prior too, and the trivial baselines; ``pairs.csv``:
+    a row for each pair of methods at a ratio, with its verdict; ``comparison.png``; ``curves.csv`` and ``curves.png``:
     validation over the epochs; ``subsets.csv``: every test part, and the part ``test`` by size, with the baselines of
-    each part.
+    each part; ``summary.json``: the figures of cells and pairs.
 
     Raises:
-        DataError: nothing has been evaluated, ``test`` has no row with a source in view, or what the page needs of an
-            earlier stage is missing.
+        DataError: nothing has been evaluated, ``test`` has no row with a source in view, evaluations of one ratio have
+            different rows, or what the page needs of an earlier stage is missing.
     """
     layout = Layout.of(compose(overrides))
-    cells = _read_cells(layout.base)
-    if not cells:
+    verdicts = read_verdicts(layout.base)
+    if not verdicts:
         raise DataError(f"{layout.base / 'evaluate'} holds no evaluation: run the evaluations first")
-    rows = _rows(cells)
-    baselines = {_TITLES[name]: 100 * b["ciou"] for name, b in cells[0].scores.baselines.items() if "ciou" in b}
-    comparison = Comparison(layout, cells, rows, baselines)
-    _write_csv(layout.report / "comparison.csv", rows)
-    write_text(layout.report / "comparison.md", _markdown(rows))
+    cells = sorted(
+        (cell for of_ratio in verdicts for cell in of_ratio.cells),
+        key=lambda cell: (cell.label_ratio, cell.framework, cell.objective),
+    )
+    scores = cells[0].first.scores
+    baselines = {_TITLES[name]: 100 * b["ciou"] for name, b in scores.baselines.items() if "ciou" in b}
+    comparison = Comparison(layout, cells, verdicts, _rows(cells), _pair_rows(verdicts), baselines)
+    _write_csv(layout.report / "comparison.csv", comparison.rows)
+    _write_csv(layout.report / "pairs.csv", comparison.pairs, _PAIR_COLUMNS)
+    write_text(layout.report / "comparison.md", _markdown(comparison))
     _write_csv(layout.report / "subsets.csv", _subsets(cells))
-    scores: dict[str, dict[float, list[float]]] = {}
-    for cell in cells:
-        scores.setdefault(cell.model, {})[cell.label_ratio] = [100 * cell.test_ciou]
-    figure = plot_comparison(scores, "test CIoU@0.5, fixed threshold (%)", baselines)
-    save_figure(figure, layout.report / "comparison.png")
-    curves = _curves(comparison)
-    _write_csv(layout.report / "curves.csv", curves)
+    save_figure(draw_verdicts(comparison), layout.report / "comparison.png")
+    curves = [(cell, epoch, ciou) for cell in cells for epoch, ciou in cell.mean_curve("val/ciou")]
+    _write_csv(
+        layout.report / "curves.csv",
+        [
+            {"model": cell.model, "label_ratio": cell.label_ratio, "epoch": int(epoch), "val_ciou": ciou}
+            for cell, epoch, ciou in curves
+        ],
+    )
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for point in curves:
+    for cell, epoch, ciou in curves:
         # Every model in every panel, so that each keeps its color.
-        panel = panels.setdefault(f"label ratio {point['label_ratio']}", {name: [] for name in comparison.models})
-        panel[point["model"]].append((point["epoch"], 100 * point["val_ciou"]))
+        panel = panels.setdefault(f"label ratio {cell.label_ratio}", {name: [] for name in comparison.models})
+        panel[cell.model].append((epoch, 100 * ciou))
     save_figure(plot_curves(panels), layout.report / "curves.png")
-    summary = {f"{c.scores.framework}-{c.scores.objective}@{c.label_ratio}": c.test_ciou for c in cells}
-    write_json(layout.report / "summary.json", summary)
+    write_json(layout.report / "summary.json", _summary(comparison))
     write_text(layout.report / "report.html", make_page(comparison))
 
 
-def _read_cells(base: Path) -> list[Cell]:
-    """Every evaluation; one of another model than its training left is left out, with a warning."""
-    found = []
-    for evaluation in (path.parent for path in base.glob(f"evaluate/*/*/*/{EvaluationRecord.FILE}")):
-        try:
-            run, scores = load_evaluated(base / "train" / evaluation.relative_to(base / "evaluate"), evaluation)
-        except StaleError as error:
-            log.warning("left out: %s", error)
-            continue
-        if not scores.test.n:
-            path = evaluation / scores.FILE
-            raise DataError(f"{path}: its part 'test' has no row with a source in view, so there is no CIoU to compare")
-        found.append((scores, run, _interval(evaluation / "per_sample.csv")))
-    several = len({scores.objective for scores, _, _ in found}) > 1
-    cells = [
-        Cell(scores, run, interval, f"{scores.framework} + {scores.objective}" if several else scores.framework)
-        for scores, run, interval in found
-    ]
-    return sorted(cells, key=lambda cell: (cell.scores.label_ratio, cell.scores.framework, cell.scores.objective))
+def _key(cell: Cell) -> str:
+    return f"{cell.framework}-{cell.objective}@{cell.label_ratio}"
 
 
-def _interval(table: Path) -> tuple[float, float]:
-    """The 95 % bootstrap interval of test CIoU@0.5, in per cent."""
-    with table.open(newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line["part"] == "test" and line["ciou"]]
-    hits = [float(line["ciou"]) >= 0.5 for line in lines]
-    low, high = bootstrap_interval(hits, [line["recording"] for line in lines])
-    return 100 * low, 100 * high
+def _known(name: str, summary: Summary, **others: float | None) -> dict[str, float]:
+    """A summary's figures under ``name``, and others; without what is None or NaN."""
+    values = {name: summary.mean, "sd": summary.sd, "low": summary.low, "high": summary.high} | others
+    return {key: value for key, value in values.items() if value is not None and not math.isnan(value)}
 
 
-def _scored(cells: Sequence[Cell]) -> Iterator[tuple[Cell, str, Scores]]:
-    """Each evaluation, whether an object prior (OGL) took part, and the scores of that."""
-    for cell in cells:
-        yield cell, "no", cell.scores
-        if cell.scores.ogl is not None:
-            yield cell, "yes", cell.scores.ogl
+def _summary(comparison: Comparison) -> dict[str, Any]:
+    cells = {
+        _key(cell): {"seeds": list(cell.trainings)}
+        | _known("ciou", cell.test, **{key: cell.mean_test(key) for key in NEGATIVES})
+        for cell in comparison.cells
+    }
+    pairs = []
+    for verdicts in comparison.verdicts:
+        keys = {cell.model: _key(cell) for cell in verdicts.cells}
+        for pair in verdicts.pairs:
+            about = {"first": keys[pair.first], "second": keys[pair.second], "seeds": list(pair.seeds)}
+            pairs.append(about | _known("difference", pair.difference, p=pair.p_value) | {"verdict": pair.verdict})
+    return {"cells": cells, "pairs": pairs}
 
 
 def _rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    # Trainings of one length and seed need no word about it.
-    unlike = [name for name in ("epochs", "seed") if len({getattr(cell.run, name) for cell in cells}) > 1]
-    rows = []
-    for cell, ogl, scores in _scored(cells):
-        rows.append(
-            {
-                "model": cell.scores.framework,
-                "objective": cell.scores.objective,
-                "labels": f"{100 * cell.scores.label_ratio:g} % ({cell.scores.labeled})",
-                "OGL": ogl,
-                "n of N": scores.test.coverage,
+    # Columns that say the same of every cell need not be there.
+    runs = [training.run for cell in cells for training in cell.trainings.values()]
+    shown = {
+        "OGL": any(cell.guided for cell in cells),
+        "epochs": len({run.epochs for run in runs}) > 1,
+        "which seeds": len({tuple(cell.trainings) for cell in cells}) > 1,
+    }
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        epochs = sorted({training.run.epochs for training in cell.trainings.values()})
+        labeled = sorted({training.run.labeled for training in cell.trainings.values()})
+        about = {
+            "model": cell.framework,
+            "objective": cell.objective,
+            "labels": f"{100 * cell.label_ratio:g} % ({' to '.join(map(str, labeled[:1] + labeled[1:][-1:]))})",
+        }
+        last = {
+            "training (s)": f"{cell.train_seconds:.0f}",
+            "epochs": ", ".join(map(str, epochs)),
+            "which seeds": ", ".join(map(str, cell.trainings)),
+        }
+        for guided in (False, True) if cell.guided else (False,):
+            ciou = {
+                "CIoU": format_percent(cell.mean_test("ciou", guided=guided)),
+                "SD": "" if guided else format_percent(cell.test.sd),
+                "95 % interval": "" if guided else format_interval(cell.test),
             }
-            | _figures(scores.test.scores, cell.interval if ogl == "no" else None)
-            | {"training (s)": f"{cell.scores.train_seconds:.0f}"}
-            | {name: str(getattr(cell.run, name)) for name in unlike}
-        )
-    first = cells[0].scores
+            rest = {title: format_percent(cell.mean_test(key, guided=guided)) for title, key in _COLUMNS.items()}
+            counted = {"n of N": cell.first.scores.test.coverage, "seeds": str(len(cell.trainings))}
+            rows.append(about | {"OGL": "yes" if guided else "no"} | counted | ciou | rest | last)
+    first = cells[0].first.scores
     for name, figures in first.baselines.items():
-        rows.append(
-            {"model": _TITLES[name], "objective": "none", "labels": "none", "OGL": "no", "n of N": first.test.coverage}
-            | _figures(figures, None)
-            | {"training (s)": ""}
-            | dict.fromkeys(unlike, "")
-        )
+        known = {title: format_percent(figures.get(key)) for title, key in {"CIoU": "ciou", **_COLUMNS}.items()}
+        about = {"model": _TITLES[name], "objective": "none", "labels": "none", "OGL": "no"}
+        rows.append(dict.fromkeys(rows[0], "") | about | {"n of N": first.test.coverage} | known)
+    return [{key: value for key, value in row.items() if shown.get(key, True)} for row in rows]
+
+
+_PAIR_COLUMNS = (
+    *("labels", "first", "second", "common seeds", "difference (95 % interval)", "SD", "p", "first is"),
+    *("more seeds", "or more test clips"),
+)
+
+
+def _pair_rows(verdicts: Sequence[Verdicts]) -> list[dict[str, Any]]:
+    rows = []
+    for of_ratio in verdicts:
+        for pair in of_ratio.pairs:
+            seeds, clips = "", ""
+            if pair.verdict == "not told apart":
+                needed = of_ratio.needed(pair)
+                rows_of_test = of_ratio.cells[0].first.scores.test.n
+                seeds = "no number" if needed.more_seeds is None else str(needed.more_seeds)
+                times = needed.times_recordings
+                clips = "no number" if times is None else f"{math.ceil((times - 1) * rows_of_test):,}"
+            values = (
+                f"{100 * of_ratio.label_ratio:g} %",
+                pair.first,
+                pair.second,
+                len(pair.seeds),
+                format_difference(pair.difference),
+                format_percent(pair.difference.sd),
+                f"{pair.p_value:.2g}",
+                pair.verdict,
+                seeds,
+                clips,
+            )
+            rows.append(dict(zip(_PAIR_COLUMNS, values, strict=True)))
     return rows
-
-
-def _figures(found: Mapping[str, float], interval: tuple[float, float] | None) -> dict[str, str]:
-    """The columns of scores, in per cent; empty where there is none."""
-    columns = {title: f"{100 * found[key]:.1f}" if key in found else "" for title, key in _COLUMNS}
-    said = "" if interval is None else "{:.1f} to {:.1f}".format(*interval)
-    return {"CIoU": columns["CIoU"], "CIoU, 95 % interval": said} | columns
 
 
 def _subsets(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for cell, ogl, scores in _scored(cells):
-        for part, test in scores.tests.items():
-            head = {key: getattr(cell.scores, key) for key in ("framework", "objective", "label_ratio")} | {"ogl": ogl}
-            rows.append(head | {"part": part} | {**test.counts, **test.scores})
-            for size, found in (test.by_size or {}).items():
-                rows.append(head | {"part": f"{part}/{size}"} | found.model_dump())
-    first = cells[0].scores
-    for part, test in first.tests.items():
-        known = first.baselines if part == "test" else test.baselines or {}
+    for cell in cells:
+        evaluations = [training.scores for training in cell.trainings.values()]
+        rows += _subsets_of(cell, "no", evaluations)
+        if cell.guided:
+            rows += _subsets_of(cell, "yes", [scores.ogl for scores in evaluations if scores.ogl is not None])
+    scores = cells[0].first.scores
+    for part, test in scores.tests.items():
+        known = scores.baselines if part == "test" else test.baselines or {}
         rows += [
             {"framework": _TITLES[name], "objective": "none", "ogl": "no", "part": part} | {**test.counts, **found}
             for name, found in known.items()
@@ -165,30 +216,28 @@ def _subsets(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return rows
 
 
-def _curves(comparison: Comparison) -> list[dict[str, Any]]:
-    return [
-        {
-            "model": cell.model,
-            "label_ratio": cell.label_ratio,
-            "epoch": int(float(line["epoch"])),
-            "val_ciou": float(line["val/ciou"]),
-        }
-        for cell in comparison.cells
-        for line in comparison.curves(cell)
-    ]
+def _subsets_of(cell: Cell, ogl: str, found: Sequence[Scores]) -> Iterator[dict[str, Any]]:
+    """Rows of one cell, means over its seeds."""
+    head = {"framework": cell.framework, "objective": cell.objective, "label_ratio": cell.label_ratio, "ogl": ogl}
+    for part, first in found[0].tests.items():
+        of_part = [scores.tests[part] for scores in found]
+        names = [name for name in first.scores if all(name in test.scores for test in of_part)]
+        means = {name: round(fmean(test.scores[name] for test in of_part), 6) for name in names}
+        yield head | {"part": part, **first.counts, **means}
+        for size, of_size in (first.by_size or {}).items():
+            ciou = fmean((test.by_size or {})[size].ciou for test in of_part)
+            yield head | {"part": f"{part}/{size}", "n": of_size.n, "ciou": round(ciou, 6)}
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     # As objects, or a column with an empty cell would turn its whole numbers into fractions.
-    write_text(path, pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
+    table = pd.DataFrame(rows, columns=None if columns is None else list(columns), dtype=object)
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
-    note = (
-        "Percent. CIoU and AUC at one fixed threshold chosen on validation;"
-        " the interval is of other test recordings (bootstrap), not of other seeds;"
-        " *oracle* is told the true area and selects nothing;"
-        " *OGL* mixes in what looks like an object, whatever is heard."
-    )
-    return f"{table}\n\n{note}\n"
+def _markdown(comparison: Comparison) -> str:
+    parts = ["\n".join(f"- {verdicts.answer()}." for verdicts in comparison.verdicts)]
+    for rows, note in ((comparison.rows, _NOTE), (comparison.pairs, _NOTE_PAIRS)):
+        if rows:
+            parts += [pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True), note]
+    return "\n\n".join(parts) + "\n"

@@ -151,16 +151,17 @@ def _read_curves(histories: Mapping[str, Path]) -> dict[str, dict[str, list[tupl
 
 
 def _save_validation(data: PreparedData, result: Evaluation, target: Path) -> None:
-    """The maps of validation, from which the report draws, so that it opens no model.
+    """The maps of validation, from which the report draws and the registry compares, so that they open no model.
 
-    ``sample_id``; ``confidence``, (N, h, w) in half precision; ``ciou``, cross-fitted, NaN where nothing in view
-    sounds.
+    ``sample_id``; ``recording``; ``confidence``, (N, h, w) in half precision; ``ciou``, cross-fitted, NaN where nothing
+    in view sounds.
     """
     maps = result.validation
     with whole_file(target) as part, part.open("wb") as file:
         np.savez_compressed(
             file,
             sample_id=np.asarray([str(data.sample_ids[row]) for row in maps.rows]),
+            recording=np.asarray([str(data.source_ids[row]) for row in maps.rows]),
             confidence=maps.confidence.half().numpy(),
             ciou=result.validation_ciou.float().numpy(),
         )

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from avsl.files import whole_file
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart by color-blind readers too; gray for its black, which hides error bars.
-_PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
+PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 _STYLES: Final = ("-", "--", ":", "-.")
 _HATCHES: Final = ("", "//", "..", "xx")
 # Factor between the places of two methods at one label ratio: error bars on one another cannot be read.
@@ -40,7 +40,7 @@ def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
         raise ValueError("a figure of curves needs at least one panel")
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = _figure(4.6 * columns, 3.4 * rows)
+    figure = new_figure(4.6 * columns, 3.4 * rows)
     alike = len({tuple(curves) for curves in panels.values()}) == 1
     drawn: dict[str, Artist] = {}
     for place, (title, curves) in enumerate(panels.items(), start=1):
@@ -48,13 +48,13 @@ def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
         for index, (name, points) in enumerate(curves.items()):
             if not points:
                 continue
-            style = _STYLES[index // len(_PALETTE) % len(_STYLES)]
+            style = _STYLES[index // len(PALETTE) % len(_STYLES)]
             x, y = [point[0] for point in points], [point[1] for point in points]
             # A single point has no line to show it.
             marker = "o" if len(points) == 1 else None
-            lines = axes.plot(x, y, style, color=_PALETTE[index % len(_PALETTE)], label=name, marker=marker)
+            lines = axes.plot(x, y, style, color=PALETTE[index % len(PALETTE)], label=name, marker=marker)
             drawn.setdefault(name, lines[0])
-        _dress(axes)
+        dress(axes)
         axes.set_title(title)
         axes.set_xlabel(xlabel)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -84,7 +84,7 @@ def plot_comparison(
     ratios = sorted({ratio for of_method in scores.values() for ratio in of_method})
     if not ratios or any(not values for of_method in scores.values() for values in of_method.values()):
         raise ValueError("a comparison needs at least one score for each method and label ratio it names")
-    figure = _figure(max(6.0, 1.2 + 0.5 * len(scores) * len(ratios)), 4.2)
+    figure = new_figure(max(6.0, 1.2 + 0.5 * len(scores) * len(ratios)), 4.2)
     axes = figure.add_subplot()
     width = 0.8 / len(scores)
     for index, (method, of_method) in enumerate(scores.items()):
@@ -99,8 +99,8 @@ def plot_comparison(
             places,
             [fmean(values) for values in seeds],
             width=0.92 * width,
-            color=_PALETTE[index % len(_PALETTE)],
-            hatch=_HATCHES[index // len(_PALETTE) % len(_HATCHES)],
+            color=PALETTE[index % len(PALETTE)],
+            hatch=_HATCHES[index // len(PALETTE) % len(_HATCHES)],
             edgecolor="white",
             label=method,
         )
@@ -113,7 +113,7 @@ def plot_comparison(
     axes.set_xlabel("labeled share of the training data")
     axes.set_ylabel(ylabel)
     axes.set_ylim(bottom=0)
-    _dress(axes)
+    dress(axes)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
@@ -138,7 +138,7 @@ def plot_label_curve(
     ratios = sorted({ratio for of_method in scores.values() for ratio in of_method})
     if not ratios or any(not values for of_method in scores.values() for values in of_method.values()):
         raise ValueError("a label curve needs at least one score for each method and label ratio it names")
-    figure = _figure(7.5, 4.2)
+    figure = new_figure(7.5, 4.2)
     axes = figure.add_subplot()
     for index, (method, of_method) in enumerate(scores.items()):
         present = sorted(of_method)
@@ -154,8 +154,8 @@ def plot_label_curve(
             [ratio * _APART ** (index - (len(scores) - 1) / 2) for ratio in present],
             means,
             yerr=[below, above],
-            fmt="o" + _STYLES[index // len(_PALETTE) % len(_STYLES)],
-            color=_PALETTE[index % len(_PALETTE)],
+            fmt="o" + _STYLES[index // len(PALETTE) % len(_STYLES)],
+            color=PALETTE[index % len(PALETTE)],
             markersize=4,
             capsize=3,
             label=method,
@@ -167,7 +167,7 @@ def plot_label_curve(
     axes.set_xlabel("labeled share of the training data")
     axes.set_ylabel(ylabel)
     axes.set_ylim(bottom=0)
-    _dress(axes)
+    dress(axes)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
@@ -195,14 +195,16 @@ def encode_figure(figure: Figure, kind: str) -> bytes:
     return stream.getvalue()
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches."""
     # A Figure of its own has no global state and no window, and matplotlib loads only where something is drawn.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _dress(axes: Axes) -> None:
-    axes.grid(axis="y", color="0.9")
+def dress(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
+    """Grid lines across one axis, below what is drawn, and no frame above and at the right."""
+    axes.grid(axis=grid, color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -12,8 +12,10 @@ from avsl.report.sections.data_card import data_card
 from avsl.report.sections.galleries import galleries
 from avsl.report.sections.overview import accuracy, frameworks_by_objectives
 from avsl.report.sections.runs import runs
+from avsl.report.sections.verdicts import verdicts
 
 SECTIONS: Final[Sequence[Callable[[Comparison], Section]]] = (
+    verdicts,
     accuracy,
     frameworks_by_objectives,
     controls,

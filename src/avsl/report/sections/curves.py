@@ -16,12 +16,10 @@ def training_curves(comparison: Comparison) -> Section:
     models = comparison.models
     panels: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {"val": {}, "pseudo": {}}
     for cell in comparison.cells:
-        lines = comparison.curves(cell)
         wanted = [("val", "ciou", f"validation CIoU, {format_ratio(cell.label_ratio)}")]
         wanted += [("pseudo", name, f"{name}, {format_ratio(cell.label_ratio)}") for name in _PSEUDO]
         for kind, name, title in wanted:
-            key = f"{kind}/{name}"
-            points = [(float(line["epoch"]), 100 * float(line[key])) for line in lines if line.get(key)]
+            points = [(epoch, 100 * value) for epoch, value in cell.mean_curve(f"{kind}/{name}")]
             if points:
                 # Every model in every panel, so that each keeps its color.
                 panel = panels[kind].setdefault(title, {model: [] for model in models})
@@ -31,7 +29,7 @@ def training_curves(comparison: Comparison) -> Section:
             embed_figure(plot_curves(panels["val"])),
             "Validation over the epochs",
             f"Curves of validation CIoU over the epochs, a panel for each of {len(panels['val'])} label ratios.",
-            "Validation CIoU at the best threshold of the epoch, per cent, over the epochs.",
+            "Validation CIoU at the best threshold of the epoch, per cent, over the epochs; means over the seeds.",
         )
     ]
     if panels["pseudo"]:

@@ -32,8 +32,11 @@ def data_card(comparison: Comparison) -> Section:
             for part, held in ((part, manifest.counts.get(part, 0)) for part in PARTS if part in listed)
         ],
     )
-    folders = [layout.all_splits / str(float(ratio)) for ratio in comparison.label_ratios]
-    splits = [Split.load(path) for folder in folders for path in sorted(folder.glob("*.json"))]
+    splits = [
+        Split.load(path)
+        for ratio in comparison.label_ratios
+        for path in sorted((layout.all_splits / str(ratio)).glob("*.json"), key=lambda path: int(path.stem))
+    ]
     labels = [
         [format_ratio(split.label_ratio)]
         + [str(len(ids)) for ids in (split.labeled, split.unlabeled, split.validation)]
@@ -41,7 +44,7 @@ def data_card(comparison: Comparison) -> Section:
         for split in splits
     ]
     heads = ("labels", "labeled", "unlabeled", "validation (labels too)", "seed", "split's hash")
-    drawn = Table("Labels by ratio", heads, labels, frozenset({"split's hash"}), code=True)
+    drawn = Table("Labels by ratio and seed", heads, labels, frozenset({"split's hash"}), code=True)
     tables = [parts, drawn]
     paragraphs = [
         f"{manifest.name}: {sum(manifest.counts.values()):,} rows of {len(manifest.classes)} classes, frames of "

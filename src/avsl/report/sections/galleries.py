@@ -26,7 +26,7 @@ def galleries(comparison: Comparison) -> Section:
     position = {sample: row for row, sample in enumerate(data.sample_ids)}
     for ratio in comparison.label_ratios:
         of_ratio = [cell for cell in comparison.cells if cell.label_ratio == ratio]
-        maps = {cell.model: _read_maps(comparison.folder("evaluate", cell)) for cell in of_ratio}
+        maps = {cell.model: _read_maps(cell.best.evaluation) for cell in of_ratio}
         ids, _, _ = next(iter(maps.values()))
         for model, (others, _, _) in maps.items():
             if others != ids:
@@ -62,9 +62,9 @@ def galleries(comparison: Comparison) -> Section:
     return Section(
         "Pictures",
         [
-            f"Chosen by rule: the validation rows with a source in view, ranked by the mean cIoU over the models of "
-            f"one label ratio; the {_EACH} best, the {_EACH} around the median and the {_EACH} worst. No test row is "
-            "shown.",
+            "Chosen by rule: the validation rows with a source in view, ranked by the mean cIoU over the models of one "
+            f"label ratio, each with its best seed on validation; the {_EACH} best, the {_EACH} around the median and "
+            f"the {_EACH} worst. No test row is shown.",
         ],
         pictures,
     )

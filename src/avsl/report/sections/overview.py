@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from avsl.report.comparison import Cell, Comparison, format_percent, format_ratio
+import math
+
+from avsl.report.comparison import Cell, Comparison, format_percent, format_ratio, format_summary
 from avsl.report.page import Picture, Section, Table, embed_figure
 from avsl.viz.curves import plot_label_curve
 
@@ -13,10 +15,10 @@ def accuracy(comparison: Comparison) -> Section:
     scores: dict[str, dict[float, list[float]]] = {name: {} for name in comparison.models}
     intervals: dict[str, dict[float, tuple[float, float]]] = {name: {} for name in scores}
     for cell in cells:
-        scores[cell.model][cell.label_ratio] = [100 * cell.test_ciou]
-        intervals[cell.model][cell.label_ratio] = cell.interval
+        scores[cell.model][cell.label_ratio] = [100 * cell.test.mean]
+        if not math.isnan(cell.test.low):
+            intervals[cell.model][cell.label_ratio] = (100 * cell.test.low, 100 * cell.test.high)
     figure = plot_label_curve(scores, "test CIoU@0.5, fixed threshold (%)", comparison.baselines, intervals)
-    seeds = ", ".join(sorted({str(cell.scores.seed) for cell in cells}))
     picture = Picture(
         embed_figure(figure),
         "Test CIoU over the labeled share",
@@ -25,13 +27,12 @@ def accuracy(comparison: Comparison) -> Section:
             f"{name} " + ", ".join(f"{of_ratio[ratio][0]:.1f} at {format_ratio(ratio)}" for ratio in sorted(of_ratio))
             for name, of_ratio in scores.items()
         ),
-        f"Each point is one training (seed {seeds}). Bars are 95 % intervals over {cells[0].scores.test.n} test rows "
-        "(bootstrap); they say nothing of other seeds or splits. Dashed: what needs no model. Points of one ratio "
-        "stand side by side.",
+        f"Means over seeds, with 95 % intervals over seeds and {cells[0].first.scores.test.n:,} test rows (of a single "
+        "seed over rows alone). Dashed: what needs no model. Points of one ratio stand side by side.",
     )
-    words = frozenset({"objective", "labels", "OGL", "n of N", "CIoU, 95 % interval"})
+    words = frozenset({"objective", "labels", "OGL", "n of N", "95 % interval", "which seeds"})
     table = Table(
-        "Test part, per cent; best threshold chosen on validation",
+        "Test part, per cent, means over the seeds; threshold chosen on validation",
         list(rows[0]),
         [[str(row[key]) for key in rows[0]] for row in rows],
         words & set(rows[0]),
@@ -42,7 +43,9 @@ def accuracy(comparison: Comparison) -> Section:
             "CIoU is the share of test rows whose map overlaps the annotated boxes with a cIoU of at least 0.5, at one "
             "fixed threshold on the absolute confidence. The median convention takes the most confident half of the "
             "pixels, as EZ-VSL and FNAC do; the oracle is told the true area and selects nothing. OGL mixes in an "
-            "object prior, whatever is heard.",
+            "object prior, whatever is heard. Boxed at: the share of test frames given a box, at the threshold that "
+            "scores, with silence, with noise, and with the sound of something that is not in view; a model that "
+            "listens gives none.",
         ],
         [picture],
         [table],
@@ -52,13 +55,13 @@ def accuracy(comparison: Comparison) -> Section:
 def frameworks_by_objectives(comparison: Comparison) -> Section:
     """Frameworks down, objectives across, a table for each label ratio."""
     cells = comparison.cells
-    objectives = sorted({cell.scores.objective for cell in cells})
+    objectives = sorted({cell.objective for cell in cells})
     aside = [[name, *[f"{value:.1f}"] * len(objectives)] for name, value in comparison.baselines.items()]
     if ceiling := comparison.ceiling:
         aside.append(["the best with all labels", *[format_percent(ceiling)] * len(objectives)])
     tables = []
     for ratio in comparison.label_ratios:
-        found = {(c.scores.framework, c.scores.objective): c for c in cells if c.label_ratio == ratio}
+        found = {(c.framework, c.objective): c for c in cells if c.label_ratio == ratio}
         rows = [
             [framework, *(_with_interval(found.get((framework, objective))) for objective in objectives)]
             for framework in sorted({framework for framework, _ in found})
@@ -67,13 +70,13 @@ def frameworks_by_objectives(comparison: Comparison) -> Section:
         tables.append(Table(f"Test CIoU at {format_ratio(ratio)} labels, per cent", columns, rows + aside))
     return Section(
         "Frameworks and objectives",
-        ["What learns from the labels, down, over what learns from the unlabeled clips, across; 95 % intervals."],
+        [
+            "What learns from the labels, down, over what learns from the unlabeled clips, across: means over seeds "
+            "with their 95 % intervals."
+        ],
         tables=tables,
     )
 
 
 def _with_interval(cell: Cell | None) -> str:
-    if cell is None:
-        return ""
-    low, high = cell.interval
-    return f"{format_percent(cell.test_ciou)} ({low:.1f} to {high:.1f})"
+    return "" if cell is None else format_summary(cell.test)

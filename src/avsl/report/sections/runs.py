@@ -7,7 +7,7 @@ from avsl.report.page import Section, Table
 
 
 def runs(comparison: Comparison) -> Section:
-    """Command, hashes, commit and MLflow run of every model."""
+    """Command, hashes, commit and MLflow run of every training."""
     named = {
         "command": "command",
         "config_hash": "configuration",
@@ -20,21 +20,22 @@ def runs(comparison: Comparison) -> Section:
     }
     tables = [
         Table(
-            f"{cell.model}, {format_ratio(cell.label_ratio)} labels",
+            f"{cell.model}, {format_ratio(cell.label_ratio)} labels, seed {seed}",
             ("what", "value"),
-            [[title, str(getattr(cell.run, key))] for key, title in named.items()],
+            [[title, str(getattr(training.run, key))] for key, title in named.items()],
             frozenset({"value"}),
             code=True,
             folded=True,
         )
         for cell in comparison.cells
+        for seed, training in cell.trainings.items()
     ]
     return Section(
         "How each model was made",
         [
             "Commands, and SHA-256 hashes of all that decides a training: configuration, split, prepared data and "
             "code, in that order; the commit is of the checkout that trained. The whole configuration lies beside the "
-            "model, in train/<labels>/<framework>-<objective>/config.yaml.",
+            "model, in train/<labels>/<framework>-<objective>/<seed>/config.yaml.",
         ],
         tables=tables,
     )
