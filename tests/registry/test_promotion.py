@@ -62,7 +62,7 @@ def test_promotion_through_a_models_life(store: Store, code: ModelCode, candidat
         kept = _promote(store, code, challenger)
         assert (kept.action, kept.version, _versions(store, name)) == ("kept", "1", {"1"})
 
-    better = replace(candidate, model_hash="better", score=0.6)
+    better = replace(candidate, framework="xpl", model_hash="better", score=0.6)
     second = _promote(store, code, candidate, better)
     assert (second.action, second.version, second.previous) == ("promoted", "2", "1")
     assert str(store.client.get_model_version_by_alias(name, "previous").version) == "1"
@@ -84,7 +84,7 @@ def test_a_persons_choice_outlives_registration_until_a_better_model_comes(
 ) -> None:
     """By hand and back, each with its reason in the tags; what was known then does not undo it."""
     name = model_name(candidate.data, 0.03)
-    better, best = (replace(candidate, model_hash=str(score), score=score) for score in (0.6, 0.8))
+    better, best = (replace(candidate, framework=f, model_hash=f, score=s) for f, s in (("xpl", 0.6), ("other", 0.8)))
     for known in (candidate, better, best):
         _promote(store, code, known)
 
@@ -111,11 +111,35 @@ def test_a_persons_choice_outlives_registration_until_a_better_model_comes(
     assert _promote(store, code, candidate, better, best).action == "kept"
     assert promote_by_hand(store, name, "2", "a try").version == "2"
 
-    newer = _promote(store, code, best, replace(candidate, model_hash="0.9", score=0.9))
+    newer = _promote(store, code, best, replace(candidate, framework="newest", model_hash="0.9", score=0.9))
     assert (newer.action, newer.version, newer.previous) == ("promoted", "4", "2")
     assert says(tags("2")["superseded_because"], "0.9 0.6")
     # Reasons of the past are still told.
     assert [tags(version)["by_hand"] for version in ("1", "2", "3")] == ["smaller", "a try", "it fails on cars"]
+
+
+def test_seeds_that_come_later_change_the_rank_of_a_champion(
+    store: Store, code: ModelCode, candidate: Candidate, make_candidate: MakeCandidate, exported: Path
+) -> None:
+    """A lucky single seed gives way to a method with a higher mean over as many seeds; tags and reasons say so."""
+    name = model_name(candidate.data, 0.03)
+    lucky = replace(candidate, score=0.8)
+    _promote(store, code, lucky)
+    others = [replace(lucky, run_id=f"seed {seed}", seed=seed, score=0.5) for seed in (1, 2)]
+    steady = [
+        make_candidate(store, exported, candidate.data, "xpl", seed=seed, score=0.7, model_hash=f"{seed}")
+        for seed in range(3)
+    ]
+    assert _promote(store, code, *steady[:1]).action == "kept"
+    decision = _promote(store, code, lucky, *others, *steady)
+    assert (decision.action, decision.version, decision.previous) == ("promoted", "2", "1")
+    former, champion = (store.client.get_model_version(name, version).tags for version in ("1", "2"))
+    assert former["seeds"] == "3"
+    assert float(former["validation_level"]) == pytest.approx(0.6)
+    assert says(former["superseded_because"], "0.7 0.6 3 seeds")
+    assert (champion["framework"], champion["seeds"], champion["seed"]) == ("xpl", "3", "0")
+    assert says(champion["evidence"], "xpl-ezvsl 0.7 3 seeds")
+    assert _promote(store, code, lucky, *others, *steady).action == "kept"
 
 
 def test_choices_that_make_no_sense(store: Store, code: ModelCode, candidate: Candidate) -> None:
@@ -193,8 +217,8 @@ def test_an_alias_written_too_late_is_put_right(store: Store, code: ModelCode, c
     versions = {str(found.version): found for found in store.client.search_model_versions(f"name = '{name}'")}
     assert versions["3"].tags["model_hash"] == "0.7"
     assert "superseded_because" not in versions["3"].tags
-    assert "0.7 is above 0.6" in versions["2"].tags["superseded_because"]
-    assert "is above 0.5" in versions["1"].tags["superseded_because"]
+    assert says(versions["2"].tags["superseded_because"], "0.7 above 0.6")
+    assert says(versions["1"].tags["superseded_because"], "above 0.5")
 
 
 def _foreign_version(store: Store, name: str) -> str:

@@ -33,14 +33,17 @@ def test_cards_are_the_versions_and_the_champions_is_the_models(
     """The page of the registered model describes its champion; what is found by tag is tagged."""
     name = model_name(candidate.data, 0.03)
     for score in (0.5, 0.6):
-        _promote(store, code, replace(candidate, model_hash=str(score), score=score, card=f"# {score}"))
-    described = [store.client.get_model_version(name, version).description for version in ("1", "2")]
-    assert described == ["# 0.5", "# 0.6"]
+        scored = replace(candidate, model_hash=str(score), score=score)
+        describe = "# {0.score} {1}".format
+        promote(store, [scored], candidate.data, 0.03, "s1", "ciou50", code, describe=describe)
+    versions = [store.client.get_model_version(name, version) for version in ("1", "2")]
+    cards = [f"# {score} {version.tags['evidence']}" for score, version in zip((0.5, 0.6), versions, strict=True)]
+    assert [version.description for version in versions] == cards
     model = store.client.get_registered_model(name)
-    assert model.description == "# 0.6"
+    assert model.description == cards[1]
     assert model.tags == {"data": candidate.data, "label_ratio": "0.03"}
     roll_back(store, name, "why not")
-    assert store.client.get_registered_model(name).description == "# 0.5"
+    assert store.client.get_registered_model(name).description == cards[0]
 
 
 def test_a_fetched_model_is_the_exported_one(store: Store, code: ModelCode, candidate: Candidate) -> None:

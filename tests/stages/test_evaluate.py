@@ -104,6 +104,7 @@ def test_a_test_part_that_is_all_silent_gives_what_can_be_scored(
     config = compose(asked)
     recorded = open_store(config.tracking, config.root).client.get_run(RunRecord.load(here.train).run_id).data.metrics
     assert recorded["test/false_positive_rate"] == rate
-    card = model_card("avsl-a", here.train, here.evaluation, drawn)
+    card = model_card("avsl-a", here.train, here.evaluation, drawn, "the only one")
     assert says(card, "test:", f"{100 * rate:.1f} %", len(silent))
+    assert says(card, "the only one.")
     assert "median threshold" not in card

@@ -42,8 +42,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, code: ModelCode) -> tuple
     (model / "model.safetensors").write_bytes(b"weights")
     card = "# A card\n\nTrained with **90 labels**."
     names = ("dmt", "ezvsl", 0.75, "CIoU", "s", "synthetic", 0.03)
-    champion = Candidate(runs[0], *names, model, hash_model(model), card=card)
-    promote(store, [champion], "synthetic", 0.03, "s", "CIoU", code)
+    champion = Candidate(runs[0], *names, model, hash_model(model))
+    promote(store, [champion], "synthetic", 0.03, "s", "CIoU", code, describe=lambda *_: card)
     return store, runs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -156,6 +157,17 @@ class EvaluateConfig(StrictConfig):
     ogl: ObjectPriorConfig | None = None
 
 
+class RegisterConfig(StrictConfig):
+    """The choice of a champion.
+
+    Attributes:
+        prefer: among methods that are not told apart on validation, the one that costs less to serve (``cost``) or
+            the one with the higher mean score (``score``).
+    """
+
+    prefer: Literal["cost", "score"] = "cost"
+
+
 class Choice(StrictConfig):
     """A section of the form ``{name: X, X: {…}}``, its inner part validated by X's own model."""
 
@@ -205,6 +217,13 @@ class Variant(StrictConfig):
     keys: tuple[str, ...] = ()
 
 
+# Sections that decide nothing about a training.
+_INDECISIVE = {"parallel", "evaluate", "register", "tracking"}
+
+# Pydantic warns that the key hides `ABCMeta.register`, which nothing here calls.
+warnings.filterwarnings("ignore", 'Field name "register" in "Config" shadows an attribute')
+
+
 class Config(StrictConfig):
     """One run's configuration.
 
@@ -221,6 +240,7 @@ class Config(StrictConfig):
         trainer: optimization.
         parallel: resources of the trainings that run side by side.
         evaluate: evaluation.
+        register: the choice of a champion.
         tracking: MLflow.
         variant: where the results lie; `avsl.config.compose.compose` fills it.
     """
@@ -237,6 +257,7 @@ class Config(StrictConfig):
     trainer: TrainerConfig
     parallel: ParallelConfig = ParallelConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    register: RegisterConfig = RegisterConfig()
     tracking: TrackingConfig = TrackingConfig()
     variant: Variant = Variant()
 
@@ -253,9 +274,7 @@ class Config(StrictConfig):
         `trainer.non_finite` is no part of it: no checkpoint is written after a step that it decides on unless that step
         was skipped, so what stopped may go on with ``skip``.
         """
-        decisive = without_resumable_keys(
-            self.model_dump(mode="json", exclude={"data", "parallel", "evaluate", "tracking"})
-        )
+        decisive = without_resumable_keys(self.model_dump(mode="json", exclude={"data", *_INDECISIVE}))
         return digest(decisive)
 
     def variant_of(self, plain: Config) -> Variant:
@@ -264,8 +283,7 @@ class Config(StrictConfig):
         What is the same in both is shared; which framework, objective, label ratio and seed they are of says the path.
         """
         here, there = (
-            without_resumable_keys(config.model_dump(mode="json", exclude={"parallel", "evaluate", "tracking"}))
-            for config in (self, plain)
+            without_resumable_keys(config.model_dump(mode="json", exclude=_INDECISIVE)) for config in (self, plain)
         )
         differing = differing_values(here, there)
         names = []

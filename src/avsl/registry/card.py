@@ -17,10 +17,11 @@ from avsl.statistics import bootstrap_interval
 
 # Of the AUC, as avsl.functional.localization.auc has them.
 _THRESHOLDS = 0.05 * np.arange(21)
+_NEGATIVES = {"boxed_silence": "silence", "boxed_noise": "noise", "boxed_offscreen": "off-screen sounds"}
 _BASELINES = {"whole_image": "whole image", "centered_disc": "centered disc"}
 
 
-def model_card(name: str, trained: Path, evaluation: Path, split: Split) -> str:
+def model_card(name: str, trained: Path, evaluation: Path, split: Split, evidence: str) -> str:
     """Describe a trained and evaluated model in Markdown, short enough for MLflow's 5,000 characters.
 
     Args:
@@ -28,6 +29,7 @@ def model_card(name: str, trained: Path, evaluation: Path, split: Split) -> str:
         trained: what its training left.
         evaluation: what its evaluation left.
         split: that it was trained on.
+        evidence: why it was chosen, a sentence.
 
     Raises:
         StaleError: the evaluation is of another model.
@@ -61,6 +63,8 @@ def model_card(name: str, trained: Path, evaluation: Path, split: Split) -> str:
         _table(("", "CIoU@0.5 (%)", "AUC (%)", "clips"), _scores(scores, evaluation / "per_sample.csv")),
         "At the fixed threshold unless it says otherwise; [95 % interval over test recordings, bootstrap], of this one "
         "training. What shuffled sounds keep, the model sees without listening.",
+        "## Why this one",
+        f"{evidence}.",
         "## Limits",
         "\n".join(f"- {limit}" for limit in _limits(scores, data, exported.duration_s)),
         "## Calling it",
@@ -117,6 +121,10 @@ def _limits(found: EvaluationRecord, data: str, duration_s: float) -> Iterator[s
         yield f"Scores are of {data}; on other material measure again, and choose the threshold again."
     yield f"Of a sound longer than {duration_s:g} s only the center is heard; a shorter one is repeated."
     for part, test in found.tests.items():
+        negatives = {what: test.scores[key] for key, what in _NEGATIVES.items() if key in test.scores}
+        if negatives:
+            shares = ", ".join(f"{_percent(share)} % with {what}" for what, share in negatives.items())
+            yield f"{part}: of frames that are heard with nothing in view, a region is given to {shares}."
         if "false_positive_rate" in test.scores:
             rate = _percent(test.scores["false_positive_rate"])
             what = part.replace("test_", "")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from avsl.registry.rules import Candidate, Decision, choose, explain, lead, model_name
+from avsl.registry.rules import Candidate, Decision, Prefer, choose, explain, judge, lead, model_name
 from avsl.registry.versions import (
     BY_HAND,
     BY_HAND_AFTER,
@@ -18,6 +18,7 @@ from avsl.registry.versions import (
     find_version,
     read_registered,
     retry_conflicts,
+    update_ranks,
     withdraw_choice,
 )
 from avsl.tracking.store import Store, TrackingError, one_sentence
@@ -37,24 +38,31 @@ def promote(
     split_hash: str,
     metric: str,
     code: ModelCode,
+    *,
+    prefer: Prefer = "cost",
+    describe: Callable[[Candidate, str], str] = lambda _, evidence: evidence,
 ) -> Decision:
-    """Give the alias ``champion`` of a data set and label ratio to whom it belongs by :func:`choose` and :func:`lead`.
+    """Give the alias ``champion`` of a data set and label ratio to whom it belongs: :func:`judge`, :func:`lead`.
 
-    Only a winner gets a version, one for each run and model hash; a repeated call, or one after a kill, adds none.
-    The former champion becomes ``previous``. Any number of processes may do so at once, on a database or a server.
+    Versions of candidates are given the ranks these have now, as seeds may have been added. Only a winner gets a
+    version, one for each run and model hash; a repeated call, or one after a kill, adds none. The former champion
+    becomes ``previous``. Any number of processes may do so at once, on a database or a server.
 
     Args:
         store: where runs and models are.
-        candidates: trained on this data set and label ratio.
+        candidates: trained on this data set and label ratio, all seeds of all methods.
         data: the data set's name.
         label_ratio: in (0, 1].
-        split_hash: of the current split; candidates of others do not compete.
+        split_hash: of the current validation clips; candidates of others do not compete.
         metric: the validation metric's name; candidates scored by others do not compete.
         code: carried by a new version.
+        prefer: among methods that are not told apart, the one that costs less to serve or the one that scores higher.
+        describe: the Markdown on a new champion's page, from the candidate and the evidence for it.
 
     Raises:
         TrackingError: a candidate is of another data set or ratio, there is neither a candidate that may compete
             nor a champion, or the store fails.
+        DataError: candidates were evaluated on different validation samples.
     """
     name = model_name(data, label_ratio)
     for candidate in candidates:
@@ -63,22 +71,26 @@ def promote(
                 f"run {candidate.run_id} was trained on {candidate.data} at label ratio {candidate.label_ratio},"
                 f" so it cannot become {name}"
             )
+    contest = judge(candidates, split_hash, metric, prefer)
     client = store.client
     with one_sentence(f"registered model '{name}' cannot be updated in {store.uri}"):
         there = retry_conflicts(lambda: read_registered(client, name))
         champion_of(there, name)
-        choice = choose(candidates, there.versions, split_hash, metric)
+        if retry_conflicts(lambda: update_ranks(client, name, there, contest)):
+            there = retry_conflicts(lambda: read_registered(client, name))
+        choice = choose(contest, there.versions, split_hash, metric)
         if (winner := choice.winner) is not None:
-            retry_conflicts(lambda: add_candidate(client, name, winner, code))
+            card = describe(winner, contest.evidence)
+            retry_conflicts(lambda: add_candidate(client, name, winner, contest, card, code))
         champion, moved = _settle(client, name, split_hash, metric)
         if champion is None:
-            reasons = "".join(f"; run {run_id}: {why}" for run_id, why in choice.skipped.items())
+            reasons = "".join(f"; run {run_id}: {why}" for run_id, why in contest.skipped.items())
             raise TrackingError(f"'{name}' gets no champion: {choice.reason}{reasons}")
         now = read_registered(client, name)
         # A winner that does not lead has met a better one, which another process has registered meanwhile.
-        reason = moved or choose(candidates, now.versions, split_hash, metric).reason
+        reason = moved or choose(contest, now.versions, split_hash, metric).reason
     action: Literal["promoted", "kept"] = "promoted" if moved else "kept"
-    return Decision(name, action, champion, now.aliases.get(PREVIOUS), reason, choice.skipped)
+    return Decision(name, action, champion, now.aliases.get(PREVIOUS), reason, contest.skipped)
 
 
 def promote_by_hand(store: Store, name: str, which: str, reason: str) -> Decision:

@@ -8,12 +8,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
-from avsl.registry.rules import ByHand, Candidate, Version
+from avsl.registry.rules import ByHand, Candidate, Contest, Rank, Version
 from avsl.tracking.store import Store, TrackingError, one_sentence
 
 if TYPE_CHECKING:
@@ -207,6 +207,13 @@ def _version(entity: ModelVersion) -> Version | None:
             score=float(tags["validation_score"]),
             metric=tags["metric"],
             split_hash=tags["split_hash"],
+            # Versions from before there were ranks have the score of one seed, and no cost.
+            rank=Rank(
+                seeds=int(tags.get("seeds", "1")),
+                level=float(tags.get("validation_level", tags["validation_score"])),
+                saving=-float(tags.get("parameters", "inf")),
+                score=float(tags["validation_score"]),
+            ),
             by_hand=by_hand,
         )
     except (KeyError, ValueError):
@@ -240,12 +247,26 @@ def retry_conflicts(step: Callable[[], _T]) -> _T:
     return step()
 
 
-def add_candidate(client: MlflowClient, name: str, candidate: Candidate, code: ModelCode) -> None:
-    """Give a candidate its one version, with the tags and the card of its present scores."""
-    tags = _version_tags(candidate)
+def update_ranks(client: MlflowClient, name: str, there: _Registered, contest: Contest) -> bool:
+    """Give the versions of candidates the ranks that these have now; whether any changed."""
+    changed = False
+    for version in there.versions:
+        rank = contest.ranks.get((version.run_id, version.model_hash))
+        if rank is not None and replace(rank, score=version.score) != version.rank:
+            for key, value in _rank_tags(rank).items():
+                client.set_model_version_tag(name, str(version.number), key, value)
+            changed = True
+    return changed
+
+
+def add_candidate(
+    client: MlflowClient, name: str, candidate: Candidate, contest: Contest, card: str, code: ModelCode
+) -> None:
+    """Give a contest's winner its one version, with the tags and the card of its present scores."""
+    tags = _version_tags(candidate) | _rank_tags(contest.ranks[candidate.model]) | {"evidence": contest.evidence}
     same = _numbers_with(client, name, run_id=candidate.run_id, model_hash=candidate.model_hash)
     if not same:
-        own = _add_version(client, name, candidate.model_dir, tags, code, candidate.card)
+        own = _add_version(client, name, candidate.model_dir, tags, code, card)
         same = _numbers_with(client, name, run_id=candidate.run_id, model_hash=candidate.model_hash)
         if own != same[0]:
             # Another process was faster. Each takes back its own alone: a number that is free is given again.
@@ -255,8 +276,8 @@ def add_candidate(client: MlflowClient, name: str, candidate: Candidate, code: M
     for key, value in tags.items():
         if entity.tags.get(key) != value:
             client.set_model_version_tag(name, first, key, value)
-    if (entity.description or "") != candidate.card:
-        client.update_model_version(name, first, candidate.card)
+    if (entity.description or "") != card:
+        client.update_model_version(name, first, card)
 
 
 def withdraw_choice(client: MlflowClient, name: str, number: str) -> None:
@@ -325,12 +346,21 @@ def _add_version(
     return str(version)
 
 
+def _rank_tags(rank: Rank) -> dict[str, str]:
+    return {
+        "seeds": str(rank.seeds),
+        "validation_level": repr(float(rank.level)),
+        "parameters": f"{-rank.saving:.0f}",
+    }
+
+
 def _version_tags(candidate: Candidate) -> dict[str, str]:
     return {
         "data": candidate.data,
         "label_ratio": str(candidate.label_ratio),
         "framework": candidate.framework,
         "objective": candidate.objective,
+        "seed": str(candidate.seed),
         "run_id": candidate.run_id,
         "model_hash": candidate.model_hash,
         "split_hash": candidate.split_hash,

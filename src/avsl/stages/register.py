@@ -9,11 +9,13 @@ from dataclasses import asdict
 from avsl.config.compose import compose
 from avsl.config.models import Config
 from avsl.data.splits import Split
+from avsl.evaluation.outcomes import read_validation
 from avsl.evaluation.scoring import METRIC
 from avsl.files import write_json
 from avsl.paths import Layout
 from avsl.records import EvaluationRecord, StaleError, load_evaluated
 from avsl.registry.card import model_card
+from avsl.registry.cost import count_parameters
 from avsl.registry.packaging import model_code
 from avsl.registry.promotion import promote
 from avsl.registry.rules import Candidate, Decision, model_name
@@ -23,8 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def register(overrides: Sequence[str] = ()) -> None:
-    """Give the best evaluated candidate of one label ratio, by its validation score, the alias ``champion``.
+    """Give the best evaluated model of one label ratio the alias ``champion``: first the method, then its best seed.
 
+    Validation alone decides: :func:`avsl.registry.rules.judge`.
     A champion that a person chose (`avsl models promote`, `rollback`) stays until a better model than all that were
     registered then comes: :func:`avsl.registry.rules.lead`.
     """
@@ -39,11 +42,9 @@ def register(overrides: Sequence[str] = ()) -> None:
 def read_candidates(config: Config) -> list[Candidate]:
     """The evaluated models of the configuration's data set and label ratio, of every method and seed.
 
-    Left out, with a warning: an evaluation of another model than its training left, a training of another split than
-    its seed's.
+    An evaluation of another model than its training left is left out, with a warning.
     """
     layout = Layout.of(config)
-    name = model_name(config.data.name, config.split.label_ratio)
     candidates = []
     for evaluation in sorted(path.parent for path in layout.evaluations.glob(f"*/*/{EvaluationRecord.FILE}")):
         method, seed = evaluation.parts[-2:]
@@ -54,9 +55,6 @@ def read_candidates(config: Config) -> list[Candidate]:
         except StaleError as error:
             log.warning("left out: %s", error)
             continue
-        if how.split_hash != split.content_hash:
-            log.warning("left out: %s was trained on another split than its seed's", trained)
-            continue
         for caveat in scores.caveats:
             log.warning("%s at %s, seed %s: %s", method, layout.ratio, seed, caveat)
         candidates.append(
@@ -66,13 +64,16 @@ def read_candidates(config: Config) -> list[Candidate]:
                 objective=how.objective,
                 score=scores.validation.scores["ciou"],
                 metric=scores.metric,
-                split_hash=split.validation_hash,
+                # A training on another split than its seed's now has does not compete.
+                split_hash=split.validation_hash if how.split_hash == split.content_hash else how.split_hash,
                 data=config.data.name,
                 label_ratio=config.split.label_ratio,
                 model_dir=trained / "model",
                 model_hash=how.model_hash,
                 test_metrics=scores.test.scores,
-                card=model_card(name, trained, evaluation, split),
+                seed=how.seed,
+                cost=count_parameters(trained / "model"),
+                outcomes=read_validation(evaluation),
             )
         )
     return candidates
@@ -80,8 +81,19 @@ def read_candidates(config: Config) -> list[Candidate]:
 
 def decide(config: Config, store: Store, candidates: Sequence[Candidate]) -> Decision:
     """Promote among candidates of the configuration's data set and label ratio, and say what became of it."""
+    layout, data, ratio = Layout.of(config), config.data.name, config.split.label_ratio
+
+    def describe(winner: Candidate, evidence: str) -> str:
+        trained = winner.model_dir.parent
+        split = Split.load(layout.splits / f"{winner.seed}.json")
+        evaluation = layout.evaluations.joinpath(*trained.parts[-2:])
+        return model_card(model_name(data, ratio), trained, evaluation, split, evidence)
+
     # Of any seed: all have the same validation clips.
-    split_hash = Split.load(min(Layout.of(config).splits.glob("*.json"))).validation_hash
-    decision = promote(store, candidates, config.data.name, config.split.label_ratio, split_hash, METRIC, model_code())
+    split_hash = Split.load(min(layout.splits.glob("*.json"))).validation_hash
+    prefer = config.register.prefer
+    decision = promote(
+        store, candidates, data, ratio, split_hash, METRIC, model_code(), prefer=prefer, describe=describe
+    )
     log.info("%s: %s, version %s (%s)", decision.model, decision.action, decision.version, decision.reason)
     return decision
