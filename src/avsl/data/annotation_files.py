@@ -24,7 +24,7 @@ _Row = TypeVar("_Row", bound=BaseModel)
 
 
 def normal_name(name: str) -> str:
-    """A name with composed characters (NFC), which file systems and tools spell in two ways."""
+    """A name in Unicode form NFC; file systems and tools use both NFC and NFD."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -33,21 +33,22 @@ Name = Annotated[str, AfterValidator(normal_name)]
 
 
 def _encoding(path: Path) -> str:
-    """Of a text file, by its byte-order mark; UTF-8 where there is none."""
+    """The encoding of a text file by its byte-order mark; UTF-8 without one."""
     with path.open("rb") as file:
         return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def read_table(path: Path, columns: int, what: str) -> Iterator[list[str]]:
-    """The rows of a CSV without a header, one after the other.
+    """Iterate over the rows of a CSV without a header.
 
     Args:
-        path: the file; empty lines do not count.
-        columns: how many a row has at least.
+        path: the file; empty lines are skipped.
+        columns: smallest number of values of a row.
         what: the file's role, for the error.
 
     Raises:
-        DataError: the file is missing, cannot be read, no UTF-8 text, no CSV or empty, or a row is too short; names it.
+        DataError: the file is missing, unreadable, not UTF-8, not a CSV or empty, or a row is too short; names the
+            file.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such {what}")
@@ -59,7 +60,7 @@ def read_table(path: Path, columns: int, what: str) -> Iterator[list[str]]:
                 if not any(cells):
                     continue
                 if len(cells) < columns or not all(cells[:columns]):
-                    said = f"row {number} has not the {columns} values of the {what}: {','.join(row)!r}"
+                    said = f"row {number} does not have the {columns} values of the {what}: {','.join(row)!r}"
                     raise DataError(f"{path}: {said}")
                 empty = False
                 yield cells
@@ -77,7 +78,7 @@ def read_list(path: Path, what: str) -> list[str]:
     """The ids of a list, one a line (first column of a CSV).
 
     Raises:
-        DataError: as `read_table`, or an id is listed twice.
+        DataError: as for `read_table`, or an id is listed twice.
     """
     ids = [row[0] for row in read_table(path, 1, what)]
     for name, times in Counter(ids).items():
@@ -87,11 +88,11 @@ def read_list(path: Path, what: str) -> list[str]:
 
 
 def read_json_rows(path: Path, model: type[_Row]) -> list[_Row]:
-    """A JSON list of ``model``.
+    """Read a JSON list of ``model``.
 
     Raises:
-        DataError: the file is missing, cannot be read, no JSON or empty, or a row is not of that form; names the row
-            and the key.
+        DataError: the file is missing, unreadable, not JSON or empty, or a row is invalid; names the row and the
+            key.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such annotation file")
@@ -124,20 +125,20 @@ _HEADERS: dict[BoxForm, list[str]] = {
     "xywh": ["file", "class", "x", "y", "width", "height"],
 }
 _ROLES = ("classes", "recordings")
-# Tools round; the few boxes of VGG-SS that no frame holds are far below 0, none is above 1.
+# Tolerance for rounding. VGG-SS has a few boxes far below 0 and none above 1.
 _ROUNDING, _NO_FRACTION = 0.02, 1.5
-# Of the boxes of a file, this many may be wrong for another reason than the convention.
+# Share of a file's boxes that may be invalid for other reasons than the convention.
 _FEW = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """What a file says of a sample.
+    """The annotation of a sample in a file.
 
     Attributes:
         label: class name.
         boxes: (k, 4) x0, y0, x1, y1, in the file's units; k = 0 where nothing in view sounds.
-        recording: the recording it was cut from; empty where the file does not say.
+        recording: the recording of the sample; empty if the file does not name it.
     """
 
     label: str
@@ -157,10 +158,10 @@ def read_annotations(path: Path, form: BoxForm = "xyxy", units: BoxUnits = "frac
 
     Args:
         path: VGG-SS's JSON, a list of ``file``, ``class`` and ``bbox``; or a CSV with the columns file, class, x0, y0,
-            x1, y1 (or x, y, width, height), one box a row and without numbers where nothing in view sounds. Either may
+            x1, y1 (or x, y, width, height), one box per row, without numbers if nothing in view sounds. Either may
             have a ``recording``.
-        form: of the boxes: two corners, or a corner, width and height.
-        units: fractions of the frame, or pixels of the picture as it lies in the folder.
+        form: form of the boxes: two corners, or a corner, width and height.
+        units: units of the boxes: fractions of the frame, or pixels of the file's picture.
 
     Raises:
         DataError: the file is missing, not of that form, names an id twice (JSON) or with two classes or recordings
@@ -180,7 +181,7 @@ def read_annotations(path: Path, form: BoxForm = "xyxy", units: BoxUnits = "frac
 def _check_convention(
     path: Path, names: Sequence[str], boxes: NDArray[np.float64], form: BoxForm, units: BoxUnits
 ) -> None:
-    """Refuse boxes whose values over the whole file show another form or other units."""
+    """Refuse boxes if the values of the whole file indicate another form or other units."""
 
     def refuse(wrong: Any, what: str, setting: str) -> None:
         first = int(wrong.argmax())
@@ -193,7 +194,7 @@ def _check_convention(
     inverted = (boxes[:, 2:] < boxes[:, :2]).any(axis=1) & (boxes >= -_ROUNDING).all(axis=1)
     outside = (boxes[:, :2] + boxes[:, 2:] > 1 + _ROUNDING).any(axis=1)
     if units == "fractions" and beyond.any():
-        refuse(beyond, "are no fractions of the frame", "if they are in pixels, set units=pixels")
+        refuse(beyond, "are not fractions of the frame", "if they are in pixels, set units=pixels")
     if units == "pixels" and not (boxes > 1).any():
         refuse(~beyond, "are at most 1", "if they are fractions of the frame, set units=fractions")
     if form == "xyxy" and (inverted.mean() > _FEW or (inverted.any() and units == "fractions" and not outside.any())):
@@ -231,7 +232,7 @@ def _read_box_table(path: Path, form: BoxForm) -> dict[str, Annotation]:
             try:
                 a, b, c, d = map(float, numbers)
             except ValueError:
-                raise DataError(f"{path}: row {number} has not four numbers for '{name}': {numbers}") from None
+                raise DataError(f"{path}: row {number} does not have four numbers for '{name}': {numbers}") from None
             drawn.append([a, b, c, d])
     return {name: Annotation(label, as_boxes(boxes[name]), recording) for name, (label, recording) in known.items()}
 
@@ -250,8 +251,8 @@ class _PixelRow(BaseModel):
 def read_pixel_boxes(path: Path) -> list[tuple[str, str, NDArray[np.float64]]]:
     """Frame, sound and box of each row of the interactive benchmark's lists (Senocak et al., arXiv 2407.13676).
 
-    The lists name files on their authors' machine; what counts begins after ``visual_frames/`` and ``audio_wav/``.
-    Boxes are pixels of a 224 px frame, the end exclusive; one of zeros says that nothing in view sounds.
+    The lists hold paths of their authors' machine, of which the part after ``visual_frames/`` and ``audio_wav/`` is
+    used. Boxes are in pixels of a 224 px frame, the end exclusive; a box of zeros means that nothing in view sounds.
 
     Returns:
         The frame's and the sound's path in those folders, and (k, 4) fractions, k = 0 or 1, in the file's order.

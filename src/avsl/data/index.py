@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 MIDDLE = 0.5
-"""Of a video, as a share of its length."""
+"""The middle of a video, as a share of its length."""
 
 
-@dataclass(frozen=True, slots=True)  # there may be two hundred thousand
+@dataclass(frozen=True, slots=True)  # a data set may have 200,000
 class Entry:
-    """One row to prepare: a frame with a sound, and what is known of where the sound comes from.
+    """One row to prepare: a frame with a sound and its annotation.
 
     Attributes:
         sample_id: unique name of the row.
-        source_id: the recording it comes from; a source lies on one side of a split.
-        group_id: rows that share one frame share it.
+        source_id: the recording of the row; all rows of a recording are in one part.
+        group_id: equal for rows that share a frame.
         part: one of ``avsl.data.prepared.format.PARTS``; empty until `assign_parts` decides.
-        label: class name; empty where not known.
-        picture: a picture, or a video that shows it; None where the folder has none.
-        sounds: recordings, added up; None where the folder has none.
-        boxes: (k, 4) x0, y0, x1, y1 as fractions of the frame, as annotated; k = 0 where nothing in view sounds; None
-            where nobody drew boxes.
+        label: class name; empty if unknown.
+        picture: a picture, or a video with the frame; None if the folder has none.
+        sounds: sound files, whose sum is the sound; None for a file that the folder lacks.
+        boxes: (k, 4) x0, y0, x1, y1 as fractions of the frame, as annotated; k = 0 if nothing in view sounds; None if
+            there are no boxes.
         mask: a picture or array that is not zero on the pixels that sound.
-        time_s: which frame of a video, and where in the recording the sound is centered; None is `moment`.
+        time_s: time of the frame in a video and of the middle of the sound; None for `moment`.
         moment: the same as a share of the video's length.
         meta: small JSON values.
-        broken: why it cannot be used, where the lists already tell.
-        sound_source: the recording its sound comes from, where that is another than the frame's.
-        in_pixels: the boxes are in pixels of the picture, not in fractions.
+        broken: why the row cannot be used, if the lists show it.
+        sound_source: the recording of the sound, if it is not the frame's.
+        in_pixels: whether the boxes are in pixels of the picture instead of fractions.
     """
 
     sample_id: str
@@ -64,16 +64,16 @@ class Entry:
 
     @property
     def sources(self) -> set[str]:
-        """Every recording that it is made of."""
+        """All recordings of the row."""
         return {self.source_id, self.sound_source or self.source_id}
 
     @property
     def annotated(self) -> bool:
-        """Whether somebody said where the sound comes from, if only that it comes from nowhere in view."""
+        """Whether the row has an annotation, which may say that nothing in view sounds."""
         return self.boxes is not None or self.mask is not None
 
     def files(self) -> list[Path | None]:
-        """Every file it needs; None for one that the folder lacks."""
+        """All files of the row; None for a file that the folder lacks."""
         return [self.picture, *self.sounds, *([self.mask] if self.mask else [])]
 
 
@@ -83,8 +83,8 @@ class Leak:
 
     Attributes:
         sample_id: the row.
-        part: the part that holds it, or another row of its source.
-        same: the row itself is held out, not only its source.
+        part: the part of this row or of another row of its recording.
+        same: whether the row is held out, and not only its recording.
     """
 
     sample_id: str
@@ -94,7 +94,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class LazyEntries(Iterable[Entry]):
-    """Rows that each iteration makes again: a list of them takes a kilobyte a row.
+    """Rows that each iteration makes again, because a list of them takes a kilobyte per row.
 
     Attributes:
         rows: returns an iterator over them.
@@ -111,12 +111,12 @@ class Index:
     """All rows of a data set.
 
     Attributes:
-        entries: the rows, to be gone through as often as needed; those of published test lists whether their files are
-            there or not.
-        leaks: rows of a training list that were dropped because they are held out.
-        left_out: rows that belong to no side: unannotated media of held-out sources, and test rows whose frame is
-            learned from.
-        notes: sentences on how the folder was read.
+        entries: the rows, which can be iterated several times; rows of published test lists are included even if
+            their files are missing.
+        leaks: held-out rows that were dropped from a training list.
+        left_out: number of rows without a part: unannotated media of held-out recordings, and test rows whose frame is
+            in a training or validation row.
+        notes: messages about how the folder was read.
     """
 
     entries: Iterable[Entry]
@@ -126,19 +126,19 @@ class Index:
 
 
 class IndexedConfig(StrictConfig):
-    """What every data set on disk is prepared with.
+    """Settings that all data sets on disk share.
 
     Attributes:
-        root: the folder.
+        root: folder of the data set.
         image_size: side of the prepared frames, pixels.
-        duration_s: of the prepared sound, at 16 kHz.
+        duration_s: length of the prepared sounds, at 16 kHz.
         silence_db: peak of a sound, relative to full scale, below which it is silent and its row unusable.
         max_broken: highest share of the listed rows that may be missing or unusable.
-        shard_rows: most rows in one shard; on average there are some 43 % of it.
+        shard_rows: largest number of rows in a shard; the average is about 43 % of it.
         frames: ``raw`` pixels, which load fastest, or ``jpeg`` (quality 95), a fraction of their size.
-        frames_per_clip: rows of a training video that nobody annotated: 1 is its middle frame, n are the midpoints of n
-            equal parts, each with the sound around it. They share their source and so their side. An annotated video
-            stays one row, as its boxes are of the one frame that somebody looked at; label ratios are of all rows.
+        frames_per_clip: rows per unannotated training video: 1 takes its middle frame, n the midpoints of n equal
+            parts, each with the sound around it. An annotated video has one row, because its boxes belong to one frame.
+            Label ratios are shares of all rows.
     """
 
     root: str
@@ -155,9 +155,9 @@ class CutConfig(IndexedConfig):
     """A data set whose annotated rows are cut into train, validation and test by source.
 
     Attributes:
-        test_share: of the annotated sources; published test sets are tests as a whole.
-        validation_share: of the annotated sources that are not for testing.
-        seed: draws the sources.
+        test_share: share of the annotated recordings for testing; 1 for published test sets.
+        validation_share: share of the other annotated recordings for validation.
+        seed: seed of the choice of recordings.
     """
 
     test_share: float = Field(1.0, ge=0, le=1)
@@ -168,7 +168,7 @@ class CutConfig(IndexedConfig):
 LeakRule = Literal["stop", "drop"]
 
 
-"""What becomes of a training list that shares rows or sources with held-out parts."""
+"""How to handle a training list that shares rows or recordings with held-out parts."""
 
 
 class ListedConfig(CutConfig):
@@ -176,9 +176,9 @@ class ListedConfig(CutConfig):
 
     Attributes:
         silent_list: extended set: CSV of video, audio and ``non-sounding``, the rows of ``test_offscreen``; empty:
-            none. A row whose frame or sound is learned from is left out.
-        train_list: file with the ids of the unlabeled rows; empty: whatever else is in the folder and not held out.
-        leak: ``stop`` where the training list holds rows or sources of the held-out parts, or ``drop`` those rows.
+            none. Rows whose frame or sound is in training or validation are left out.
+        train_list: file with the ids of the unlabeled rows; empty: all other media in the folder that are not held out.
+        leak: ``stop`` if the training list has rows or recordings of the held-out parts, or ``drop`` such rows.
     """
 
     silent_list: str = ""

@@ -16,38 +16,38 @@ from avsl.data.partition import add_pool, add_training_list
 from avsl.data.recordings import source_of
 from avsl.errors import DataError, check_name
 
-# What a folder of sounds may hold: the second row is decoded as the sound track of a video is.
+# Suffixes of sounds; those after SOUND_SUFFIXES are decoded like the sound track of a video.
 _SOUNDS = (*SOUND_SUFFIXES, ".m4a", ".aac", ".opus", ".oga", ".wma", ".aif", ".aiff", ".mka", *VIDEO_SUFFIXES)
 
 
 def files_by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
-    """The paths of a folder's files with one of ``suffixes``, by their name without it, composed (NFC) and in order.
+    """The paths of a folder's files with one of ``suffixes``, by their stem in Unicode form NFC, sorted.
 
-    Names that begin with a dot are passed over. Paths are text, as a `Path` takes three times the memory.
+    Names that begin with a dot are skipped. Paths are strings, because a `Path` takes three times the memory.
 
     Raises:
-        DataError: there is no such folder, or two files have one name, or one a name that is no line of text.
+        DataError: the folder is missing, two files have one stem, or a name is refused by `check_name`.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     found: dict[str, str] = {}
-    with os.scandir(folder) as files:  # pathlib first makes a list of all
+    with os.scandir(folder) as files:  # pathlib would build a list of all files first
         for file in files:
             stem, suffix = _split(file.name)
             if suffix.lower() not in suffixes or stem.startswith("."):
                 continue
             check_name(folder / file.name)
-            path = os.path.join(folder, file.name)  # noqa: PTH118  # of 200,000
+            path = os.path.join(folder, file.name)  # noqa: PTH118  # faster for 200,000 files
             other = found.setdefault(normal_name(stem), path)
             if other != path:
                 first, second = sorted((Path(other).name, file.name))
-                raise DataError(f"{folder}: both '{first}' and '{second}' are there")
+                raise DataError(f"{folder}: both '{first}' and '{second}' exist")
     return dict(sorted(found.items()))
 
 
 def _split(name: str) -> tuple[str, str]:
     """A file's name without its suffix, and the suffix."""
-    return os.path.splitext(name)  # noqa: PTH122  # of 200,000, and of names that are no paths
+    return os.path.splitext(name)  # noqa: PTH122  # faster for 200,000 files
 
 
 def _class_folders(root: Path) -> dict[str, str]:
@@ -67,8 +67,8 @@ class Media:
     Attributes:
         pictures: paths of the frames.
         sounds: paths of the sounds.
-        by_class: ids are ``CLASS/NAME``.
-        notes: sentences on what in the folder is not read.
+        by_class: whether ids are ``CLASS/NAME``.
+        notes: messages about files that are not read.
     """
 
     pictures: Mapping[str, str]
@@ -78,11 +78,11 @@ class Media:
 
     @classmethod
     def read(cls, root: Path, class_folders: bool = False) -> Media:
-        """What lies in a folder: pictures in ``frames/`` with sounds in ``audio/``, or clips.
+        """Read the media of a folder: pictures in ``frames/`` with sounds in ``audio/``, or clips.
 
         Args:
             root: the folder.
-            class_folders: whether a folder without either may have folders of clips, each named after a class.
+            class_folders: whether clips may be in folders that are named after classes.
 
         Raises:
             DataError: the folder is missing or holds none of these, or two files have one name.
@@ -108,7 +108,7 @@ class Media:
         return sorted(self.pictures.keys() | self.sounds.keys())
 
     def find(self, name: str, label: str = "") -> str:
-        """The id that ``name`` in a person's file means: it may have a suffix, a folder or a Windows separator."""
+        """The id of ``name`` in a user's file, which may have a suffix, a folder or a Windows separator."""
         path = name.replace("\\", "/")
         stem, suffix = _split(path)
         if suffix.lower() not in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES, *_SOUNDS):
@@ -118,56 +118,56 @@ class Media:
         return next((known for known in candidates if known in self.pictures or known in self.sounds), name)
 
     def entry(self, name: str, source: Callable[[str], str] = source_of, **known: Any) -> Entry:
-        """The row whose picture and sound have this name; ``known`` are further fields."""
+        """Make the row of a picture and a sound with this name; ``known`` are further fields."""
         fields = {"source_id": source(name), "picture": self.picture(name), "sounds": (self.sound(name),)}
         if self.by_class:
             fields["label"] = name.partition("/")[0]
         return Entry(sample_id=name, group_id=name, **(fields | known))
 
     def picture(self, name: str) -> Path | None:
-        """Where the picture of this name lies."""
+        """The path of a picture; None if there is none."""
         return Path(self.pictures[name]) if name in self.pictures else None
 
     def sound(self, name: str) -> Path | None:
-        """Where the sound of this name lies."""
+        """The path of a sound; None if there is none."""
         return Path(self.sounds[name]) if name in self.sounds else None
 
     def annotated(self, known: Mapping[str, Annotation], source: Callable[[str], str] = source_of) -> list[Entry]:
-        """The rows that an annotation file names."""
+        """Make the rows of an annotation file."""
         return [
             self.entry(name, source_id=row.recording or source(name), label=row.label, boxes=row.boxes)
             for name, row in known.items()
         ]
 
     def masked_entry(self, masks: Path, name: str, **known: Any) -> Entry:
-        """The row of this name with its mask in the folder ``masks``, a ``.npy`` array or a ``.png``."""
-        if name not in self.pictures:  # a list's names lead to no file but through the names of files that are there
+        """Make the row of this name with its mask in the folder ``masks``, a ``.npy`` array or a ``.png``."""
+        if name not in self.pictures:  # names of a list must not lead to files outside the folders
             return self.entry(name, **known)
         path = next((p for p in (masks / f"{name}.npy", masks / f"{name}.png") if p.is_file()), None)
         return self.entry(name, mask=path, broken="" if path else f"no mask (.png, .npy) in {masks}", **known)
 
     def pool(self, but: Container[str], source: Callable[[str], str] = source_of) -> Iterable[Entry]:
-        """A row of ``train`` for every picture or sound whose name is not among ``but``, in order of the names."""
+        """A row of ``train`` for each picture or sound whose name is not in ``but``, ordered by name."""
         return LazyEntries(lambda: (self.entry(name, source, part="train") for name in self.names() if name not in but))
 
 
 def add_silent(
     entries: Sequence[Entry], path: Path, media: Media, source: Callable[[str], str] = source_of
 ) -> tuple[list[Entry], int]:
-    """Add the rows of an extended test set (SLAVC: Mo and Morgado, arXiv 2209.09634): frames with a sound not in view.
+    """Add the rows of an extended test set (SLAVC: Mo and Morgado, arXiv 2209.09634): frames with an off-screen sound.
 
     Args:
         entries: the rows so far, with their parts.
-        path: CSV with the columns video, audio, label; its rows labeled ``non-sounding`` are taken.
-        media: where frames and sounds lie.
-        source: the source of an id.
+        path: CSV with the columns video, audio, label; of which the rows labeled ``non-sounding`` are added.
+        media: the frames and sounds.
+        source: the recording of an id.
 
     Returns:
-        All rows, and how many were left out as their frame's or their sound's source is learned from. The new rows'
-        part is ``test_offscreen``, their source the frame's.
+        All rows, and the number of rows that were left out because the recording of their frame or sound is in training
+        or validation. New rows are in ``test_offscreen`` and belong to the recording of their frame.
 
     Raises:
-        DataError: the file is missing or not of that form.
+        DataError: the file is missing or invalid.
     """
     header, *rows = read_table(path, 3, "list of silent rows")
     if header != ["video", "audio", "label"]:
@@ -199,15 +199,15 @@ def add_unannotated(
     data: str,
     source: Callable[[str], str] = source_of,
 ) -> Index:
-    """Add the extended set's silent rows and the unlabeled rows: a published list, or whatever else is in the folder.
+    """Add the extended set's silent rows and the unlabeled rows: of a published list, or all others of the folder.
 
     Args:
         entries: the annotated rows, with their parts.
-        config: names the lists.
-        media: where frames and sounds lie.
+        config: settings with the lists.
+        media: the frames and sounds.
         known: names of the annotated rows.
         data: name of the data set, for the error.
-        source: the source of an id.
+        source: the recording of an id.
 
     Raises:
         DataError: a list is missing or wrong, or the training list leaks.

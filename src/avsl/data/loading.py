@@ -1,4 +1,4 @@
-"""From prepared shards to batches: what a step draws depends on the seed and the step's number alone."""
+"""Batches of prepared data; the rows of a step depend only on the seed and the step."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from avsl.types import FrontEnd
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Sounds read at a time for their features.
+# Number of sounds that are read at once to compute features.
 _READ = 64
-# What has been computed of an open set, by front end and rows.
+# Cached features of an open set, by front end and rows.
 _KEPT: WeakKeyDictionary[PreparedData, dict[tuple[str, str], NDArray[np.float32]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as they lie in the shards.
+    """Rows of the shards.
 
     Attributes:
-        pixels: (B, H, W, 3) uint8 RGB: a quarter of what floats take on the way to a device.
-        waveform: (B, T) in [-1, 1]; None where every front end's output is cached.
+        pixels: (B, H, W, 3) uint8 RGB, whose transfer to a device takes a quarter of that of floats.
+        waveform: (B, T) in [-1, 1]; None if the outputs of all front ends are cached.
         features: cached front-end outputs by key.
         index: (B,) row numbers.
         recording: (B,) int64, equal for rows of one recording.
-        mask: (B, H, W) what is annotated, in {0, 1}; None where not asked for.
+        mask: (B, H, W) annotation in {0, 1}; None if it is not read.
     """
 
     pixels: Tensor
@@ -70,10 +70,10 @@ class TrainingRows:
     """The rows of one step.
 
     Attributes:
-        labeled: rows with masks; all rows, without masks, where the framework uses no labels.
-        unlabeled: rows without; None at 100 % labels or where the framework uses none.
-        hidden: (B_u, H, W) true masks of the unlabeled rows where the data set knows all of them, for measuring
-            pseudo-labels; no framework sees them.
+        labeled: rows with masks; all rows, without masks, if the framework uses no labels.
+        unlabeled: rows without masks; None if all rows are labeled or the framework uses no unlabeled rows.
+        hidden: (B_u, H, W) true masks of the unlabeled rows, which measure pseudo-labels and which no framework sees;
+            None if the data set does not have all of them.
         step: the step's number.
     """
 
@@ -93,17 +93,16 @@ class TrainingRows:
 
 
 class RowReader:
-    """Reads rows by number, with front-end outputs cached.
+    """Reads rows by number and caches the outputs of front ends.
 
-    The cache is memory-mapped from a file without a name on the prepared set's disk, which vanishes with ``data``, as
-    another reader of the same rows shares it: the memory a reader holds does not grow with its rows, and what fits
-    stays in the system's page cache.
+    The cache is memory-mapped from an unlinked file on the disk of the prepared set, so that memory does not grow with
+    the number of rows. Readers of the same rows share it, and it is freed with ``data``.
 
     Args:
         data: the prepared set.
-        front_ends: audio front ends whose outputs replace the waveform; the waveform is kept where there are none, or
-            one that is not ``cacheable`` (it hears the waveform itself).
-        rows: the rows whose features are cached now, once.
+        front_ends: audio front ends whose outputs replace the waveform; the waveform is kept if there are none, or if
+            one is not ``cacheable``.
+        rows: the rows whose features are cached.
     """
 
     def __init__(self, data: PreparedData, front_ends: Sequence[FrontEnd], rows: NDArray[np.int64]) -> None:
@@ -119,7 +118,7 @@ class RowReader:
         self._keeps_waveform = not front_ends or not all(front_end.cacheable for front_end in front_ends)
 
     def __call__(self, index: NDArray[np.int64], *, masks: bool) -> Rows:
-        """The rows ``index``; with what is annotated where asked.
+        """Read the rows ``index``, with their annotation if ``masks`` is True.
 
         Raises:
             IndexError: the features of a row are not cached.
@@ -137,13 +136,13 @@ class RowReader:
         )
 
     def truth(self, index: NDArray[np.int64]) -> Tensor:
-        """(B, H, W) bool, what is annotated of the rows ``index``: `PreparedData.truth_masks`."""
+        """(B, H, W) bool annotation of the rows ``index``: `PreparedData.truth_masks`."""
         return torch.from_numpy(self.data.truth_masks(index))
 
     def consensus(self, index: NDArray[np.int64]) -> Tensor:
         """(B, H, W) float32: `avsl.functional.boxes.consensus_map` of every annotator's boxes.
 
-        NaN in rows whose data set does not keep every annotator's boxes.
+        Rows without every annotator's boxes are NaN.
         """
         side = self.data.manifest.image_size
         maps = torch.full((len(index), side, side), torch.nan)
@@ -154,18 +153,19 @@ class RowReader:
 
 
 def _cache(data: PreparedData, front_end: FrontEnd, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(rows, ...) outputs of a front end, memory-mapped.
+    """Compute the outputs of a front end, (rows, ...), memory-mapped.
 
     Raises:
-        DataError: the disk has no room for them.
+        DataError: the disk is full.
     """
     shape: tuple[int, ...] = ()
     try:
-        # Beside the prepared set and not in it, as DVC hashes what is there; no system-wide folder: it may be memory.
+        # Beside the prepared set, because DVC hashes the set's folder and the system's temporary folder may be in
+        # memory.
         with tempfile.TemporaryFile(dir=data.root.parent) as file:
             for start in range(0, len(rows), _READ):
                 sounds = torch.from_numpy(data.waveforms(rows[start : start + _READ]))
-                # Per clip: batched on a CPU, a mel spectrogram gets slower with every clip in the batch.
+                # Clip by clip, because on a CPU the time of a mel spectrogram grows faster than the batch.
                 for k in range(len(sounds)):
                     output = front_end(sounds[k : k + 1]).numpy()
                     shape = output.shape[1:]
@@ -182,7 +182,7 @@ def _cache(data: PreparedData, front_end: FrontEnd, rows: NDArray[np.int64]) -> 
 def endless(pool: NDArray[np.int64], seed: int, start: int, count: int) -> NDArray[np.int64]:
     """Items [start, start + count) of the endless stream of seeded shuffles of ``pool``.
 
-    A function of its arguments alone, so a resumed run draws what the uninterrupted one would have drawn.
+    It depends only on its arguments, so that a resumed training reads the same rows as an uninterrupted one.
     """
     drawn: list[NDArray[np.int64]] = []
     while count > 0:
@@ -194,20 +194,20 @@ def endless(pool: NDArray[np.int64], seed: int, start: int, count: int) -> NDArr
 
 
 class StepLoader:
-    """Yields the rows of each training step; its state is the number of the next one.
+    """Yields the rows of each training step; its state is the number of the next step.
 
     Args:
         reader: reads rows.
         labeled: rows whose labels may be used.
         unlabeled: rows without labels; empty for none.
         batch_size: rows of a step.
-        labeled_batch_size: how many of them are labeled, where there are unlabeled ones.
+        labeled_batch_size: number of labeled rows among them, if there are unlabeled ones.
         steps_per_epoch: steps before validation.
-        seed: of the shuffles.
-        masks: whether the labeled rows' masks are read.
-        hidden: whether the unlabeled rows' true masks are read for measuring pseudo-labels, where all are annotated.
-        rank: which of the processes that train together this is, from 0; each reads its own share of a step's rows.
-        processes: how many there are; both sizes are divisible by it.
+        seed: seed of the shuffles.
+        masks: whether to read the masks of labeled rows.
+        hidden: whether to read the true masks of unlabeled rows to measure pseudo-labels, if all are annotated.
+        rank: rank of this training process, which reads its share of a step's rows.
+        processes: number of training processes; it divides both batch sizes.
     """
 
     def __init__(
@@ -244,17 +244,17 @@ class StepLoader:
             self._next += 1
             yield self.rows(self._next - 1)
 
-    def drawn(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The labeled and the other row numbers of step number ``step``, of all processes."""
+    def row_numbers(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The numbers of labeled and unlabeled rows of step ``step``, for all processes."""
         (labeled, unlabeled), (n_labeled, n_unlabeled) = self._pools, self._sizes
-        drawn = endless(labeled, self._seed, step * n_labeled, n_labeled)
+        rows = endless(labeled, self._seed, step * n_labeled, n_labeled)
         if not n_unlabeled:
-            return drawn, unlabeled[:0]
-        return drawn, endless(unlabeled, self._seed + 1, step * n_unlabeled, n_unlabeled)
+            return rows, unlabeled[:0]
+        return rows, endless(unlabeled, self._seed + 1, step * n_unlabeled, n_unlabeled)
 
     def rows(self, step: int) -> TrainingRows:
-        """The rows of step number ``step``, counted from 0 over all epochs: of what is drawn, this process's share."""
-        labeled, others = (self._own(drawn) for drawn in self.drawn(step))
+        """Read this process's share of the rows of step ``step``, counted from 0 over all epochs."""
+        labeled, others = (self._own(rows) for rows in self.row_numbers(step))
         if not len(others):
             return TrainingRows(self._reader(labeled, masks=self._masks), None, None, step)
         return TrainingRows(
@@ -270,11 +270,11 @@ class StepLoader:
         return drawn[rank * size : (rank + 1) * size]
 
     def state_dict(self) -> dict[str, Any]:
-        """The next step's number."""
+        """The number of the next step."""
         return {"next": self._next}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the step in ``state``."""
+        """Continue with the step in ``state``."""
         self._next = int(state["next"])
 
 

@@ -16,41 +16,43 @@ from avsl.errors import DataError
 def assign_parts(
     entries: Iterable[Entry], config: CutConfig, test_sources: Container[str] | None = None
 ) -> list[Entry]:
-    """Give each annotated row its part, by source: two rows of one recording never lie on two sides.
+    """Assign each annotated row to a part; all rows of a recording get the same part.
 
-    A source's draw depends on the seed and its name alone, so further annotations move nobody.
+    The part of a recording depends only on the seed and its name, so that new annotations do not move others.
 
     Args:
         entries: annotated rows.
         config: shares and seed.
-        test_sources: the published test sources; None draws ``config.test_share`` of the sources.
+        test_sources: the published test recordings; None chooses ``config.test_share`` of the recordings.
     """
 
     def part(source: str) -> str:
         if test_sources is None:
-            if draw(f"{config.seed}:test:{source}") < config.test_share:
+            if hash_fraction(f"{config.seed}:test:{source}") < config.test_share:
                 return "test"
         elif source in test_sources:
             return "test"
-        return "validation" if draw(f"{config.seed}:validation:{source}") < config.validation_share else "train"
+        return (
+            "validation" if hash_fraction(f"{config.seed}:validation:{source}") < config.validation_share else "train"
+        )
 
     return [replace(entry, part=part(entry.source_id)) for entry in entries]
 
 
-def draw(text: str) -> float:
-    """A uniform number in [0, 1) that depends on ``text`` alone."""
+def hash_fraction(text: str) -> float:
+    """A uniform number in [0, 1) that depends only on ``text``."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56
 
 
 def add_pool(entries: Sequence[Entry], pool: Iterable[Entry], left_out: int = 0) -> Index:
-    """Add what else lies in the folder as unlabeled training rows, without the sources that are held out.
+    """Add the other media of the folder as unlabeled training rows, except those of held-out recordings.
 
     Args:
         entries: the rows so far, with their parts.
-        pool: rows of ``train`` without annotation, to be gone through more than once.
-        left_out: rows left out before.
+        pool: unannotated rows of ``train``, which can be iterated several times.
+        left_out: number of rows that were left out before.
     """
-    free, leaks = _held_out(entries, pool)
+    free, leaks = _separate_held_out(entries, pool)
     return Index(LazyEntries(lambda: chain(entries, free)), left_out=left_out + len(leaks))
 
 
@@ -61,16 +63,16 @@ def add_training_list(
 
     Args:
         entries: the rows so far, with their parts; a listed row that is among the training rows is not added again.
-        pool: the listed rows, as rows of ``train``, to be gone through more than once.
-        rule: ``stop`` refuses a list with held-out rows or sources, ``drop`` drops and records those.
+        pool: the listed rows as rows of ``train``, which can be iterated several times.
+        rule: ``stop`` refuses a list with held-out rows or recordings, ``drop`` drops and records them.
         path: the list.
-        key: name of the setting that holds the rule.
-        left_out: rows left out before.
+        key: name of the rule's setting, for the error.
+        left_out: number of rows that were left out before.
 
     Raises:
-        DataError: the list shares rows or sources with held-out parts and the rule is ``stop``; says how many.
+        DataError: the rule is ``stop``, and the list has rows or recordings of held-out parts; states how many.
     """
-    free, leaks = _held_out(entries, pool)
+    free, leaks = _separate_held_out(entries, pool)
     if leaks and rule == "stop":
         counts = Counter((leak.part, leak.same) for leak in leaks)
         said = ", ".join(
@@ -83,8 +85,8 @@ def add_training_list(
     return Index(LazyEntries(lambda: chain(entries, free)), leaks, left_out)
 
 
-def _held_out(entries: Iterable[Entry], pool: Iterable[Entry]) -> tuple[Iterable[Entry], list[Leak]]:
-    """Part ``pool`` into training rows that are not among ``entries`` yet, and rows that are held out."""
+def _separate_held_out(entries: Iterable[Entry], pool: Iterable[Entry]) -> tuple[Iterable[Entry], list[Leak]]:
+    """Split ``pool`` into training rows that are not in ``entries``, and held-out rows."""
     rows = {entry.sample_id: entry.part for entry in entries}
     sources: dict[str, str] = {}
     for entry in entries:
@@ -100,17 +102,18 @@ def _held_out(entries: Iterable[Entry], pool: Iterable[Entry]) -> tuple[Iterable
 
 
 def with_frames(entries: Iterable[Entry], config: IndexedConfig) -> Iterator[Entry]:
-    """Make ``config.frames_per_clip`` rows of each training video that nobody annotated.
+    """Make ``config.frames_per_clip`` rows of each unannotated training video.
 
     Args:
-        entries: rows with their parts; leaks and what is there twice are found before, by clip.
-        config: says how many.
+        entries: rows with their parts, without leaks and duplicates.
+        config: settings of the data set.
 
     Yields:
-        The rows; ``CLIP@2of5`` is the second of five of one.
+        The rows; ``CLIP@2of5`` is the second of five rows of a clip.
 
     Raises:
-        DataError: more than one is asked for where a row has a picture and no video, or where there is no such video.
+        DataError: ``frames_per_clip`` is above 1, and a row has a picture instead of a video or no row has such a
+            video.
     """
     n = config.frames_per_clip
     found = n == 1

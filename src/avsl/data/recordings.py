@@ -1,4 +1,4 @@
-"""Which recording a sample was cut from, by the sample's name."""
+"""The recording of a sample, recognized by the sample's name."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Collection, Iterable
 
 from avsl.errors import DataError
 
-# A VGGSound clip is named after its video and the second it starts at.
+# The name of a VGGSound clip is its video's id and its start in seconds.
 _SECONDS = re.compile(r"(?P<recording>.{11})_\d{6}")
 _SPAN = re.compile(r"(?P<recording>.+)_(?P<start>\d+(?:\.\d+)?)_(?P<end>\d+(?:\.\d+)?)")
-# No camera's names, which end in a date and a time of day.
+# Names of cameras end in a date and a time of day, and are excluded.
 _NUMBERED = re.compile(r"(?P<recording>.+)(?<!\d{8})[_-]\d{3,6}")
-# Two numbers that lie further apart, even in milliseconds, are no clip's start and end.
+# Numbers with a larger difference, even in milliseconds, are not the start and end of a clip.
 _LONGEST_SPAN = 3_600_000
 
 
 def source_of(sample_id: str) -> str:
-    """The video a VGGSound clip was cut from; any other id is its own source."""
+    """The video of a VGGSound clip; the id itself for any other id."""
     match = _SECONDS.fullmatch(sample_id)
     return match["recording"] if match else sample_id
 
 
 class Recordings:
-    """Maps the names of samples to the recordings they were cut from.
+    """Maps the names of samples to their recordings.
 
-    Without a pattern three usual forms are recognized: ``ID_SSSSSS`` with an id of 11 characters (VGGSound),
-    ``ID_START_END`` in seconds or milliseconds, and ``NAME_NNNN`` with 3 to 6 digits, as frames are numbered. In the
-    last form a name that is a class, or the only one in its folder, numbers unrelated clips: each is its own recording.
+    Without a pattern three common forms are recognized: ``ID_SSSSSS`` with an id of 11 characters (VGGSound),
+    ``ID_START_END`` in seconds or milliseconds, and ``NAME_NNNN`` with 3 to 6 digits, the number of a frame. In the
+    last form, if NAME is a class or the only one in its folder, each clip is a separate recording.
 
     Args:
-        names: every sample's name; gone through once.
-        pattern: regular expression of a whole name whose group is the recording; empty: the usual forms.
+        names: names of all samples; iterated once.
+        pattern: regular expression of a whole name whose group is the recording; empty: the common forms.
         classes: names of classes.
 
     Raises:
@@ -60,7 +60,7 @@ class Recordings:
         return self.match(name)[0]
 
     def match(self, name: str) -> tuple[str, str]:
-        """The recording of a sample and the form of its name; the name itself and '' where it has none."""
+        """The recording of a sample and the form of its name; the name itself and '' if no form matches."""
         if self._pattern:
             found = self._pattern.fullmatch(name)
             return (found.group(1) or name, self._pattern.pattern) if found else (name, "")
@@ -77,7 +77,7 @@ class Recordings:
 
 
 def count_recordings(clips: Iterable[tuple[str, str]]) -> str:
-    """A sentence on clips, given the recording of each and how it is known ('' where it is the clip itself)."""
+    """A summary of clips, given the recording of each and the form of its name ('' if none matches)."""
     forms: Counter[str] = Counter()
     recordings = set()
     for recording, form in clips:

@@ -1,6 +1,6 @@
-"""What a data set's folder holds, by content: one hash a file, read again only where the file may have changed.
+"""The content of a data set's folder: a hash of each file, which is read again only if it may have changed.
 
-Imports nothing heavy, as `dvc repro` looks at the folder every time.
+It imports nothing large, because `dvc repro` runs it every time.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from avsl.files import file_hash
 log = logging.getLogger(__name__)
 
 HASHES = "file-hashes.sqlite"
-"""Beside the prepared set: what is known of the files on this machine."""
+"""File beside the prepared set with the hashes of this machine's files."""
 
 _TABLE = "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, stamp TEXT, sha256 TEXT) WITHOUT ROWID"
 
-# A file may change twice within one tick of the file system's clock, so a hash of so young a file is not kept.
+# A file may change twice within a tick of the file system's clock, so hashes of such recent files are not kept.
 _YOUNG_NS = 10**9
-# Files handed to the threads at a time: what a pool holds of each takes more than the hash itself.
+# Number of files that are submitted at once, because a pool's future takes more memory than a hash.
 _BATCH = 256
 
 
 class AbsentError(DataError):
-    """The folder is not here."""
+    """The folder does not exist on this machine."""
 
 
 def content_hashes(paths: Iterable[Path], memory: Path, level: int = logging.INFO) -> dict[Path, str]:
-    """SHA-256 of files, in hexadecimal; those that ``memory`` knows are not read again.
+    """SHA-256 of files, in hexadecimal; files that ``memory`` knows are not read.
 
-    A file is known by its absolute path, size, times of modification and of status change, and inode: whatever is
-    done to a file's content moves the second time, also what sets the first one back. What was read is remembered every
-    few hundred files, so that a killed call has not read them in vain.
+    A file is known by its absolute path, size, times of modification and of status change, and inode: every change of
+    content updates the second time, even if the first one is reset. Hashes are stored every few hundred files, so that
+    an interrupted call can be resumed.
 
     Args:
-        paths: the files, in any order and repeated. Those that do not exist or cannot be read are left out: decoding
-            them will tell why.
-        memory: SQLite file, made where absent and brought up to date. It is asked file by file, so that a caller who
-            comes with a few files at a time holds no more than these, however many it knows.
-        level: of the line in the log that says how much is read.
+        paths: the files, in any order and repeated. Files that do not exist or cannot be read are left out;
+            decoding them reports the reason.
+        memory: SQLite file, created if missing and updated. It is queried file by file, so that memory does not grow
+            with the number of files that it knows.
+        level: level of the log message about the files to read.
 
     Raises:
         DataError: ``memory`` cannot be read or written.
@@ -89,14 +89,14 @@ def _content_hashes(paths: Iterable[Path], known: sqlite3.Connection, level: int
 
 
 def _key(path: Path) -> bytes:
-    """A file's name in the memory; bytes, as it may be no text."""
+    """The key of a file; bytes, because a name may not be text."""
     return os.fsencode(path.absolute())
 
 
 def folder_hashes(folder: Path, memory: Path) -> dict[str, str]:
     """SHA-256 of all files below a folder, by their path in it with "/", in order of the paths.
 
-    Links are followed; names that begin with a dot are passed over.
+    Links are followed; names that begin with a dot are skipped.
 
     Args:
         folder: the folder.
@@ -104,7 +104,7 @@ def folder_hashes(folder: Path, memory: Path) -> dict[str, str]:
 
     Raises:
         AbsentError: there is no such folder.
-        DataError: it holds no files, a link in it leads to a folder above itself, or a name is no line of text.
+        DataError: it holds no files, a link leads to a folder above itself, or a name is refused by `check_name`.
     """
     if not folder.is_dir():
         raise AbsentError(f"{folder}: no such folder")
@@ -129,7 +129,7 @@ def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def _stamp(path: Path) -> str:
-    """Size, times and inode of a file; empty where there is none."""
+    """Size, times and inode of a file; empty if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -140,7 +140,7 @@ def _stamp(path: Path) -> str:
 
 
 def _read(path: Path) -> tuple[str, str]:
-    """A file's stamp, empty where it may change unseen, and its hash, empty where it cannot be read."""
+    """A file's stamp, empty if it may change unnoticed, and its hash, empty if it cannot be read."""
     now, stamp = time.time_ns(), _stamp(path)
     try:
         sha256 = file_hash(path)

@@ -1,4 +1,4 @@
-"""Which rows have labels, at a given ratio; nested over ratios, stratified by class, grouped by source."""
+"""Choice of the labeled rows at a ratio: nested over ratios, stratified by class, grouped by recording."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ RatioOf = Literal["all", "annotated"]
 
 
 class SplitConfig(StrictConfig):
-    """How many training rows are labeled.
+    """The choice of labeled training rows.
 
     Attributes:
-        label_ratio: share of the training rows; 1 is the ceiling, all labels there are, however few.
-        ratio_of: what it is a share of: ``all`` training rows, as in the papers, or the ``annotated`` ones.
-        seed: chooses the rows; None for the run's seed.
+        label_ratio: share of labeled training rows; 1 uses all labels.
+        ratio_of: whether the ratio is a share of ``all`` training rows, as in the papers, or of the ``annotated`` ones.
+        seed: seed of the choice; None for the run's seed.
     """
 
     label_ratio: float = Field(gt=0, le=1)
@@ -61,10 +61,10 @@ class Split(StrictConfig):
 
     @classmethod
     def load(cls, path: Path) -> Split:
-        """Read what ``save`` wrote.
+        """Read a split.
 
         Raises:
-            DataError: the file is missing, is no split, or its ids are not those its hash was made from.
+            DataError: the file is missing or not a split, or its hash does not match its ids.
         """
         if not path.is_file():
             raise DataError(f"{path}: no such split file")
@@ -75,7 +75,7 @@ class Split(StrictConfig):
             where = ".".join(map(str, first["loc"])) or "the file"
             raise DataError(f"{path}: not a valid split: {where}: {first['msg'].lower()}") from None
         if split.content_hash != _hash(split.data_hash, split.labeled, split.unlabeled, split.validation, split.tests):
-            raise DataError(f"{path}: content_hash does not follow from the sample ids, so the file was changed")
+            raise DataError(f"{path}: content_hash does not match the sample ids, so the file was changed")
         return split
 
 
@@ -87,10 +87,10 @@ def _hash(
 
 
 def _labeling_order(data: PreparedData, rows: np.ndarray[tuple[int], np.dtype[np.int64]], seed: int) -> list[list[int]]:
-    """Groups of rows (one per source) in the order in which they get labels.
+    """Groups of rows (one per recording) in the order in which they get labels.
 
-    A random order within each class; the classes are then interleaved so that every prefix holds them in
-    proportion: the j-th of a class's n sources is due at (j + u) / n of the way, u random per class.
+    The order within each class is random; classes are interleaved so that every prefix has their proportions: the j-th
+    of a class's n recordings has the position (j + u) / n, with a random u per class.
     """
     rng = np.random.default_rng(seed)
     members: dict[str, list[int]] = {}
@@ -111,15 +111,15 @@ def make_split(data: PreparedData, config: SplitConfig) -> Split:
     """Choose the labeled rows of ``data`` among its annotated training rows.
 
     The order is one seeded permutation that does not depend on the ratio, and a ratio takes its prefix, so the
-    3 % lie inside the 10 %. A source is labeled as a whole, at least one is where any is annotated; what of it
-    nobody annotated is left out. A ratio of 1 takes all labels there are.
+    3 % lie inside the 10 %. Recordings are labeled as a whole, at least one if any is annotated;
+    their unannotated rows are left out. A ratio of 1 uses all labels.
 
     Raises:
         DataError: fewer training rows are annotated than the ratio asks for, or a source lies in two parts.
     """
     side: dict[str, str] = {}
     for source, part in zip(data.source_ids, data.parts, strict=True):
-        here = part.partition("_")[0]  # the test parts may share a source: they are one side
+        here = part.partition("_")[0]  # the test parts may share recordings
         if side.setdefault(source, here) != here:
             raise DataError(f"{data.root}: source '{source}' lies in both '{side[source]}' and '{here}'")
     seed = 0 if config.seed is None else config.seed

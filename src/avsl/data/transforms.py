@@ -1,4 +1,4 @@
-"""Weak and strong augmentation of whole batches, geometry on image and mask together."""
+"""Weak and strong augmentation of batches, with the same geometry for image and mask."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class AugmentConfig(StrictConfig):
 
     Attributes:
         flip: probability of a mirror image, in weak and strong views.
-        weak_scale: a weak view is a square crop whose side is at least this share of the frame's.
-        strong_scale: the same for strong views.
-        jitter: strong views' brightness, contrast and saturation change by up to this share.
+        weak_scale: smallest side of a weak view's square crop, as a share of the frame's side.
+        strong_scale: smallest side of a strong view's crop.
+        jitter: largest relative change of brightness, contrast and saturation in strong views.
         noise: standard deviation of the noise added to strong views, in units of the normalized frame.
-        spec_mask: strong views lose a band of up to this share of the spectrogram's frequencies and one of its time
-            (SpecAugment); 0 leaves the sound alone.
+        spec_mask: largest share of frequencies, and of time, that is masked in a strong view's spectrogram
+            (SpecAugment); 0 for none.
     """
 
     flip: float = Field(0.5, ge=0, le=1)
@@ -41,14 +41,14 @@ class AugmentConfig(StrictConfig):
 
 
 def random_geometry(batch: int, side: int, min_scale: float, flip: float, generator: torch.Generator) -> Tensor:
-    """Square crops of whole pixels, anywhere inside a square frame, some mirrored: (B, 2, 3).
+    """Geometries of random square crops of whole pixels, some mirrored, (B, 2, 3).
 
     Args:
-        batch: how many.
-        side: of the frame, in pixels.
-        min_scale: a crop's side is uniform from this share of the frame's to all of it.
-        flip: share of the crops that are mirrored.
-        generator: draws.
+        batch: number of crops.
+        side: side of the frame in pixels.
+        min_scale: smallest side of a crop, as a share of the frame's; sides are uniform up to the whole frame.
+        flip: probability that a crop is mirrored.
+        generator: source of randomness.
     """
     device = generator.device
 
@@ -78,7 +78,7 @@ def recolor(frames: Tensor, color: Tensor, noise: float, generator: torch.Genera
         frames: (B, 3, H, W) normalized.
         color: (3, B) factors.
         noise: standard deviation.
-        generator: of the noise.
+        generator: source of the noise.
     """
     contrast, brightness, saturation = color[..., None, None, None].unbind()
     # (x - m)·c + m + b - 1 and then g + (y - g)·s, folded into one multiplication of x and one of its channel mean g.
@@ -91,18 +91,18 @@ def recolor(frames: Tensor, color: Tensor, noise: float, generator: torch.Genera
 
 
 def mask_spectrogram(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """SpecAugment (Park et al., Interspeech 2019): a frequency band and a time band of each row get the row's mean.
+    """SpecAugment (Park et al., Interspeech 2019): a frequency band and a time band of each sample are set to its mean.
 
     Args:
         features: (B, 1, F, T) spectrograms; waveforms are never masked.
-        share: widest band, of the axis's length; every width up to it is as likely.
-        generator: of widths and places.
+        share: width of the widest band, as a share of the axis; widths are uniform up to it.
+        generator: source of randomness.
     """
     masked, mean = features, features.mean((1, 2, 3), keepdim=True)
     for axis in (2, 3):
         length = features.shape[axis]
         start, width = torch.rand(2, len(features), 1, generator=generator, device=generator.device)
-        # Whole cells, so that the first is reached as often as the last.
+        # Whole cells, so that the first and the last cell are masked equally often.
         width = (width * (share * length + 1)).floor()
         start = (start * (length - width + 1)).floor()
         cells = torch.arange(length, device=features.device)
@@ -127,13 +127,13 @@ def plain_view(rows: Rows) -> AVBatch:
 
 
 def weak_view(rows: Rows, config: AugmentConfig, generator: torch.Generator) -> AVBatch:
-    """Flip and slight crop; the sound is untouched. What labelers see."""
+    """The labelers' view: flip and slight crop, with the unchanged sound."""
     count, side = rows.pixels.shape[:2]
     return _look(rows, random_geometry(count, side, config.weak_scale, config.flip, generator))
 
 
 def strong_view(rows: Rows, config: AugmentConfig, generator: torch.Generator) -> AVBatch:
-    """Flip, crop, color, noise, SpecAugment. What students learn from."""
+    """The students' view: flip, crop, color, noise and SpecAugment."""
     count, side = rows.pixels.shape[:2]
     geometry = random_geometry(count, side, config.strong_scale, config.flip, generator)
     features = rows.features
@@ -145,15 +145,15 @@ def strong_view(rows: Rows, config: AugmentConfig, generator: torch.Generator) -
 
 
 def _look(rows: Rows, geometry: Tensor, change: Callable[[Tensor, slice], Tensor] | None = None) -> AVBatch:
-    """The rows through crops of whole pixels; ``change`` is done to the normalized frames of a slice of them."""
+    """Crop frames and masks; ``change`` is applied to the normalized frames of a slice of rows."""
     if rows.pixels.device.type != "cpu":
         frame = warp(normalize(rows.pixels), geometry)
         frame = frame if change is None else change(frame, slice(None))
         mask = None if rows.mask is None else warp(rows.mask.unsqueeze(1), geometry).squeeze(1)
         return AVBatch(frame, rows.waveform, rows.features, rows.index, geometry, mask, rows.recording)
-    # One frame at a time stays in the cache, and bytes are resized several times as fast as floats are sampled.
+    # A single frame fits the CPU's cache, and bytes are resized several times faster than floats are sampled.
     count, side, _, _ = rows.pixels.shape
-    # NumPy asks for large pages: with small ones the first touch of a batch takes as long as all that follows.
+    # NumPy allocates large pages; with small ones the first write takes as long as everything else.
     frame = torch.from_numpy(np.empty((count, 3, side, side), np.float32))
     mask = None if rows.mask is None else torch.empty_like(rows.mask)
     for k, window in enumerate(_windows(geometry, side)):
@@ -174,7 +174,7 @@ def _windows(geometry: Tensor, side: int) -> list[tuple[int, int, int, bool]]:
 
 
 def _zoom(images: Tensor, window: tuple[int, int, int, bool]) -> Tensor:
-    """The (1, C, side, side) images' window, at their size."""
+    """Enlarge a window of (1, C, side, side) images to their size."""
     left, top, length, mirrored = window
     cut = images[:, :, top : top + length, left : left + length]
     seen = F.interpolate(cut, images.shape[-2:], mode="bilinear", align_corners=False)
@@ -190,15 +190,15 @@ def make_views(
     weak: bool,
     generator: torch.Generator,
 ) -> SemiBatch:
-    """All views of one step.
+    """Make all views of one step.
 
     Args:
         labeled: rows with masks.
-        unlabeled: rows without, or None.
-        config: strengths.
-        n_strong: strong views of each row.
+        unlabeled: rows without masks, or None.
+        config: strengths of the augmentation.
+        n_strong: number of strong views of each row.
         weak: whether unlabeled rows get a weak view.
-        generator: the only source of randomness; equal state, equal views.
+        generator: the only source of randomness.
     """
     return SemiBatch(
         labeled=Views(strong=tuple(strong_view(labeled, config, generator) for _ in range(n_strong))),

@@ -210,7 +210,7 @@ def _fit_on_one_device(
                 weights_only=True,
             )
         except NonFiniteError as error:
-            ids = ", ".join(data.sample_ids[k] for k in np.concatenate(loader.drawn(error.step)).tolist())
+            ids = ", ".join(data.sample_ids[k] for k in np.concatenate(loader.row_numbers(error.step)).tolist())
             good = "none yet"
             if checkpoints.written is not None:
                 good = f"{checkpoint}, after {checkpoints.written} steps"

@@ -1,4 +1,4 @@
-"""A picture of what a prepared set holds."""
+"""A contact sheet of a prepared set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_contact_sheet(data: PreparedData, per_part: int = 8) -> Path:
     """Draw the first ``per_part`` rows of each part with their boxes and labels.
 
     Returns:
-        ``contact_sheet.png`` beside the manifest; one line of tiles per part.
+        ``contact_sheet.png`` beside the manifest, with one line of tiles per part.
     """
     side = data.manifest.image_size
     zoom = max(1, -(-_MIN_TILE // side))

@@ -33,7 +33,7 @@ MANIFEST = "manifest.json"
 FrameFormat = Literal["raw", "jpeg"]
 
 
-"""How shards hold frames: as pixels, or as JPEG, a fraction of their size, which is decoded at every reading."""
+"""Format of the frames in shards: pixels, or JPEG, which is smaller and is decoded at every read."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,17 @@ class Sample:
 
     Attributes:
         sample_id: unique name of the row.
-        source_id: the recording it comes from; a source lies on one side of a split.
-        group_id: rows that share one frame share it.
+        source_id: the recording of the row; all rows of a recording are in one part.
+        group_id: equal for rows that share a frame.
         part: one of ``PARTS``.
         label: class name of the sounding object.
         frame: (H, W, 3) uint8 RGB, H = W.
         waveform: (T,) int16, mono.
-        boxes: (n, 4) float32, x0, y0, x1, y1 as fractions of the frame; n = 0 where nothing in view sounds;
-            None where nobody drew boxes.
+        boxes: (n, 4) float32, x0, y0, x1, y1 as fractions of the frame; n = 0 if nothing in view sounds;
+            None if there are no boxes.
         mask: (H, W) bool, the exact pixels that sound, where known.
-        meta: small JSON values; under ``sounding`` the classes that sound at once, where they are several, under
-            ``boxes_256`` the boxes of all annotators in units of a 256-pixel frame, where some agree in part only,
-            under ``scaled`` that the sound was louder than full scale.
+        meta: small JSON values; ``sounding`` are the classes of several simultaneous sources, ``boxes_256`` the boxes
+            of all annotators in units of a 256-pixel frame, ``scaled`` is true if the sound was above full scale.
     """
 
     sample_id: str
@@ -71,18 +70,17 @@ class Sample:
 class ShardEntry(StrictConfig):
     """One shard in the manifest."""
 
-    file: str = Field(pattern=r"^[\w.-]+$")  # in the manifest's folder, never outside
+    file: str = Field(pattern=r"^[\w.-]+$")  # a file of the manifest's folder
     rows: int = Field(ge=0)
     bytes: int = Field(gt=0)
     sha256: str
 
 
 class Manifest(StrictConfig):
-    """What a prepared set holds.
+    """The manifest of a prepared set.
 
-    ``counts`` are the rows of each part, ``expected`` those that its lists name, where there are lists; what is
-    missing between the two could not be used. ``content_hash`` is the SHA-256 over the shards' own, in order: equal
-    data, equal hash.
+    ``counts`` are the rows of each part, ``expected`` the rows that the data set's lists name, including unusable ones.
+    ``content_hash`` is the SHA-256 over the hashes of all shards; it is equal for equal data.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""From a data set's index to its prepared shards: decoding, quarantine, n of N; or only a look at what is there."""
+"""Preparation of a data set: decodes its index into shards, or only checks it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16000
 QUARANTINE = "quarantine.csv"
 LEAKS = "leaks.csv"
-# Of a frame's side, by which a box in pixels may leave it.
+# Share of a frame's side by which a box in pixels may exceed it.
 _ROUNDING = 0.02
 
 _Config = TypeVar("_Config", bound=IndexedConfig)
@@ -55,7 +55,7 @@ class _Decode:
         root: the data set's folder.
         rows: all rows.
         image_size: side of the frames, pixels.
-        duration_s: of the sounds.
+        duration_s: length of the sounds, s.
         silence_db: peak, relative to full scale, below which a sound is silent.
     """
 
@@ -72,7 +72,7 @@ class _Decode:
             try:
                 samples.append(self.sample(entry))
             except DataError as error:
-                # Where the folder lies must not show: the reason is kept with the shard, wherever the folder goes.
+                # The reason is stored with the shard, which must not depend on the folder's location.
                 reason = str(error).replace(f"{Path(self.root)}{os.sep}", "")
                 rejected.append((entry.sample_id, reason))
         return ShardRows(samples, rejected)
@@ -115,12 +115,12 @@ class _Decode:
                 raise DataError(f"{entry.sample_id}: {said}")
         boxes = clean_boxes(given, self.image_size)
         if len(given) and not len(boxes):
-            # An empty list would say that nothing in view sounds.
+            # An empty list of boxes would mean that nothing in view sounds.
             raise DataError(f"{entry.sample_id}: none of its {len(given)} boxes covers a pixel")
         return boxes
 
     def _sound(self, entry: Entry, time_s: float | None) -> tuple[NDArray[np.int16], bool]:
-        """The sum of a row's sounds, and whether one, or the sum, was louder than full scale."""
+        """The sum of a row's sounds, and whether one of them or the sum was above full scale."""
         start = None if time_s is None else time_s - self.duration_s / 2
         total = np.zeros(round(self.duration_s * SAMPLE_RATE), dtype=np.float32)
         for path in entry.sounds:
@@ -132,7 +132,7 @@ class _Decode:
 
 
 def clean_boxes(boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
-    """Clamp boxes to [0, 1] and drop those that then cover no pixel of a size × size frame, or hold a NaN.
+    """Clamp boxes to [0, 1] and drop those without a pixel in a size × size frame or with NaN.
 
     Args:
         boxes: (k, 4) x0, y0, x1, y1; a few of VGG-SS hold -2.88e16, some have no width or height.
@@ -147,19 +147,18 @@ def clean_boxes(boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
 
 
 def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, root: Path, workers: int) -> Manifest:
-    """Decode all that a data set lists into the prepared set ``root``.
+    """Decode all rows of a data set into the prepared set ``root``.
 
-    What cannot be used goes to ``quarantine.csv`` with the reason, dropped leaks to ``leaks.csv``; the manifest states
-    how many rows of each part were listed (``expected``) beside how many there are (``counts``). A shard that is there
-    already is kept if its rows and the contents of their files are the same; so an interrupted call goes on where it
-    stopped, and a changed or added clip makes its own shard anew. The files depend neither on that nor on ``workers``.
+    Unusable rows are listed in ``quarantine.csv`` with the reason, dropped leaks in ``leaks.csv``. Existing shards are
+    kept if their rows and the contents of their files are the same, so that an interrupted call can be resumed and a
+    changed or added clip rewrites only its shard. The result does not depend on this or on ``workers``.
 
     Args:
-        name: of the data set.
-        read: lists its rows.
-        config: its settings.
+        name: name of the data set.
+        read: makes the index of the data set.
+        config: settings of the data set.
         root: folder of the prepared set.
-        workers: processes, at least 1.
+        workers: number of processes, at least 1.
 
     Raises:
         DataError: the folder, its annotations or its lists cannot be used, or more than ``config.max_broken`` of the
@@ -167,16 +166,16 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
     """
     index = read(config)
     leaks, left_out, notes = index.leaks, index.left_out, index.notes
-    # Beside the prepared set and not in it, as DVC hashes what is there; no system-wide folder: it may be memory.
+    # Beside the prepared set, because DVC hashes the set's folder and the system's temporary folder may be in memory.
     with _listed(index, config, root.with_name(f".{root.name}.rows")) as rows:
-        del index  # from here on memory holds the rows of a shard, and no list of all
+        del index  # frees the list of all rows
         _check_ids(config.root, rows)
         manifest, rejected = _prepare(name, rows, config, root, workers)
         expected = Counter(entry.part for entry in rows)
         broken = {sample_id for sample_id, _ in rejected}
         n_boxes = sum(len(row.boxes) for row in rows if row.boxes is not None and row.sample_id not in broken)
         n_rows = expected.total()
-    # The other settings decide which rows there are, and that is in the shards' keys.
+    # The other settings only choose the rows, which are in the shards' keys.
     stated = config.model_dump(exclude={"root"}) | {"decoder_sha256": _decoder(), "leaks_dropped": len(leaks)}
     manifest = manifest.model_copy(
         update={"expected": {part: expected[part] for part in PARTS if expected[part]}, "settings": stated}
@@ -207,7 +206,7 @@ def prepare_index(name: str, read: Callable[[_Config], Index], config: _Config, 
 
 
 def _listed(index: Index, config: IndexedConfig, path: Path) -> RowFile:
-    """All rows, in a file."""
+    """Write all rows to a file."""
     return RowFile.write(path, with_frames(index.entries, config), config.shard_rows)
 
 
@@ -223,7 +222,7 @@ def _check_ids(root: str, rows: RowFile) -> None:
 def _prepare(
     name: str, rows: RowFile, config: IndexedConfig, root: Path, workers: int
 ) -> tuple[Manifest, list[tuple[str, str]]]:
-    """The shards; what `prepare_shards` says of them."""
+    """Make the shards; returns the result of `prepare_shards`."""
     decode = _Decode(config.root, rows, config.image_size, config.duration_s, config.silence_db)
     hashing = _Key(rows, root.with_name(HASHES))
     keys = in_processes(hashing, range(rows.n_shards), 1, title=f"{name}: files", total=rows.n_shards)
@@ -249,7 +248,7 @@ def _prepare(
 
 
 def _decoder() -> str:
-    """SHA-256 of the code that decodes."""
+    """SHA-256 of the decoding code."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].joinpath("media").glob("*.py")):
         digest.update(path.read_bytes())
@@ -257,7 +256,7 @@ def _decoder() -> str:
 
 
 def _print_cost(name: str, config: IndexedConfig, data: PreparedData) -> None:
-    """Say what the set takes on disk, and how much of it is the choice of ``frames``."""
+    """Print the size of the set on disk, and the share of its frames."""
     total = sum(shard.bytes for shard in data.manifest.shards)
     said = f"{total / 1e6:,.1f} MB on disk, {total / len(data) / 1e3:,.1f} kB a row, of which its frame as "
     said += f"{config.frames} {data.frame_bytes / len(data) / 1e3:,.1f} kB"
@@ -275,24 +274,24 @@ def _print_scaled(name: str, data: PreparedData) -> None:
 
 @dataclass(frozen=True)
 class _Key:
-    """What a shard is made from, hashed; of its files, no more than its own are held.
+    """The hash of a shard's inputs, computed shard by shard.
 
     Attributes:
         rows: all rows.
-        memory: of the files' hashes.
+        memory: file with the hashes of files.
     """
 
     rows: RowFile
     memory: Path
 
     def __call__(self, k: int) -> str:
-        """SHA-256 of all that decides a shard besides the settings and the code: its rows and their files' contents."""
+        """SHA-256 of a shard's rows and the contents of their files."""
         entries = self.rows.shard(k)
         files = [path for entry in entries for path in entry.files() if path is not None]
         hashes = content_hashes(files, self.memory, logging.DEBUG)
 
         def content(path: Path | None) -> list[str] | None:
-            # The suffix says how a file is read.
+            # The suffix determines how a file is read.
             return [path.suffix, hashes.get(path, "")] if path else None
 
         key = hashlib.sha256()
@@ -309,22 +308,22 @@ class _Key:
 def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    # At a carriage return a reader ends a row, and the module does not quote one.
+    # Readers of CSV end a row at a carriage return, which the csv module does not quote.
     writer.writerows([header, *([cell.replace("\r", "\\r") for cell in row] for row in rows)])
     write_text(path, text.getvalue())
 
 
 @dataclass(frozen=True)
 class PartState:
-    """What a folder holds of one part.
+    """The state of one part of a data set's folder.
 
     Attributes:
         part: its name.
-        listed: rows that the data set's lists name.
-        missing: rows with a file that the folder lacks.
-        broken: rows whose files or annotation cannot be used.
-        annotated: usable rows with boxes or a mask.
-        example: the first unusable row's reason; empty where all is well.
+        listed: number of rows in the data set's lists.
+        missing: number of rows with a missing file.
+        broken: number of rows with an unusable file or annotation.
+        annotated: number of usable rows with boxes or a mask.
+        example: why the first unusable row is unusable; empty if all are usable.
     """
 
     part: str
@@ -336,13 +335,13 @@ class PartState:
 
     @property
     def usable(self) -> int:
-        """Rows that can be prepared."""
+        """Number of rows that can be prepared."""
         return self.listed - self.missing - self.broken
 
 
 @dataclass(frozen=True)
 class _Look:
-    """Decodes the rows of a shard and keeps what is wrong: (part, annotated, missing, reason)."""
+    """Decodes the rows of a shard and returns (part, annotated, missing, reason) of each."""
 
     decode: _Decode
 
@@ -358,10 +357,10 @@ class _Look:
 
 
 def check_index(name: str, index: Index, config: IndexedConfig, workers: int) -> list[PartState]:
-    """Decode everything and say what is missing or broken, by part; leaves nothing behind.
+    """Decode all rows without writing them, and count missing and broken rows by part.
 
     Raises:
-        DataError: the index lists nothing or a row twice.
+        DataError: the index is empty or has a row twice.
     """
     with tempfile.TemporaryDirectory() as folder:
         rows = _listed(index, config, Path(folder) / "rows")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class _Jpegs:
-    """The frames of a shard that holds them as JPEG, indexed like an array of pixels."""
+    """JPEG frames of a shard, indexed like an array of pixels."""
 
     def __init__(self, column: pa.Array, side: int) -> None:
         _, offsets, self._bytes = column.buffers()
@@ -46,13 +46,13 @@ class _Jpegs:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all of them."""
+        """Size of all frames in bytes."""
         return int(self._offsets[-1] - self._offsets[0])
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """One memory-mapped shard; the arrays look into the file."""
+    """One memory-mapped shard, whose arrays are views of the file."""
 
     table: pa.RecordBatch
     frames: NDArray[np.uint8] | _Jpegs
@@ -76,7 +76,7 @@ def _valid(column: pa.Array) -> NDArray[np.bool_]:
 
 def _open_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> _Shard:
     if not path.is_file():
-        raise DataError(f"{path}: the shard is missing though {MANIFEST} lists it")
+        raise DataError(f"{path}: the shard is missing, but {MANIFEST} lists it")
     size = path.stat().st_size
     if size != entry.bytes:
         raise DataError(f"{path}: the shard has {size} bytes, not the {entry.bytes} that {MANIFEST} states")
@@ -106,7 +106,7 @@ def _open_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> _Shard:
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(1, 4) fractions, the smallest box around the mask; (0, 4) around nothing."""
+    """(1, 4) fractions, the smallest box around the mask; (0, 4) if the mask is empty."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if not len(rows):
         return np.zeros((0, 4), dtype=np.float32)
@@ -115,9 +115,9 @@ def _bounding_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 class PreparedData:
-    """A prepared set, memory-mapped: rows are read when asked for.
+    """A memory-mapped prepared set, whose rows are read on demand.
 
-    ``index`` is everywhere an int64 array of row numbers over all shards.
+    The argument ``index`` of its methods is an int64 array of row numbers over all shards.
     """
 
     def __init__(self, root: Path, manifest: Manifest, shards: Sequence[_Shard]) -> None:
@@ -128,15 +128,15 @@ class PreparedData:
 
     @classmethod
     def open(cls, root: Path | str) -> PreparedData:
-        """Open the set in ``root``; checks the files' presence, sizes and row counts.
+        """Open the set in ``root`` and check the existence, sizes and row counts of its files.
 
         Raises:
-            DataError: the manifest or a shard is missing, truncated or does not agree; names the file.
+            DataError: the manifest or a shard is missing, truncated or inconsistent; names the file.
         """
         root = Path(root)
         path = root / MANIFEST
         if not path.is_file():
-            raise DataError(f"{path}: no such file, so this is no prepared data set (or its preparation did not end)")
+            raise DataError(f"{path}: no such file: not a prepared data set, or an interrupted preparation")
         try:
             manifest = Manifest.model_validate_json(path.read_bytes())
         except ValidationError as error:
@@ -148,7 +148,7 @@ class PreparedData:
         return cls(root, manifest, [_open_shard(root / entry.file, entry, manifest) for entry in manifest.shards])
 
     def verify(self) -> None:
-        """Read every byte and compare with the manifest.
+        """Read all shards and compare their hashes with the manifest.
 
         Raises:
             DataError: a shard's SHA-256, or the content hash, is not what the manifest states.
@@ -158,7 +158,7 @@ class PreparedData:
                 raise DataError(f"{self.root / entry.file}: SHA-256 is not the one {MANIFEST} states")
         content = hashlib.sha256("\n".join(entry.sha256 for entry in self.manifest.shards).encode()).hexdigest()
         if content != self.manifest.content_hash:
-            raise DataError(f"{self.root / MANIFEST}: content_hash does not follow from the shards' hashes")
+            raise DataError(f"{self.root / MANIFEST}: content_hash does not match the shards' hashes")
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -167,7 +167,7 @@ class PreparedData:
         return [text for shard in self._shards for text in shard.table.column(column).to_pylist()]
 
     def _kinds(self, column: str) -> NDArray[np.object_]:
-        """(rows,) str, equal ones the same object: there are few."""
+        """(rows,) str, in which equal strings are one object to save memory."""
         seen: dict[str, str] = {}
         found = np.empty(len(self), dtype=object)
         start = 0
@@ -179,22 +179,22 @@ class PreparedData:
 
     @cached_property
     def sample_ids(self) -> list[str]:
-        """The rows' unique names."""
+        """The unique names of all rows."""
         return self._texts("sample_id")
 
     @cached_property
     def source_ids(self) -> NDArray[np.object_]:
-        """(rows,) str: the recording a row comes from."""
+        """(rows,) str: the recording of each row."""
         return np.array(self._texts("source_id"), dtype=object)
 
     @cached_property
     def recordings(self) -> NDArray[np.int64]:
-        """(rows,) the same number for rows of one recording, and so for all rows of a group."""
+        """(rows,) int64, equal for rows of one recording, and for rows of one group."""
         return np.unique(self.source_ids, return_inverse=True)[1].astype(np.int64)
 
     @cached_property
     def group_ids(self) -> NDArray[np.object_]:
-        """(rows,) str: rows with one frame and several sounds share it."""
+        """(rows,) str, equal for rows that share a frame and have different sounds."""
         return np.array(self._texts("group_id"), dtype=object)
 
     @cached_property
@@ -209,26 +209,26 @@ class PreparedData:
 
     @cached_property
     def annotated(self) -> NDArray[np.bool_]:
-        """(rows,) bool: boxes or the exact mask are known, if only that nothing in view sounds."""
+        """(rows,) bool: whether the row has boxes, which may be none, or an exact mask."""
         return np.concatenate([shard.has_boxes | shard.has_mask for shard in self._shards])
 
     @cached_property
     def exact(self) -> NDArray[np.bool_]:
-        """(rows,) bool: the annotation is a mask of the exact pixels, and no boxes."""
+        """(rows,) bool: whether the annotation is an exact mask, without boxes."""
         return np.concatenate([shard.has_mask & ~shard.has_boxes for shard in self._shards])
 
     @property
     def n_boxes(self) -> int:
-        """How many boxes all rows have."""
+        """Number of boxes of all rows."""
         return sum(int(shard.box_offsets[-1] - shard.box_offsets[0]) for shard in self._shards)
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes that the frames take on disk."""
+        """Size of all frames on disk in bytes."""
         return sum(shard.frames.nbytes for shard in self._shards)
 
     def indices(self, part: str) -> NDArray[np.int64]:
-        """Row numbers of one part, ascending; empty where the set has no such part."""
+        """Row numbers of one part, ascending; empty if the set has no such part."""
         return np.flatnonzero(self.parts == part).astype(np.int64)
 
     def rows_of(self, sample_ids: Sequence[str]) -> NDArray[np.int64]:
@@ -247,7 +247,7 @@ class PreparedData:
         return {sample: row for row, sample in enumerate(self.sample_ids)}
 
     def _locate(self, index: NDArray[np.int64]) -> Iterator[tuple[_Shard, NDArray[np.intp], NDArray[np.int64]]]:
-        """For each shard that holds rows of ``index``: it, positions in ``index``, rows in the shard."""
+        """Yield each shard with rows of ``index``, their positions in ``index``, and their rows in the shard."""
         if len(index) and not 0 <= index.min() <= index.max() < len(self):
             raise IndexError(f"row {index.min()} or {index.max()} is outside 0 .. {len(self) - 1}")
         owner = np.searchsorted(self._ends, index, side="right")
@@ -273,15 +273,15 @@ class PreparedData:
         return found
 
     def mixed(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(n,) bool: several sources sound at once."""
+        """(n,) bool: whether several sources sound at once."""
         return self._where(index, lambda meta: len(meta.get("sounding", ())) > 1)
 
     def scaled(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(n,) bool: the sound was louder than full scale, and is scaled to it."""
+        """(n,) bool: whether the sound was above full scale and has been scaled."""
         return self._where(index, lambda meta: bool(meta.get("scaled")))
 
     def voted(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(n,) bool: the boxes of every annotator are kept."""
+        """(n,) bool: whether the row has the boxes of every annotator."""
         return self._where(index, lambda meta: "boxes_256" in meta)
 
     def _where(self, index: NDArray[np.int64], holds: Callable[[dict[str, Any]], bool]) -> NDArray[np.bool_]:
@@ -291,7 +291,7 @@ class PreparedData:
         return found
 
     def _metas(self, index: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], list[dict[str, Any]]]]:
-        """Positions in ``index`` and the rows' small JSON values, a shard at a time: a list of all may be large."""
+        """Yield positions in ``index`` and the small JSON values of their rows, shard by shard to limit memory."""
         for shard, positions, rows in self._locate(index):
             texts = shard.table.column("meta").take(pa.array(rows)).to_pylist()
             yield positions, [json.loads(text) for text in texts]
@@ -305,9 +305,9 @@ class PreparedData:
         return out
 
     def boxes(self, i: int) -> NDArray[np.float32] | None:
-        """(k, 4) float32 x0, y0, x1, y1 as fractions of the frame; None where nobody annotated.
+        """(k, 4) float32 x0, y0, x1, y1 as fractions of the frame; None if the row is not annotated.
 
-        Where the annotation is an exact mask, the smallest box around it: for pictures, never for scores.
+        For an exact mask this is the smallest box around it, which is only used in pictures.
         """
         ((shard, _, rows),) = self._locate(np.array([i], dtype=np.int64))
         row = rows[0]
@@ -316,11 +316,10 @@ class PreparedData:
         return _bounding_box(self.object_masks(np.array([i]))[0]) if shard.has_mask[row] else None
 
     def truth_masks(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(n, H, W) bool, each row's annotation, to learn from and to be scored by.
+        """(n, H, W) bool, the annotation of each row for training and evaluation.
 
-        It is the union of the boxes that somebody drew, even where the exact mask is known too, as the published
-        figures of such data are about boxes; the exact mask where there are no boxes (AVSBench, VGGSound-Instruments,
-        PascalSound-style folders).
+        It is the union of the row's boxes, even if there is an exact mask, because published scores of such data use
+        boxes; without boxes it is the exact mask (AVSBench, VGGSound-Instruments, PascalSound-style folders).
 
         Raises:
             DataError: a row is not annotated.
@@ -336,7 +335,7 @@ class PreparedData:
         """(n, H, W) bool, the union of each row's boxes: `avsl.functional.boxes.box_mask`.
 
         Raises:
-            DataError: nobody drew boxes for a row.
+            DataError: a row has no boxes.
         """
         side = self.manifest.image_size
         out = np.empty((len(index), side, side), dtype=bool)
@@ -349,10 +348,10 @@ class PreparedData:
         return out
 
     def object_masks(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(n, H, W) bool, the exact pixels that sound.
+        """(n, H, W) bool, the exact masks.
 
         Raises:
-            DataError: a row's exact mask is not known.
+            DataError: a row has no exact mask.
         """
         side = self.manifest.image_size
         out = np.empty((len(index), side, side), dtype=bool)

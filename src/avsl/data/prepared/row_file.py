@@ -1,4 +1,4 @@
-"""The rows of a data set in a file: memory holds one shard, whatever the number of rows."""
+"""A file with the rows of a data set, of which memory holds one shard at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from avsl.data.annotation_files import as_boxes
 from avsl.data.index import Entry
-from avsl.data.partition import draw
+from avsl.data.partition import hash_fraction
 from avsl.files import whole_file
 
 _SCHEMA = pa.schema(
@@ -32,14 +32,14 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class RowFile:
-    """Rows in their order, cut into shards; small to send to another process, which reads the same file.
+    """Rows cut into shards; other processes read the same file.
 
-    As a context it removes the file at its end.
+    It is a context manager that removes the file.
 
     Attributes:
-        path: of the file, an Arrow file (`pandas.read_feather` opens it) with one record batch a shard.
-        n_shards: how many there are.
-        distinct: whether no two rows have one name; false, once in a very long while, where all differ after all.
+        path: path of the Arrow file with one record batch per shard; `pandas.read_feather` opens it.
+        n_shards: number of shards.
+        distinct: whether all names differ, up to a very unlikely collision of hashes.
     """
 
     path: Path
@@ -50,16 +50,16 @@ class RowFile:
     def write(cls, path: Path, entries: Iterable[Entry], most: int) -> RowFile:
         """Write rows into a file.
 
-        A shard ends where it has ``most`` rows or where a row's name says so, which two names in ``most`` do: a row
-        that comes or goes changes its own shard and few others, if any, whatever the row's place in the list.
+        A shard ends after ``most`` rows, or at a row whose hash says so, which are two in ``most`` rows. A new or
+        removed row therefore changes its shard and at most a few others.
 
         Args:
-            path: of the file.
-            entries: the rows, gone through once.
-            most: rows in one shard.
+            path: path of the file.
+            entries: the rows, iterated once.
+            most: largest number of rows in a shard.
         """
         n_shards = 0
-        hashes = array("q")  # eight bytes a row, where the names would be a hundred
+        hashes = array("q")  # eight bytes per row instead of about a hundred for names
         with whole_file(path) as part, pa.ipc.new_file(str(part), _SCHEMA) as stream:
             for shard in _shards(entries, most):
                 stream.write(pa.RecordBatch.from_pylist([_values(entry) for entry in shard], _SCHEMA))
@@ -87,7 +87,7 @@ def _shards(entries: Iterable[Entry], most: int) -> Iterator[list[Entry]]:
     shard: list[Entry] = []
     for entry in entries:
         shard.append(entry)
-        if len(shard) == most or draw(f"shard:{entry.sample_id}") < 2 / most:
+        if len(shard) == most or hash_fraction(f"shard:{entry.sample_id}") < 2 / most:
             yield shard
             shard = []
     if shard:

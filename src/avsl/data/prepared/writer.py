@@ -1,4 +1,4 @@
-"""Writes a prepared data set, shard by shard; a killed preparation resumes."""
+"""Writes a prepared data set, shard by shard; an interrupted preparation can be resumed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _Result = TypeVar("_Result")
 
 
 def _bytes_column(rows: Sequence[NDArray[Any] | None], width: int) -> pa.Array:
-    """A fixed_size_binary column; the bytes of a null are zeros, so that equal rows give equal files."""
+    """A fixed_size_binary column; nulls are zeros, so that equal rows give equal files."""
     block = np.zeros((len(rows), width), dtype=np.uint8)
     for target, row in zip(block, rows, strict=True):
         if row is not None:
@@ -67,7 +67,7 @@ def _check(sample: Sample, shape: tuple[int, ...], length: int) -> None:
         raise DataError(f"sample '{sample.sample_id}': {what}")
 
     if sample.part not in PARTS:
-        refuse(f"part '{sample.part}' is none of {', '.join(PARTS)}")
+        refuse(f"part '{sample.part}' is not one of {', '.join(PARTS)}")
     if sample.frame.dtype != np.uint8 or sample.frame.shape != shape or shape[0] != shape[1] or shape[2:] != (3,):
         refuse(f"frame is {sample.frame.dtype} {sample.frame.shape}, not square uint8 (H, W, 3) like its shard's")
     if sample.waveform.dtype != np.int16 or sample.waveform.shape != (length,):
@@ -86,12 +86,12 @@ def write_shard(path: Path, samples: Sequence[Sample], frames: FrameFormat = "ra
     """Write ``samples``, all of one frame size and one sound length, as one shard, atomically.
 
     Args:
-        path: of the shard.
-        samples: its rows.
-        frames: how their frames are held.
+        path: path of the shard.
+        samples: rows of the shard.
+        frames: format of the frames.
 
     Raises:
-        DataError: there is no sample, or one does not fit the format; names it.
+        DataError: there is no sample, or a sample does not fit the format; names the sample.
     """
     if not samples:
         raise DataError(f"{path}: a shard needs at least one sample")
@@ -121,11 +121,11 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 
 @dataclass(frozen=True)
 class ShardRows:
-    """What goes into one shard.
+    """The rows of one shard.
 
     Attributes:
-        samples: its rows.
-        rejected: (what, why) of sources that could not be used.
+        samples: usable rows.
+        rejected: name and reason of each unusable row.
     """
 
     samples: list[Sample]
@@ -133,7 +133,7 @@ class ShardRows:
 
 
 class MakeShard(Protocol):
-    """Makes the k-th shard from k alone; a picklable instance, as worker processes call it."""
+    """Makes the rows of the k-th shard; picklable, because worker processes call it."""
 
     def __call__(self, k: int) -> ShardRows:
         """The rows of shard k."""
@@ -141,7 +141,7 @@ class MakeShard(Protocol):
 
 
 class _Sidecar(StrictConfig):
-    """What a finished shard was made from and holds."""
+    """The inputs and the content of a finished shard."""
 
     fingerprint: str
     shard: ShardEntry | None
@@ -150,14 +150,14 @@ class _Sidecar(StrictConfig):
 
 
 def _finished(root: Path, stem: str, fingerprint: str) -> _Sidecar | None:
-    """A shard's record, where the shard was made from the same rows, settings and code and is whole."""
+    """A shard's record, if the shard is complete and was made from the same rows, settings and code; else None."""
     record = root / f"{stem}.json"
     if not record.is_file():
         return None
     try:
         sidecar = _Sidecar.model_validate_json(record.read_bytes())
     except ValidationError:
-        return None  # written by another version: made again
+        return None  # from another version
     if sidecar.fingerprint != fingerprint:
         return None
     if sidecar.shard is not None:
@@ -194,7 +194,7 @@ class _MakeOne:
 _work: Callable[[int], Any]
 
 
-"""In a worker process: what it does. Sent once, as the rows of a large set are slow to send with every shard."""
+"""The task of a worker process; sent once, because it is slow to send for every shard of a large set."""
 
 
 def _receive(work: Callable[[int], Any]) -> None:
@@ -212,11 +212,11 @@ def in_processes(
     """Call ``work`` with each number, on ``workers`` spawned processes, under a progress bar on stderr.
 
     Args:
-        work: picklable.
-        numbers: what it is called with.
-        workers: processes; 1 stays in this one.
-        title: of the bar.
-        total: of the bar; what is more than ``numbers`` counts as done.
+        work: picklable function.
+        numbers: arguments of the calls.
+        workers: number of processes; 1 uses this process.
+        title: title of the bar.
+        total: total of the bar; the excess over ``numbers`` counts as done.
 
     Raises:
         DataError: fewer than one worker.
@@ -258,30 +258,30 @@ def prepare_shards(
     frames: FrameFormat = "raw",
     keys: Sequence[str] | None = None,
 ) -> tuple[Manifest, list[tuple[str, str]]]:
-    """Make every shard on ``workers`` processes; a second call makes only what is missing.
+    """Make all shards with ``workers`` processes; a second call makes only missing shards.
 
-    The caller looks at what was rejected and then writes the manifest (``write_manifest``): until then the
-    folder is no prepared set. A finished shard is kept when its key, settings, code and its own hash still agree.
-    Neither ``workers`` nor what was in the folder before shows in the files. Call it under
-    ``if __name__ == "__main__"``: workers are spawned.
+    The caller checks the rejected rows and then writes the manifest (``write_manifest``), without which the folder is
+    not a prepared set. A finished shard is kept if its key, settings, code and hash are unchanged. The files do not
+    depend on ``workers`` or on the folder's previous content. Workers are spawned, so call it under
+    ``if __name__ == "__main__"``.
 
     Args:
-        root: folder of the prepared set; made where absent.
-        make: makes one shard's rows; its module's source is part of what a kept shard must agree with.
+        root: folder of the prepared set; created if missing.
+        make: makes the rows of a shard; a kept shard must have been made with the same source of its module.
         n_shards: ``make`` is called with 0 .. n_shards - 1.
-        name: of the data set.
+        name: name of the data set.
         image_size: side of the square frames, pixels.
         sample_rate: Hz.
         n_samples_audio: samples of a waveform.
         classes: all class names.
-        settings: JSON values that decide the content.
-        workers: processes; 1 stays in this one.
-        frames: how the shards hold frames.
-        keys: for each shard, a hash of all that it is made from besides the settings and the code: the shard is named
-            after it, so that it outlives changes of the others. None: its number and ``n_shards`` decide.
+        settings: JSON values that determine the content.
+        workers: number of processes; 1 uses this process.
+        frames: format of the frames.
+        keys: a hash of each shard's other inputs, which names the shard's file, so that it is kept when other shards
+            change; None uses its number and ``n_shards``.
 
     Returns:
-        The manifest, and what was rejected with why, in shard order.
+        The manifest, and name and reason of the rejected rows, in the order of shards.
 
     Raises:
         DataError: fewer than one worker, or a sample that does not fit the format.
