@@ -41,13 +41,19 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert "positional arguments" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("action", ["list", "diff", "promote", "rollback", "restore"])
-def test_every_action_on_the_registry_explains_itself(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "action"),
+    [
+        *(("models", action) for action in ("list", "diff", "promote", "rollback", "restore")),
+        *(("labels", action) for action in ("suggest", "export", "import", "forecast", "review")),
+    ],
+)
+def test_every_action_explains_itself(command: str, action: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each has a help page."""
     with pytest.raises(SystemExit) as caught:
-        main(["models", action, "--help"])
+        main([command, action, "--help"])
     assert caught.value.code == 0
-    assert f"usage: avsl models {action}" in capsys.readouterr().out
+    assert f"usage: avsl {command} {action}" in capsys.readouterr().out
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -181,3 +181,24 @@ def test_without_an_export_there_is_nothing_to_import(clips: Path, settings: lis
     """The error names the command."""
     with pytest.raises(DataError, match="avsl labels export"):
         import_answers(settings, [tmp_path / "x.json"])
+
+
+def test_class_folders_give_the_class(clips: Path, settings: list[str], tmp_path: Path) -> None:
+    """A stratified round of two classes comes back with the classes of its folders."""
+    for k, path in enumerate(sorted(clips.iterdir())):
+        folder = clips / ("cat", "dog")[k // 2 % 2]
+        folder.mkdir(exist_ok=True)
+        path.rename(folder / path.name)
+    rounds = suggest(settings, 4, "stratified")
+    export(settings, "coco")
+    frames = read_frames(Path("labels")).values()
+    assert all("/" in frame.id and "/" not in frame.file for frame in frames)
+    tasks = [Task(f.id, f.file, f.width, f.height, as_boxes([])) for f in frames]
+    file, write = EXPORTS["coco"]
+    import_answers(settings, [write(tmp_path / file, tasks, {task.id: [(1.0, 2.0, 30.0, 40.0)] for task in tasks})])
+    lines = (clips / "annotations.csv").read_text().splitlines()[1:]
+    assert len(lines) == len(tasks) > 4
+    for line in lines:
+        name, label, *_, recording = line.split(",")
+        assert name == f"{label}/{name.partition('/')[2]}"
+        assert f"{name},{recording}," in rounds.read_text() + Path("labels/test.csv").read_text()

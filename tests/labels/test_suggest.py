@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
+from tests.fixtures.media import tone
 
 from avsl.config.compose import compose
 from avsl.data.datasets import make_prepared
@@ -145,4 +147,32 @@ def test_parts_cannot_change_under_the_rounds(clips: Path, settings: list[str]) 
     for path in clips.glob("*_0_1.mp4"):
         path.unlink()
     with pytest.raises(DataError, match="was suggested, but is not in CLIPS"):
+        suggest(settings, budget=3)
+
+
+def test_a_model_that_the_strategy_would_not_ask_is_refused(clips: Path, settings: list[str]) -> None:
+    """Nobody is to believe that it was."""
+    with pytest.raises(ConfigError, match=r"--model some/model.*'random'"):
+        suggest(settings, 4, "random", "some/model")
+
+
+def test_pictures_with_sounds_have_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_rows: Rows) -> None:
+    """A folder of frames and sounds is suggested from as well."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("frames", "audio"):
+        (tmp_path / "CLIPS" / folder).mkdir(parents=True)
+    for name in "abcdefghij":
+        Image.new("RGB", (40, 30), (90, 0, 0)).save(tmp_path / f"CLIPS/frames/video{name}.png")
+        soundfile.write(tmp_path / f"CLIPS/audio/video{name}.wav", tone(1, 16000), 16000)
+    shares = ["data.folder.test_share=0.3", "data.folder.validation_share=0.3", "data.folder.seed=4"]
+    rows = read_rows(suggest(["data=folder", "data.folder.root=CLIPS", *shares], 4))
+    assert len(rows) == 4
+    assert {row["time_s"] for row in rows} == {""}
+
+
+@pytest.mark.parametrize("content", ["", "id,recording\n", "\0"])
+def test_a_round_that_is_none_is_named(content: str, clips: Path, settings: list[str]) -> None:
+    """By its file."""
+    suggest(settings, budget=3).write_text(content)
+    with pytest.raises(DataError, match=r"round-01\.csv"):
         suggest(settings, budget=3)

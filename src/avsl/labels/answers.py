@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import shlex
 import zipfile
@@ -23,7 +22,7 @@ from avsl.errors import DataError
 from avsl.files import project_root
 from avsl.labels.agreement import MERGE_RULES, MergeRule, agreement, merge
 from avsl.labels.clips import ClipFolder
-from avsl.labels.rounds import Rounds, write_table
+from avsl.labels.rounds import Rounds, read_rows, write_table
 from avsl.labels.tasks import Frame, read_frames
 from avsl.labels.tools import TOOLS
 from avsl.labels.tools.task import SOUND, Answer
@@ -196,17 +195,13 @@ def _clean(answer: Answer, frame: Frame) -> NDArray[np.float64]:
 
 def _read_answers(labels: Path) -> _Answers:
     path = labels / _ANSWERS
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
-    if not rows or tuple(rows[0]) != _COLUMNS:
-        raise DataError(f"{path}: its columns are not {','.join(_COLUMNS)}")
     drawn: dict[str, dict[str, list[list[float]]]] = {}
-    for name, who, *numbers in rows[1:]:
+    for name, who, *numbers in read_rows(path, _COLUMNS):
         boxes = drawn.setdefault(name, {}).setdefault(who, [])
-        if any(numbers):
-            boxes.append([float(number) for number in numbers])
+        try:
+            boxes += [[float(number) for number in numbers]] if any(numbers) else []
+        except ValueError as error:
+            raise DataError(f"{path}: '{name}': {error}") from None
     return {name: {who: as_boxes(boxes) for who, boxes in by.items()} for name, by in drawn.items()}
 
 

@@ -75,16 +75,7 @@ class Rounds:
         return {row.id: row for path in paths for row in self._read(path)}
 
     def _read(self, path: Path) -> list[Suggestion]:
-        if not path.is_file():
-            return []
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                header, *rows = csv.reader(file)
-        except (ValueError, csv.Error) as error:
-            raise DataError(f"{path}: not a list of suggestions: {error}") from None
-        if tuple(header) != _COLUMNS or any(len(row) != len(header) for row in rows):
-            raise DataError(f"{path}: its columns are not {','.join(_COLUMNS)}")
-        return [Suggestion(*row) for row in rows]
+        return [Suggestion(*row) for row in read_rows(path, _COLUMNS)]
 
     def write(self, path: Path, rows: Iterable[Suggestion]) -> None:
         """Write a list of suggestions, whole or not at all."""
@@ -117,6 +108,24 @@ class Rounds:
 
 def _decisive(settings: FolderConfig) -> dict[str, object]:
     return {key: getattr(settings, key) for key in _DECISIVE}
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
+    """The rows of a CSV that `write_table` wrote; none where there is no file.
+
+    Raises:
+        DataError: its columns are others, or it is no CSV.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path}: not a CSV file: {error}") from None
+    if not rows or rows[0] != list(columns) or any(len(row) != len(columns) for row in rows):
+        raise DataError(f"{path}: its columns are not {','.join(columns)}")
+    return rows[1:]
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

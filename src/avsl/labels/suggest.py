@@ -75,6 +75,8 @@ def suggest(
     if budget < 1:
         raise ConfigError(f"--budget {budget}: a round has at least one clip")
     choose, settings_model = lookup(strategy, STRATEGIES, "strategy")
+    if model is not None and not settings_model.ASKS_MODEL:
+        raise ConfigError(f"--model {model}: the strategy '{strategy}' asks no model")
     project = project_root()
     general, own, others = _read_settings(overrides, strategy, settings_model, project)
     config = compose(others, project)

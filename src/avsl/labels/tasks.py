@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from avsl.errors import DataError
-from avsl.labels.rounds import write_table
+from avsl.labels.rounds import read_rows, write_table
 
 _FILE = "tasks.csv"
 _COLUMNS = ("id", "file", "width", "height")
@@ -39,13 +38,10 @@ def read_frames(labels: Path) -> dict[str, Frame]:
         DataError: the file is not one of ours.
     """
     path = labels / _FILE
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
-    if not rows or tuple(rows[0]) != _COLUMNS:
-        raise DataError(f"{path}: its columns are not {','.join(_COLUMNS)}")
-    return {name: Frame(name, stem, int(width), int(height)) for name, stem, width, height in rows[1:]}
+    try:
+        return {row[0]: Frame(row[0], row[1], int(row[2]), int(row[3])) for row in read_rows(path, _COLUMNS)}
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def write_frames(labels: Path, frames: Iterable[Frame]) -> None:
