@@ -1,1 +1,1 @@
-"""A trained model on new frames, sounds and videos."""
+"""Inference with a trained model on new frames, sounds and videos."""

@@ -1,4 +1,4 @@
-"""Localize in every video of a folder."""
+"""Localization in all videos of a folder."""
 
 from __future__ import annotations
 
@@ -29,26 +29,25 @@ def localize_folder(
     smoothing_s: float = 0.5,
     maps: bool = False,
 ) -> Iterator[Path]:
-    """Write where the sound comes from in every video of a folder, not of the folders in it.
+    """Localize the sources in all videos of a folder, without its subfolders.
 
-    A video whose result by the same model with the same settings is there already, and not older than the video, is
-    left as it is, so that a killed call goes on where it stopped. A video that cannot be used is reported; the rest is
-    done.
+    A video is skipped if its result has the same model and settings and is not older than the video, so that an
+    interrupted call can be resumed. A video that cannot be used is reported, and the others are localized.
 
     Args:
-        folder: holds videos, told by their names' endings.
+        folder: folder of videos, which are recognized by their suffixes.
         predictor: the model.
-        out_dir: gets for each what :func:`avsl.inference.video.localize_video` writes.
-        model: where the model is from, for the record.
-        frames_per_second: times in a second.
+        out_dir: folder of the results, see :func:`avsl.inference.video.localize_video`.
+        model: origin of the model, for the record.
+        frames_per_second: localized times per second.
         smoothing_s: time constant of the average over time, in seconds.
         maps: whether to write the maps as arrays too.
 
     Yields:
-        Each video's JSON file, in order of the videos' names.
+        The JSON file of each video, ordered by name.
 
     Raises:
-        DataError: there is no video, two would have the same result, or, at the end, some could not be used.
+        DataError: there is no video, two videos would have the same result, or, at the end, some could not be used.
     """
     videos = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in _VIDEOS)
     if not videos:

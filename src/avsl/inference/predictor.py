@@ -1,4 +1,4 @@
-"""From frames of any size and their sounds to confidence maps and boxes."""
+"""Confidence maps and boxes of frames of any size and their sounds."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from avsl.data.media.image import resize_frame
 from avsl.errors import AvslError
 from avsl.models import ExportedModel, LocalizerEnsemble, load_exported
 
-# Clips that pass the network together: bounds the memory of a long video.
+# Batch size, which bounds the memory for a long video.
 _BATCH = 32
 
 
 class InputError(AvslError):
-    """A frame or waveform that cannot be used; the message is one sentence naming its position."""
+    """An invalid frame or waveform; the message is one sentence that names its position."""
 
 
 class Box(NamedTuple):
@@ -36,12 +36,12 @@ class Box(NamedTuple):
 
 
 class Localization(NamedTuple):
-    """Where a sound comes from.
+    """The localization of a sound.
 
     Attributes:
         map: P in [0, 1] at the frame's size, (H, W).
-        boxes: of the map, as of :func:`find_boxes`.
-        grid: P as the network has it, (h, w); the map is its bilinear interpolation.
+        boxes: boxes of the map, see :func:`find_boxes`.
+        grid: P on the network's grid, (h, w), of which the map is the bilinear interpolation.
     """
 
     map: NDArray[np.float32]
@@ -50,15 +50,15 @@ class Localization(NamedTuple):
 
 
 class Predictor:
-    """An exported model, ready for frames of any size and sounds of any length.
+    """An exported model for frames of any size and sounds of any length.
 
     Attributes:
-        sample_rate: of the sounds it takes, Hz.
-        duration_s: length of the sound it hears, s.
+        sample_rate: sample rate of its input sounds, Hz.
+        duration_s: length of the sounds that it localizes, s.
         threshold: confidence from which a pixel counts as sounding.
         presence: peak of a map below which no visible source sounds.
-        image_size: side of the square that a frame is brought to, px.
-        trained_on: name of the data set it was trained on; empty where that is unknown.
+        image_size: side of the square to which frames are resized, px.
+        trained_on: name of the training data set; empty if unknown.
     """
 
     def __init__(self, model: LocalizerEnsemble, description: ExportedModel, device: str = "cpu") -> None:
@@ -86,9 +86,10 @@ class Predictor:
         """Localize each sound in its frame.
 
         Args:
-            frames: RGB, (H, W, 3) each, of any sizes.
-            waveforms: mono at the model's sample rate in [-1, 1], (T,) each; shorter than the model's duration
-                is tiled, longer is cut to its center, and louder than 1 is scaled to 1, as in preparation.
+            frames: RGB, (H, W, 3) each, of any size.
+            waveforms: mono at the model's sample rate in [-1, 1], (T,) each; as in preparation, shorter
+                sounds than the model's duration are tiled, longer ones are cut to their center, and louder ones than 1
+                are scaled to 1.
 
         Returns:
             One localization for each frame.
@@ -141,7 +142,7 @@ def find_boxes(confidence: NDArray[np.float32], threshold: float) -> list[Box]:
         threshold: in [0, 1].
 
     Returns:
-        Boxes in order of their region's total confidence (area times mean), the greatest first.
+        Boxes in descending order of their region's total confidence (area times mean).
     """
     labels, count = ndimage.label(confidence >= threshold)
     height, width = confidence.shape

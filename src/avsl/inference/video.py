@@ -1,4 +1,4 @@
-"""Localize the sources in a video: boxes at regular times as JSON, a contact sheet, and a video with the maps on it."""
+"""Localization of the sources in a video: boxes at regular times as JSON, a contact sheet, and an annotated video."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A map fades into the next within so long: frames wait in memory for no longer.
+# Longest transition between two maps, during which frames wait in memory.
 _FADE_S = 1.0
 _SHEET_TILES = 60
 _SHEET_COLUMNS = 6
@@ -39,7 +39,7 @@ _TILE_WIDTH = 240
 
 
 class _Tiles:
-    """Overlays spread evenly over a video of unknown length, never more than ``_SHEET_TILES``."""
+    """At most ``_SHEET_TILES`` overlays, evenly spaced over a video of unknown length."""
 
     def __init__(self) -> None:
         self._kept: dict[int, tuple[NDArray[np.uint8], str]] = {}
@@ -63,11 +63,11 @@ class _Tiles:
 
 @dataclass(frozen=True)
 class _Look:
-    """What was found at one time.
+    """The localization at one time.
 
     Attributes:
-        time_s: when, in seconds.
-        map: (S, S) confidences after smoothing; zeros where there is no sound.
+        time_s: time in seconds.
+        map: (S, S) smoothed confidence; 0 without a sound.
         heard: whether there is a sound.
     """
 
@@ -77,11 +77,11 @@ class _Look:
 
 
 class _Looker:
-    """Looks at frames at ascending times, and keeps what the record and the sheet show.
+    """Localizes at ascending times and collects the record and the tiles of the contact sheet.
 
     Attributes:
-        rows: of the record, one for each look.
-        tiles: of the sheet.
+        rows: rows of the record, one per time.
+        tiles: tiles of the contact sheet.
     """
 
     def __init__(
@@ -93,18 +93,18 @@ class _Looker:
         self._smoothing_s = smoothing_s
         self._spool = spool
         self._times: deque[float] = deque()
-        times = iter(self._times.popleft, None)  # a time is put in before a window is asked for
+        times = iter(self._times.popleft, None)  # a time is appended before a window is requested
         self._windows = iter_audio(path, times, predictor.duration_s, predictor.sample_rate, damage)
         self._before: _Look | None = None
 
     def look(self, time: float, frame: NDArray[np.uint8]) -> _Look:
-        """Localize the sound around ``time`` in the frame on screen then."""
+        """Localize the sound around ``time`` in the frame at ``time``."""
         self._times.append(time)
         window = next(self._windows)
         side = self._predictor.image_size
         found = np.zeros((side, side), np.float32)
         if window is not None:
-            # A map of the size that the model sees, as all work after it grows with the map's size.
+            # The map has the model's input size, because the cost of all later work grows with its size.
             found = self._predictor.predict([resize_frame(frame, side)], [window])[0].map
             if self._before is not None and self._before.heard and self._smoothing_s > 0:
                 kept = math.exp((self._before.time_s - time) / self._smoothing_s)
@@ -126,7 +126,7 @@ class _Looker:
         return look
 
     def judge(self, confidence: NDArray[np.float32], heard: bool) -> tuple[list[Box], str]:
-        """The boxes of a map, none where no visible source sounds, and what to write beside it."""
+        """The boxes of a map, none if no visible source sounds, and its caption."""
         peak = float(confidence.max())
         boxes = find_boxes(confidence, self._predictor.threshold) if peak >= self._predictor.presence else []
         return boxes, f"{peak:.2f}" if boxes else "no visible source" if heard else "no sound"
@@ -135,9 +135,9 @@ class _Looker:
 def _frames(
     shots: Iterable[Shot], looker: _Looker, frames_per_second: float, advance: Callable[[], None]
 ) -> Iterator[tuple[float, Shot, NDArray[np.uint8]]]:
-    """Every frame with what is found at its time, between the looks before and after it.
+    """Every frame with the map and boxes of its time, interpolated between the times before and after it.
 
-    A frame that is on screen during several looks comes again at each after the first.
+    A frame that spans several times is repeated at each.
     """
     fade = min(_FADE_S, 1 / frames_per_second)
     waiting: deque[tuple[float, Shot]] = deque()
@@ -187,33 +187,33 @@ def localize_video(
     smoothing_s: float = 0.5,
     maps: bool = False,
 ) -> Path:
-    """Write where the sound comes from, at regular times of a video, and draw it on all of its frames.
+    """Localize the sources of a video at regular times and draw them on all of its frames.
 
-    Each time takes the frame on screen and the sound around it, as long as the model's. Maps are averaged over time:
-    the weight of an earlier one is exp(-age / smoothing_s); silence ends the average. There is a visible source where
-    the averaged map has a box, and its peak reaches the model's ``presence``, chosen on validation so that 95 % of its
-    sounding rows do; in silence, and before and after the sound track, there is none and no confidence.
+    Each time uses its frame and the sound around it, of the model's duration. Maps are averaged over time with the
+    weight exp(-age / smoothing_s); silence resets the average. There is a visible source if the averaged map has a box
+    and its peak reaches the model's ``presence``, which 95 % of the sounding validation samples reach. In silence, and
+    before and after the sound track, there is no visible source and no confidence.
 
-    Picture and sound are decoded once, in step. Memory does not grow with the video's length, but for the list of boxes
-    and the index of the mp4. What cannot be decoded is passed over, logged and recorded.
+    Picture and sound are decoded once and in parallel. Only the list of boxes and the index of the mp4 grow with the
+    length of the video. Damaged parts are skipped, logged and recorded.
 
     Args:
-        path: any container PyAV reads.
+        path: any container that PyAV reads.
         predictor: the model.
-        out_dir: gets ``<stem>.mp4``, the video with maps, boxes and their peak (between two times, a mixture of their
-            maps) and its own sound; ``<stem>.png``, a contact sheet of at most 60 overlays under the model's name and
-            a legend of the colors; and ``<stem>.json``.
-        model: where the model is from, for the record.
-        frames_per_second: times in a second; each lies in the middle of its interval.
+        out_dir: folder of the results: ``<stem>.mp4``, the video with its sound, maps (interpolated between times),
+            boxes and peaks; ``<stem>.png``, a contact sheet of at most 60 overlays with the model's name and a legend;
+            and ``<stem>.json``.
+        model: origin of the model, for the record.
+        frames_per_second: localized times per second, in the middle of their intervals.
         smoothing_s: time constant of the average, in seconds; 0 for none.
-        maps: whether to write ``<stem>.npz`` too, a row for each time: ``confidence``, (N, S, S) in half precision, the
-            averaged map on the square frame that the model sees, 0 without a sound; ``time_s``, (N,) in seconds;
-            ``heard``, (N,) bool, whether there is a sound.
+        maps: whether to write ``<stem>.npz`` as well, with a row per time: ``confidence``, (N, S, S) in half precision,
+            the averaged map on the model's square frame, 0 without a sound; ``time_s``, (N,) in seconds; ``heard``,
+            (N,) bool, whether there is a sound.
 
     Returns:
-        The JSON file: ``seconds`` lists ``time_s``, ``confidence`` (the map's highest, in [0, 1], or null),
-        ``visible_source`` and ``boxes`` (x0, y0, x1, y1 as fractions of the frame, and confidence); ``damage`` says
-        what could not be decoded.
+        The JSON file: ``seconds`` lists ``time_s``, ``confidence`` (the maximum of the map in [0, 1], or null),
+        ``visible_source`` and ``boxes`` (x0, y0, x1, y1 as fractions of the frame, and confidence); ``damage`` lists
+        the parts that could not be decoded.
 
     Raises:
         DataError: the video cannot be decoded, has no picture or no sound, or would be overwritten.
@@ -225,10 +225,10 @@ def localize_video(
     target = out_dir / f"{path.stem}.json"
     annotated = target.with_suffix(".mp4")
     if annotated.exists() and path.exists() and annotated.samefile(path):
-        raise DataError(f"{path}: its overlay would take its own place: choose another folder")
+        raise DataError(f"{path}: the annotated video would overwrite it: choose another folder")
     length = media_duration(path)
     damage: list[str] = []
-    # On disk until they are written, so that memory does not grow with the video's length.
+    # In a file, so that memory does not grow with the length of the video.
     with tempfile.TemporaryFile() if maps else nullcontext() as spool:
         looker = _Looker(path, predictor, smoothing_s, damage, spool)
         with progress_bar(path.name, max(1, round(length * frames_per_second))) as bar:
@@ -269,7 +269,7 @@ def _write_maps(target: Path, spool: IO[bytes], rows: list[dict[str, Any]], side
 
 
 def _drawn(frame: NDArray[np.uint8], confidence: NDArray[np.float32], boxes: list[Box]) -> NDArray[np.uint8]:
-    """The map and its boxes over the frame; the frame as it was where there are none."""
+    """The frame with the map and boxes drawn over it; the frame itself if there are none."""
     if not boxes:
         return frame
     return overlay(frame, confidence, boxes=np.array([box[:4] for box in boxes], np.float32))

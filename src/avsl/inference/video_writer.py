@@ -1,4 +1,4 @@
-"""Writes an annotated video: drawn frames with the sound of the recording that they were drawn on."""
+"""Writes an annotated video: drawn frames with the sound of their recording."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from avsl.files import whole_file
 if TYPE_CHECKING:
     from av.container import OutputContainer
 
-# What mp4 holds and players play; any other sound is encoded as AAC.
+# Codecs that mp4 holds and players support; other sound is encoded as AAC.
 _COPIED = ("aac", "ac3", "alac", "eac3", "mp3")
-# MPEG-4 part 2 counts in no more than 65,535 parts of a second.
+# The time base of MPEG-4 part 2 has at most 65,535 ticks per second.
 _TICK = Fraction(1, 30000)
 
 
 def write_video(target: Path, frames: Iterable[tuple[float, Shot, NDArray[np.uint8]]], source: Path) -> None:
-    """Write an mp4, whole or not at all, in constant memory but for its index (some 15 MB an hour).
+    """Write an mp4 atomically, in constant memory except for its index (about 15 MB per hour).
 
-    H.264, or MPEG-4 part 2 where PyAV's FFmpeg is built without libx264. The sound is copied as it is where it is AAC,
-    MP3, (E-)AC-3 or ALAC, else encoded as AAC.
+    The video is H.264, or MPEG-4 part 2 if PyAV's FFmpeg lacks libx264. AAC, MP3, (E-)AC-3 and ALAC sound is copied,
+    other sound is encoded as AAC.
 
     Args:
         target: the file.
-        frames: seconds, ascending from the recording's beginning, the shot of the recording, and what to show then,
-            (H, W, 3) RGB, upright; all are brought to the first one's size, odd sides enlarged by a pixel.
-        source: the recording; its sound is read in step with the frames, what of it cannot be read is left out.
+        frames: time in ascending seconds from the beginning of the recording, shot of the recording, and picture to
+            show, (H, W, 3) RGB, upright; all are resized to the size of the first, with odd sides enlarged by a pixel.
+        source: the recording, whose sound is read along with the frames; unreadable parts are left out.
 
     Raises:
         DataError: ``source`` has no sound, or FFmpeg cannot write the file.
@@ -44,7 +44,7 @@ def write_video(target: Path, frames: Iterable[tuple[float, Shot, NDArray[np.uin
     """
     with whole_file(target) as part, open_recording(source) as recording:
         try:
-            # Without the protocol a name with a colon would be an address.
+            # Without the protocol a file name with a colon would be read as an address.
             with av.open(f"file:{part}", "w", format="mp4", options={"movflags": "faststart"}) as out:
                 _write(out, iter(frames), recording)
         except av.error.FFmpegError as error:
@@ -66,7 +66,7 @@ def _write(out: OutputContainer, frames: Iterator[tuple[float, Shot, NDArray[np.
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(width, height, "yuv420p", threads=1)
         frame.pts, frame.time_base = round(time / _TICK), _TICK
         out.mux(picture.encode(frame))
-        # In step, as the muxer holds what is ahead in memory.
+        # Interleaved, because the muxer buffers packets that are ahead.
         while waiting is not None and _seconds(waiting) <= time:
             out.mux(waiting)
             waiting = next(packets, None)
@@ -88,7 +88,7 @@ def _picture_track(out: OutputContainer, width: int, height: int) -> av.VideoStr
 
 
 def _sound_packets(out: OutputContainer, recording: Recording) -> Iterator[av.Packet[av.AudioStream]]:
-    """The packets of a new track of ``out``; the track is there once this returns."""
+    """The packets of a new track of ``out``, which is added before this returns."""
     sound = recording.audio_stream()
     if sound.codec.canonical_name in _COPIED:
         return _copied(sound, out.add_stream_from_template(sound), recording)
@@ -104,7 +104,7 @@ def _copied(sound: av.AudioStream, track: av.AudioStream, recording: Recording) 
     while True:
         try:
             packet = next(packets)
-        except (StopIteration, av.error.FFmpegError):  # who decodes the sound tells of the damage
+        except (StopIteration, av.error.FFmpegError):  # the decoder of the sound reports the damage
             return
         if packet.dts is None or packet.pts is None or packet.is_corrupt or not packet.time_base:
             continue
@@ -119,8 +119,8 @@ def _copied(sound: av.AudioStream, track: av.AudioStream, recording: Recording) 
 def _encoded(sound: av.AudioStream, track: av.AudioStream, recording: Recording) -> Iterator[av.Packet[av.AudioStream]]:
     rate, clock = sound.rate, None
     for frame in recording.decode(sound, damage=[]):
-        # Some containers count in whole packets, and encoders take no time stamp that goes back: samples are counted,
-        # but for holes.
+        # Some containers round time stamps to packets, and encoders refuse decreasing ones: samples are counted
+        # instead, except for holes.
         due = clock if frame.time is None else round((frame.time - recording.origin_s) * rate)
         if clock is None or (due is not None and due > clock + JITTER_S * rate):
             clock = due or 0

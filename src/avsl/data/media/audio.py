@@ -1,4 +1,4 @@
-"""Sound: what plays around a time, mono and at one rate; the same for preparation, localization and serving."""
+"""Sound around a time, mono and resampled; the same for preparation, inference and serving."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from avsl.errors import DataError
 
 SOUND_SUFFIXES = (".wav", ".ogg", ".flac", ".mp3")
 
-# Sample rates outside this range are damage; the decoding time grows with the rate.
+# Sample rates outside this range indicate damage; the time to decode grows with the rate.
 _MIN_RATE, _MAX_RATE = 1_000, 768_000  # Hz
-# So much is decoded and not heard where decoding begins in the middle: codecs need packets before the wanted one.
+# Length that is decoded and discarded before a window, because codecs need earlier packets.
 _SETTLING_S = 1.0
-# Channels that cancel: their mean is so much weaker than the loudest of them.
+# Channels cancel each other if their mean is this much weaker than the loudest of them.
 _CANCELLED = 0.1
-# Programs that write a wav into a pipe cannot know its size, and state one about as large as there can be.
+# Programs that write a wav into a pipe do not know its size and state about the largest possible one.
 _UNKNOWN_SIZE = 0x7FFF0000 - 4096
-# What encoded sounds may be, by their first bytes, and FFmpeg's name of it. FFmpeg must not guess: it knows playlists.
+# FFmpeg's names of the allowed formats, by their first bytes. FFmpeg must not guess, because it also reads playlists.
 _ENCODED = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg"}
 _ENCODED_CODECS = ("pcm_", "adpcm_", "flac", "vorbis", "opus", "gsm_ms")
 
@@ -41,20 +41,20 @@ def read_audio(
     sample_rate: int = 16000,
     silence_db: float = SILENCE_DB,
 ) -> NDArray[np.float32]:
-    """Decode a window of sound, mixed down to mono.
+    """Decode a window of sound as mono.
 
-    The window is moved into the sound where it reaches over an end; a sound shorter than the window is tiled. Where
-    the sound has a hole there is silence.
+    A window that exceeds the sound is shifted into it; a sound shorter than the window is tiled. Holes in the sound are
+    silence.
 
     Args:
         path: any container with an audio stream.
-        start_s: where the window starts, in seconds; None centers it in the recording.
+        start_s: start of the window in seconds; None centers it in the recording.
         duration_s: length of the window in seconds.
-        sample_rate: of the result, in Hz.
+        sample_rate: sample rate of the result, Hz.
         silence_db: peak, relative to full scale, below which the window is silent.
 
     Returns:
-        (round(duration_s * sample_rate),) samples, beyond ±1 where the file's are.
+        (round(duration_s * sample_rate),) samples, which exceed ±1 if the file's do.
 
     Raises:
         DataError: the file is missing, empty, truncated, not media, has no sound in the middle of the window, or the
@@ -69,7 +69,7 @@ def read_audio(
         over = recording.picture is None or center is None or center + duration_s / 2 > track.end_s - recording.origin_s
         with path.open("rb") as file:
             if over and (track.stated_s is not None or _is_cut_off(file, recording.container.format.name)):
-                raise DataError(f"{path}: {' '.join(track.cut_off()) or 'truncated, its end is not there'}")
+                raise DataError(f"{path}: {' '.join(track.cut_off()) or 'truncated, its end is missing'}")
         early = 0.0 if center is None else center - duration_s / 2
         window = _Sound(recording, duration_s, sample_rate, early).window(center)
     if window is None:
@@ -89,14 +89,14 @@ def iter_audio(
 ) -> Iterator[NDArray[np.float32] | None]:
     """Decode the sound around each of some times, in constant memory and one pass.
 
-    Each window is the one that :func:`read_audio` gives. What cannot be decoded is passed over and heard as silence.
+    Each window equals that of :func:`read_audio`. Damaged parts are replaced by silence.
 
     Args:
         path: any container with an audio stream.
-        times: the windows' centers in seconds, ascending.
+        times: centers of the windows in ascending seconds.
         duration_s: length of a window in seconds.
-        sample_rate: of the result, in Hz.
-        damage: gets a sentence for whatever of the sound is missing or broken.
+        sample_rate: sample rate of the result, Hz.
+        damage: receives a message for each missing or damaged part of the sound.
         silence_db: peak, relative to full scale, below which a window is silent.
 
     Yields:
@@ -118,19 +118,19 @@ def iter_audio(
 def decode_sound(
     content: bytes, sample_rate: int, check: Callable[[int, int, int], None]
 ) -> tuple[NDArray[np.float32], int]:
-    """Decode a whole wav, flac or ogg, mixed down to mono.
+    """Decode a whole wav, flac or ogg as mono.
 
     Args:
-        content: of the file.
-        sample_rate: of the result, in Hz.
-        check: is called with the length in samples, the rate in Hz and the samples of all channels decoded so far, as
-            often as that grows, and raises to refuse more.
+        content: bytes of the file.
+        sample_rate: sample rate of the result, Hz.
+        check: called repeatedly with the length in samples, the rate in Hz and the number of samples of all channels
+            that have been decoded; raises to refuse the sound.
 
     Returns:
-        (T,) samples, and how many samples of all channels were decoded.
+        (T,) samples, and the number of decoded samples of all channels.
 
     Raises:
-        DataError: the bytes are no such sound, or truncated.
+        DataError: the bytes are not such a sound, or are truncated.
     """
     name = Path("sound")
     container_format = _ENCODED.get(content[:4])
@@ -151,41 +151,41 @@ def decode_sound(
             check(length, rate, decoded)
             chunks.append(chunk)
     if not chunks:
-        raise DataError("holds no sound")
-    # As long as preparation takes it to be: decoders may give a part of a packet more.
+        raise DataError("has no sound")
+    # Cut to the length that preparation uses, because decoders may return a part of a packet more.
     total = round((track.end_s - recording.origin_s - begin_s) * rate)
     return _resample(_mono(np.concatenate(chunks, axis=1)[:, :total]), rate, sample_rate), decoded
 
 
 def scale_into_range(samples: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], bool]:
-    """Scale a sound that is louder than full scale; cut off, it would be another sound.
+    """Scale a sound above full scale, because clipping would distort it.
 
     Args:
         samples: (T,).
 
     Returns:
-        (T,) in [-1, 1], and whether it was louder.
+        (T,) in [-1, 1], and whether it was scaled.
     """
     peak = float(np.abs(samples).max(initial=0.0))
     return (samples / max(1.0, peak)).astype(np.float32), peak > 1
 
 
 def to_pcm16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Samples in [-1, 1] as they are stored, (T,)."""
+    """Convert samples in [-1, 1] to the stored format, (T,) int16."""
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
 def is_silent(samples: NDArray[np.float32], silence_db: float = SILENCE_DB) -> bool:
-    """Whether the peak of a sound, as it is stored, lies below a level relative to full scale."""
+    """Whether the peak of a stored sound is below a level relative to full scale."""
     stored = to_pcm16(samples)
     return not stored.any() or bool(np.abs(stored.astype(np.int32)).max() < 32768 * 10 ** (silence_db / 20))
 
 
 class _Sound:
-    """The sound of a recording, decoded as far as windows ask for it.
+    """The sound of a recording, decoded as far as windows need it.
 
-    Output sample k is the sound ``k / sample_rate`` after the sound's beginning, however much is decoded around it: the
-    filter of the resampler gets all samples that it weighs, and starts in the same phase.
+    Output sample k is the sound ``k / sample_rate`` after the sound's beginning, independent of the decoded
+    range: the resampler's filter gets all samples that it weights and starts in the same phase.
     """
 
     def __init__(
@@ -196,12 +196,12 @@ class _Sound:
         early_s: float,
         damage: list[str] | None = None,
     ) -> None:
-        """Begin to decode for windows that start at ``early_s`` or later."""
+        """Decode for windows that start at ``early_s`` or later."""
         self._recording, self._track = recording, recording.need_sound()
         self._sample_rate, self._length = sample_rate, round(duration_s * sample_rate)
         self._begin_s = self._track.begin_s - recording.origin_s
         self._end_s = self._track.end_s - recording.origin_s
-        # Windows are moved in at the end, and begin where the filter's phase is 0: within a second.
+        # Windows are shifted into the sound at its end, and begin at phase 0 of the filter, which takes up to a second.
         wanted_s = recording.origin_s + min(early_s, self._end_s - duration_s) - 1.0
         first = _packet_before(self._track, wanted_s - _SETTLING_S)
         self._chunks = _chunks(recording, first, damage)
@@ -210,18 +210,18 @@ class _Sound:
             if time + chunk.shape[1] / rate > settled_s:
                 break
         else:
-            raise DataError(f"{recording.path}: holds no sound")
+            raise DataError(f"{recording.path}: has no sound")
         self._rate = rate
         if not first:
             self._begin_s = settled_s = time
-        self._first = self._stop = round((settled_s - self._begin_s) * rate)  # the samples that are held
+        self._first = self._stop = round((settled_s - self._begin_s) * rate)  # range of the samples in memory
         late = round((time - settled_s) * rate)
         self._next: tuple[int, NDArray[np.float32]] | None = (self._first + max(late, 0), chunk[:, max(-late, 0) :])
         self._held = deque([chunk[:, :0]])
         self._ended = False
 
     def window(self, center_s: float | None) -> NDArray[np.float32] | None:
-        """The samples around a time, or in the middle of the sound; None before and after the sound.
+        """The samples around a time, or in the middle of the sound; None outside the sound.
 
         Raises:
             DataError: they hold NaN or infinity.
@@ -239,7 +239,7 @@ class _Sound:
         stop = math.ceil((start + self._length) * rate / self._sample_rate) + margin
         self._hold(stop, stop - start * rate // self._sample_rate + margin + down + rate)
         if self._ended:
-            if total - self._stop > JITTER_S * rate:  # what cannot be decoded is silence
+            if total - self._stop > JITTER_S * rate:  # undecodable samples are silence
                 self._append(np.zeros((len(self._held[0]), min(total, stop) - self._stop), np.float32))
             else:
                 start = max(0, min(start, self._resampled(self._stop) - self._length))
@@ -256,7 +256,7 @@ class _Sound:
         return math.ceil(samples * self._sample_rate / self._rate)
 
     def _hold(self, stop: int, span: int) -> None:
-        """Decode up to sample ``stop``; forget what lies further back than ``span``."""
+        """Decode up to sample ``stop``, and drop samples before the last ``span``."""
         while self._stop < stop and not self._ended:
             if self._next is None:
                 decoded = next(self._chunks, None)
@@ -265,7 +265,7 @@ class _Sound:
                     return
                 time, _, chunk = decoded
                 due = round((time - self._begin_s) * self._rate)
-                # Time stamps are rounded: samples are counted, but for holes, and for what comes a second time.
+                # Time stamps are rounded, so samples are counted, except at holes and repetitions.
                 step = 0 if abs(due - self._stop) <= JITTER_S * self._rate else due - self._stop
                 self._next = self._stop + max(step, 0), chunk[:, max(-step, 0) :]
             due, chunk = self._next
@@ -283,7 +283,7 @@ class _Sound:
 
 
 def _packet_before(track: Track, due: float) -> int:
-    """The last packet that decoding can begin with and that is due by then, on the container's clock."""
+    """The last key packet that is due by a time on the container's clock."""
     found = np.flatnonzero(track.keys & (track.due_s <= due))
     return int(found[-1]) if len(found) and track.clock_s is None else 0
 
@@ -291,7 +291,7 @@ def _packet_before(track: Track, due: float) -> int:
 def _chunks(
     recording: Recording, first: int, damage: list[str] | None
 ) -> Iterator[tuple[float, int, NDArray[np.float32]]]:
-    """Start in seconds, rate in Hz and samples (channels, n) of each decoded frame, all of one layout and rate."""
+    """Start in seconds, rate in Hz and samples (channels, n) of each decoded frame, in one layout and rate."""
     converter: av.AudioResampler | None = None
     given: tuple[object, ...] = ()
     layout: av.AudioLayout | None = None
@@ -304,7 +304,7 @@ def _chunks(
         if converter is None or given != (frame.format.name, frame.layout.name, frame.sample_rate):
             given = (frame.format.name, frame.layout.name, frame.sample_rate)
             layout, rate = layout or frame.layout, rate or frame.sample_rate
-            # Interleaved: with planes of 8 channels at 192 kHz PyAV's conversion to an array has crashed.
+            # Interleaved, because PyAV's conversion of planes to an array has crashed with 8 channels at 192 kHz.
             converter = av.AudioResampler(format="flt", layout=layout, rate=rate)
         start = end if frame.time is None else frame.time - recording.origin_s
         for converted in converter.resample(frame):
@@ -315,7 +315,7 @@ def _chunks(
 
 
 def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean of the channels (C, n); of channels that cancel, the loudest: (n,)."""
+    """The mean of the channels (C, n), or the loudest channel if they cancel each other: (n,)."""
     mean: NDArray[np.float32] = samples.mean(axis=0, dtype=np.float32)
     if len(samples) > 1:
         loudness = np.sqrt(np.square(samples, dtype=np.float64).mean(axis=1))
@@ -325,14 +325,14 @@ def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _reach(rate: int, sample_rate: int) -> int:
-    """How many samples to either side of a moment the resampler weighs."""
+    """Number of samples on either side of a time that the resampler weights."""
     return 0 if rate == sample_rate else 10 * math.ceil(max(1.0, rate / sample_rate)) + 1
 
 
 def _resample(samples: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:
     if rate == sample_rate or not len(samples):
         return samples
-    # Takes a moment to import, and most prepared sets need no resampling.
+    # Imported here because it is slow and seldom needed.
     from scipy.signal import resample_poly
 
     common = math.gcd(rate, sample_rate)
@@ -341,7 +341,7 @@ def _resample(samples: NDArray[np.float32], rate: int, sample_rate: int) -> NDAr
 
 
 def _is_cut_off(file: BinaryIO, container_format: str) -> bool:
-    """Whether the end of a wav or an ogg is missing, which FFmpeg does not tell."""
+    """Whether the end of a wav or an ogg is missing, which FFmpeg does not report."""
     size = file.seek(0, os.SEEK_END)
     if container_format == "wav":
         stated, begin = _wav_data(file)
@@ -358,7 +358,7 @@ def _is_cut_off(file: BinaryIO, container_format: str) -> bool:
 
 
 def _wav_data(file: BinaryIO) -> tuple[int, int]:
-    """How many bytes of samples a wav states, 0 where that is not known, and where they begin."""
+    """The stated number of bytes of a wav's samples, 0 if unknown, and their offset."""
     file.seek(12)
     long_size = 0
     while len(header := file.read(8)) == 8:

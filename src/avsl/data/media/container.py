@@ -1,4 +1,4 @@
-"""Containers of audio and video: which streams count, on which clock, how long they are and what of them is missing."""
+"""Containers of audio and video: their streams, clock, length and missing parts."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from numpy.typing import NDArray
 
-# Time stamps of adjoining frames of sound are rounded, by a millisecond in Matroska; a larger step is a hole.
+# Time stamps of sound are rounded, in Matroska to a millisecond; a larger gap between frames is a hole.
 JITTER_S = 0.05
-# How much earlier than its header says a recording may end before it counts as cut off.
+# A recording is truncated if it ends this much before the end in its header.
 _CUT_OFF_S = 0.5
-# A larger step between two time stamps is damage.
+# A larger step between two time stamps indicates damage.
 LONGEST_STEP_S = 3600.0
-# Containers whose headers state a length, and those that count samples. In others FFmpeg estimates it, from the bit
+# Containers whose headers state a length or a number of samples. For others FFmpeg estimates the length from the bit
 # rate or the last time stamp.
 _STATES_LENGTH = {"avi", "mov"}
 _STATES_SAMPLES = {"aiff", "au", "caf", "flac"}
-# Time stamp, duration, whether decoding can begin here and whether it is not to be shown, of a packet.
+# A packet's time stamp, duration, whether it is a key packet, and whether its frame is hidden.
 _Stamp = tuple[int | None, int, bool, bool]
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 @dataclass(frozen=True)
 class Track:
-    """The packets of a stream, on the container's own clock.
+    """The packets of a stream, on the container's clock.
 
     Attributes:
-        index: of the stream.
+        index: index of the stream.
         what: ``picture`` or ``sound``.
-        begin_s: when its first frame is due.
-        end_s: when its last one is over.
-        stated_s: when its last frame is over by the header, where the file was cut off; None where nothing is missing.
-        due_s: when each packet's frame is due, in the order of decoding; NaN where it is not to be shown.
+        begin_s: start of the first frame.
+        end_s: end of the last frame.
+        stated_s: end of the track in the header, if the file is truncated; None if nothing is missing.
+        due_s: time of each packet's frame, in the order of decoding; NaN for a hidden frame.
         keys: whether decoding can begin at a packet.
-        clock_s: when frames are due in the order of showing, where the container's time stamps do not tell.
+        clock_s: times of the frames in the order of presentation, if the container's time stamps lack them.
     """
 
     index: int
@@ -60,7 +60,7 @@ class Track:
     clock_s: NDArray[np.float64] | None
 
     def cut_off(self) -> list[str]:
-        """A sentence if the track ends earlier than the header says: a cut file just ends, only its header tells."""
+        """A message if the track ends before the end in the header, which alone shows that a file is truncated."""
         if self.stated_s is None:
             return []
         ends, stated = self.end_s - self.begin_s, self.stated_s - self.begin_s
@@ -69,13 +69,13 @@ class Track:
 
 @dataclass(frozen=True)
 class Recording:
-    """An open container. Time counts from the first picture or sound, whichever comes first.
+    """An open container. Times count from the first picture or sound.
 
     Attributes:
-        path: names it.
-        container: with nothing decoded yet.
-        picture: FFmpeg's default video, cover art aside; None where there is none.
-        sound: FFmpeg's default sound; None where there is none.
+        path: path of the file, for errors.
+        container: the container, of which nothing has been decoded.
+        picture: FFmpeg's default video stream except cover art; None if there is none.
+        sound: FFmpeg's default audio stream; None if there is none.
     """
 
     path: Path
@@ -89,17 +89,17 @@ class Recording:
 
     @property
     def origin_s(self) -> float:
-        """Time 0 on the container's own clock, s."""
+        """Time 0 on the container's clock, s."""
         return min((track.begin_s for track in self._tracks), default=0.0)
 
     @property
     def length_s(self) -> float:
-        """From the first picture or sound to the end of the last, s."""
+        """Length from the first picture or sound to the end of the last, s."""
         return max((track.end_s for track in self._tracks), default=0.0) - self.origin_s
 
     @property
     def stated_s(self) -> float:
-        """The length before the file was cut off, by its header, s; `length_s` where it is whole."""
+        """The length in the header of a truncated file, s; `length_s` of a complete one."""
         ends = [track.end_s if track.stated_s is None else track.stated_s for track in self._tracks]
         return max(ends, default=0.0) - self.origin_s
 
@@ -132,7 +132,7 @@ class Recording:
         stream = self.container.streams[self.need_picture().index]
         assert isinstance(stream, av.VideoStream)
         check_pixels(stream.width, stream.height, self.path)
-        # A stream may hold larger frames than its header states.
+        # A stream may have larger frames than its header states.
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         return stream
 
@@ -159,20 +159,20 @@ class Recording:
     def decode(
         self, stream: av.VideoStream | av.AudioStream, first: int = 0, damage: list[str] | None = None
     ) -> Iterator[av.VideoFrame | av.AudioFrame]:
-        """Decode a stream, once for each recording that is opened.
+        """Decode a stream; a recording can be decoded once.
 
-        Nothing is sought: what a seek finds depends on the container and its index. Reading past packets costs little.
+        Packets are read without seeking, because the result of a seek depends on the container and its index.
 
         Args:
-            stream: of this recording.
-            first: the packet to begin with.
-            damage: gets a sentence for what cannot be decoded, which is passed over; None: that is an error.
+            stream: a stream of this recording.
+            first: index of the first packet to decode.
+            damage: receives a message for each damaged part, which is skipped; None raises an error instead.
 
         Yields:
-            Its frames.
+            The frames of the stream.
 
         Raises:
-            av.error.FFmpegError: a packet cannot be decoded, where ``damage`` is None.
+            av.error.FFmpegError: a packet cannot be decoded and ``damage`` is None.
         """
         packets = self.container.demux(stream)
         now, count, first_fault, number = 0.0, 0, 0.0, -1
@@ -208,7 +208,7 @@ class Recording:
 
 
 def media_duration(path: Path) -> float:
-    """Length in seconds from the first picture or sound to the end of the last; of a file cut off, as it was whole.
+    """Length in seconds from the first picture or sound to the end of the last; the stated length of a truncated file.
 
     Raises:
         DataError: the file is missing, empty or not media.
@@ -222,20 +222,20 @@ def media_duration(path: Path) -> float:
 def open_recording(
     path: Path, content: BytesIO | None = None, container_format: str | None = None
 ) -> Iterator[Recording]:
-    """Open a container and read through it once, as headers may be wrong, or missing.
+    """Open a container and read all packets once, because headers may be wrong or missing.
 
     Args:
-        path: the file, or what to call ``content``.
-        content: the file's bytes, where it is none on disk.
+        path: the file, or a name for ``content``.
+        content: bytes of the file, if it is not on disk.
         container_format: FFmpeg's name of the container; None lets FFmpeg guess.
 
     Raises:
-        DataError: in the block too, for whatever FFmpeg cannot do.
+        DataError: FFmpeg fails, here or within the block.
     """
     try:
         with _open(path, content, container_format) as container:
             picture, sound = _scan(container)
-        # Opened again: not every container can be read from its beginning a second time.
+        # Opened again, because some containers cannot be read from the beginning twice.
         with _open(path, content, container_format) as container:
             yield Recording(path, container, picture, sound)
     except av.error.FFmpegError as error:
@@ -246,12 +246,12 @@ def _open(path: Path, content: BytesIO | None, container_format: str | None) -> 
     if content is not None:
         content.seek(0)
         return av.open(content, "r", format=container_format)
-    # Without the protocol a name with a colon would be an address.
+    # Without the protocol a file name with a colon would be read as an address.
     return av.open(f"file:{path}", "r", format=container_format)
 
 
 def _scan(container: InputContainer) -> tuple[Track | None, Track | None]:
-    """The picture and the sound, from their packets, which are not decoded."""
+    """The tracks of picture and sound, from packets without decoding."""
     videos = [stream for stream in container.streams.video if not stream.disposition & _COVERS]
     default = container.streams.best("video")
     video = default if default in videos else max(videos, key=_is_default, default=None)
@@ -262,16 +262,16 @@ def _scan(container: InputContainer) -> tuple[Track | None, Track | None]:
     packets: dict[int, list[_Stamp]] = {stream.index: [] for stream in streams}
     try:
         for packet in container.demux(streams) if streams else ():
-            if packet.size:  # the others only end a stream
+            if packet.size:  # empty packets only end a stream
                 pts = None if packet.is_discard else packet.pts
                 packets[packet.stream_index].append((pts, packet.duration or 0, packet.is_keyframe, packet.is_discard))
     except av.error.FFmpegError:
-        pass  # the file ends here; whoever decodes beyond meets the error again
+        pass  # the file ends here; decoding beyond raises the error again
     tracks = [None if stream is None else _track(stream, packets[stream.index], container) for stream in (video, audio)]
     end = max((track.end_s for track in tracks if track is not None), default=0.0)
     stated = (container.duration or 0) / av.time_base
     if _name(container) == "matroska" and end < stated - _CUT_OFF_S:
-        # It states the end of the whole alone, on its own clock.
+        # The header only states the end of the whole file, on the container's clock.
         tracks = [None if track is None else replace(track, stated_s=stated) for track in tracks]
     return tracks[0], tracks[1]
 
@@ -295,7 +295,7 @@ def _track(stream: av.VideoStream | av.AudioStream, packets: list[_Stamp], conta
         due[shown] = begin + np.cumsum(lasting[shown]) - lasting[shown]
         stamped = False
     else:
-        # AVI stamps packets in the order of decoding, whatever the order of showing.
+        # AVI's time stamps are in the order of decoding instead of presentation.
         stamped = not (is_video and _name(container) == "avi")
         if stream.start_time is None and shown.any():
             begin = float(due[shown].min())
@@ -320,7 +320,7 @@ def _track(stream: av.VideoStream | av.AudioStream, packets: list[_Stamp], conta
 def _stated_end(
     stream: av.VideoStream | av.AudioStream, container: InputContainer, begin: float, end: float
 ) -> float | None:
-    """Where a track ended before the file was cut off, by the header; None where nothing seems to be missing."""
+    """The end of a track in the header of a truncated file; None if nothing is missing."""
     exact = _name(container) in _STATES_SAMPLES
     if not (exact or _name(container) in _STATES_LENGTH) or stream.duration is None or stream.time_base is None:
         return None

@@ -1,4 +1,4 @@
-"""Pictures and masks: what a viewer shows, upright."""
+"""Pictures and masks, decoded upright as viewers show them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         path: a file of one of the ``PICTURE_FORMATS``.
 
     Returns:
-        (H, W, 3) RGB, upright; what is transparent is white.
+        (H, W, 3) RGB, upright; with transparent pixels in white.
 
     Raises:
-        DataError: the file is missing, empty, truncated, too large or no picture.
+        DataError: the file is missing, empty, truncated, too large or not a picture.
     """
     return to_rgb(_read(path))
 
@@ -48,30 +48,30 @@ def decode_picture(
     """Read a picture as :func:`read_picture` does, from bytes.
 
     Args:
-        content: of the file.
-        formats: Pillow's names of those to read.
-        check_size: is called with width and height before the picture is decoded, and raises to refuse it.
+        content: bytes of the file.
+        formats: Pillow's names of the allowed formats.
+        check_size: called with width and height before decoding; raises to refuse the picture.
 
     Returns:
         (H, W, 3) RGB, upright.
 
     Raises:
-        OSError: the bytes are no such picture, or damaged.
+        OSError: the bytes are not such a picture, or are damaged.
     """
     return to_rgb(_decode(content, formats, check_size))
 
 
 def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
-    """The colors of a picture: 16 bits become 8, what is transparent becomes white.
+    """Convert a picture to RGB: 16 bits become 8, and transparent pixels become white.
 
     Args:
-        picture: of any mode.
+        picture: a picture of any mode.
 
     Returns:
         (H, W, 3).
     """
     if picture.mode.startswith("I"):
-        # Pillow would cut off at 255. Gray of 16 bits, also where Pillow keeps it in 32.
+        # Pillow would clip 16-bit gray, which it may store in 32 bits, at 255.
         gray = np.clip(np.asarray(picture), 0, 65535) // 257
         picture = Image.fromarray(gray.astype(np.uint8))
     elif picture.has_transparency_data:
@@ -82,7 +82,7 @@ def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
 
 
 def resize_frame(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize to a square (boxes are fractions, so they stay), bilinear with antialiasing.
+    """Resize to a square, bilinear with antialiasing; boxes in fractions stay valid.
 
     Args:
         frame: (H, W, 3).
@@ -97,9 +97,9 @@ def resize_frame(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
-    """Read a mask: what is not zero (black) in a picture or in a NumPy array.
+    """Read a mask: the nonzero pixels of a picture or NumPy array.
 
-    What is transparent in a picture is outside; where nothing but black is opaque, the mask is what is opaque.
+    Transparent pixels of a picture are outside the mask; if all opaque pixels are black, they are the mask.
 
     Args:
         path: jpg, png, or npy with two dimensions.
@@ -109,7 +109,7 @@ def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
         (size, size), upright.
 
     Raises:
-        DataError: the file is missing, empty, truncated, a pickle or no mask, or the array holds NaN or infinity.
+        DataError: the file is missing, empty, truncated, a pickle or not a mask, or the array holds NaN or infinity.
     """
     if path.suffix.lower() == ".npy":
         mask = _array_mask(path)
@@ -125,9 +125,9 @@ def read_mask(path: Path, size: int) -> NDArray[np.bool_]:
 def _array_mask(path: Path) -> NDArray[np.bool_]:
     check_file(path)
     try:
-        # Mapped: room for what the header states is taken only if the file holds it.
+        # Memory-mapped, so that a wrong size in the header does not allocate memory.
         array = np.load(path, allow_pickle=False, mmap_mode="r")
-    except Exception as error:  # whatever NumPy's parser of headers raises for a damaged file
+    except Exception as error:  # NumPy's parser of headers can raise any error for a damaged file
         raise DataError(f"{path}: cannot read the array: {error}") from error
     if array.ndim != 2 or array.dtype.kind not in "biuf":
         raise DataError(f"{path}: the array is {array.dtype} of shape {array.shape}, not numbers (height, width)")
@@ -147,7 +147,7 @@ def _picture_mask(picture: Image.Image) -> NDArray[np.bool_]:
 
 
 def _read(path: Path) -> Image.Image:
-    """Decoded and upright."""
+    """Decode a picture and turn it upright."""
     check_file(path)
     try:
         return _decode(path, PICTURE_FORMATS, lambda width, height: check_pixels(width, height, path))
@@ -157,7 +157,7 @@ def _read(path: Path) -> Image.Image:
 
 def _decode(source: Path | BytesIO, formats: tuple[str, ...], check_size: Callable[[int, int], None]) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of a limit above ours
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # about a limit above MAX_PIXELS
         try:
             picture = Image.open(source, formats=formats)
         except UnidentifiedImageError:
@@ -168,7 +168,7 @@ def _decode(source: Path | BytesIO, formats: tuple[str, ...], check_size: Callab
         check_size(picture.width, picture.height)
         try:
             picture.load()
-        except Exception as error:  # whatever Pillow's decoders raise for a damaged file
+        except Exception as error:  # Pillow's decoders can raise any error for a damaged file
             raise OSError(str(error)) from error
         turn = _TO_UPRIGHT.get(_orientation(picture))
         return picture.copy() if turn is None else picture.transpose(turn)
@@ -177,5 +177,5 @@ def _decode(source: Path | BytesIO, formats: tuple[str, ...], check_size: Callab
 def _orientation(picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a note that is no EXIF turns nothing, in viewers either
+    except Exception:  # invalid EXIF data do not rotate the picture, as in viewers
         return 1

@@ -1,4 +1,4 @@
-"""Frames of a video: which is on screen at a time, and all of them in turn."""
+"""Frames of a video: the frame at a time, and all frames in order."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from avsl.errors import DataError
 if TYPE_CHECKING:
     from av.sidedata.sidedata import SideDataContainer
 
-# Times that differ by less are the same: they are sums of floats.
+# Times with a smaller difference are equal, because they are sums of floats.
 _SAME_S = 1e-6
-# How many key frames before the one on screen are tried before decoding begins at the first packet.
+# Number of earlier key frames to try before decoding from the first packet.
 _TRIES = 3
 
 
@@ -31,8 +31,8 @@ def read_frame(path: Path, time_s: float | None) -> NDArray[np.uint8]:
 
     Args:
         path: jpg or png, or any container with a video stream.
-        time_s: the frame on screen at that time, in seconds; None is the middle. The first frame is on screen before
-            its time too, and the last one to the end of the sound. A picture has no time.
+        time_s: time of the frame in seconds; None is the middle. The first frame also counts before its time, and the
+            last one until the end of the sound. It is ignored for a picture.
 
     Returns:
         (H, W, 3) RGB, upright.
@@ -62,12 +62,12 @@ def read_frame(path: Path, time_s: float | None) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Shot:
-    """A frame of a video and when it is on screen.
+    """A frame of a video and its time span.
 
     Attributes:
-        start_s: from when on, in seconds.
-        end_s: until when.
-        frame: as decoded.
+        start_s: start in seconds.
+        end_s: end in seconds.
+        frame: the decoded frame.
     """
 
     start_s: float
@@ -75,29 +75,29 @@ class Shot:
     frame: av.VideoFrame
 
     def is_on_screen(self, time_s: float) -> bool:
-        """Whether no later frame is due at a time: of frames in turn, the first of which that is so is on screen."""
+        """Whether no later frame is due at a time; the first such frame is on screen."""
         return time_s < self.end_s - _SAME_S
 
     def pixels(self) -> NDArray[np.uint8]:
         """(H, W, 3) RGB, upright."""
-        # One thread: there is a process for every core already, and the pool takes longer to start than a frame.
+        # One thread, because there is a process per core, and a pool takes longer to start than to decode a frame.
         rgb = self.frame.reformat(format="rgb24", threads=1).to_ndarray().astype(np.uint8, copy=False)
         return np.ascontiguousarray(_upright(rgb, self.frame))
 
     def pixel_aspect(self, stored: Fraction | None) -> Fraction | None:
-        """Width over height of an upright pixel, given that of a stored one; None where it is not known."""
+        """Aspect ratio of an upright pixel, given that of a stored one; None if unknown."""
         return 1 / stored if stored and _display(self.frame)[2] else stored
 
 
 def iter_shots(path: Path, damage: list[str]) -> Iterator[Shot]:
     """Decode every frame of a video, in constant memory and one pass.
 
-    What cannot be decoded is passed over. A frame is on screen until the next one, the last to the end of the sound;
-    one that comes too late to be shown is left out.
+    Damaged frames are skipped. A frame lasts until the next one, the last frame until the end of the sound; frames that
+    come too late are left out.
 
     Args:
         path: any container with a video stream.
-        damage: gets a sentence for whatever of the picture is missing or broken.
+        damage: receives a message for each missing or damaged part of the picture.
 
     Yields:
         The frames in order of time.
@@ -114,20 +114,20 @@ def iter_shots(path: Path, damage: list[str]) -> Iterator[Shot]:
             count += 1
             yield shot
         if not count:
-            raise DataError(f"{path}: the video stream holds no frame")
+            raise DataError(f"{path}: the video stream has no frame")
         damage += recording.need_picture().cut_off()
 
 
 def _shots(
     recording: Recording, frames: Iterable[av.VideoFrame], first: int, damage: list[str] | None = None
 ) -> Iterator[Shot]:
-    """Each frame until the next one: the rule of what is on screen, for one frame as for all.
+    """Each frame with its time span until the next one; the only definition of the frame at a time.
 
     Args:
-        recording: that they are of.
-        frames: in order of showing.
-        first: the packet that decoding has begun with.
-        damage: gets a sentence where time leaps on by over an hour.
+        recording: the recording of the frames.
+        frames: frames in the order of presentation.
+        first: index of the first decoded packet.
+        damage: receives a message if time jumps by over an hour.
     """
     track = recording.need_picture()
     clock = None if track.clock_s is None or first else iter(track.clock_s.tolist())
@@ -143,7 +143,7 @@ def _shots(
                 continue
             if time - start > LONGEST_STEP_S:
                 if damage is not None:
-                    damage.append(f"the picture is lost after {start:.1f} s, as its time leaps on by over an hour")
+                    damage.append(f"the picture is lost after {start:.1f} s, because its time jumps by over an hour")
                 yield Shot(start, start, shown)
                 return
             yield Shot(start, time, shown)
@@ -153,26 +153,26 @@ def _shots(
 
 
 def _beginnings(track: Track, due: float) -> list[int]:
-    """The packets from which to decode the frame on screen at ``due``, on the container's clock; the fastest first.
+    """The packets from which to try to decode the frame at ``due``, on the container's clock, the fastest first.
 
-    A container may call a key what is none: then the next beginning gives the frame, the first packet in any case.
+    A container may mark a wrong packet as a key; then the next candidate is tried, and finally the first packet.
     """
     wanted = _wanted(track, due)
     if wanted is None or track.clock_s is not None:
         return [0]
-    # Frames that are decoded after a key frame and shown before it need what comes before it.
+    # Frames that are decoded after a key frame and presented before it need earlier packets.
     keys = np.flatnonzero(track.keys & (track.due_s <= wanted))
     return [*(int(key) for key in keys[::-1][:_TRIES] if key), 0]
 
 
 def _wanted(track: Track, due: float) -> float | None:
-    """When the frame that is on screen at ``due`` came; None before the first."""
+    """Start of the frame that is on screen at ``due``; None before the first."""
     shown = track.due_s[track.due_s <= due + _SAME_S]
     return float(shown.max()) if len(shown) else None
 
 
 def _shot_at(recording: Recording, time: float, first: int) -> Shot | None:
-    """The frame on screen, decoded from a packet on; None where that packet is too late to decode it from."""
+    """The frame on screen, decoded from a packet on; None if that packet is too late."""
     frames = recording.decode(recording.video_stream(), first)
     shot = next((shot for shot in _shots(recording, frames, first) if shot.is_on_screen(time)), None)
     if first == 0 or shot is None:
@@ -194,7 +194,7 @@ def _display(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 
 def _upright(pixels: NDArray[np.uint8], frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """A frame as the file's display matrix says (cameras held sideways, mirrored, or upside down)."""
+    """A frame oriented by the file's display matrix (cameras held sideways, mirrored, or upside down)."""
     leftward, upward, exchanged = _display(frame)
     if exchanged:
         pixels = pixels.transpose(1, 0, 2)
