@@ -268,6 +268,12 @@ class Config(StrictConfig):
             object.__setattr__(self, "split", self.split.model_copy(update={"seed": self.seed}))
         return self
 
+    def __eq__(self, other: object) -> bool:
+        """Whether all settings are the same, wherever the results lie."""
+        return isinstance(other, Config) and vars(self) | {"variant": None} == vars(other) | {"variant": None}
+
+    __hash__ = None  # type: ignore[assignment]  # settings hold mappings
+
     def training_hash(self) -> str:
         """SHA-256 of all that decides a training's result, apart from the data and the code.
 

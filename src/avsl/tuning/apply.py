@@ -12,6 +12,8 @@ from avsl.config.params import ratio_key
 from avsl.files import write_text
 from avsl.tuning.space import Value
 
+_NULL = "tag:yaml.org,2002:null"
+
 
 def apply(project: Path, framework: str, label_ratio: float, values: Mapping[str, Value]) -> Path:
     """Write values as ``tuned.<framework>.<ratio>``, in the place of earlier ones; comments and order are kept.
@@ -29,6 +31,8 @@ def apply(project: Path, framework: str, label_ratio: float, values: Mapping[str
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 10_000
+    # As params.yaml writes it; ruamel's own is empty.
+    yaml.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar(_NULL, "null"))
     params = yaml.load(path.read_text(encoding="utf-8"))
     tree: dict[str, object] = {}
     for key, value in values.items():
