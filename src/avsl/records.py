@@ -197,7 +197,7 @@ class PartScores(StrictConfig):
 
 
 class MemberScores(StrictConfig):
-    """One of the localizers whose confidences the model averages, alone, at a threshold of its own."""
+    """The scores of one averaged localizer alone, at a separate threshold."""
 
     threshold: float
     validation: PartScores

@@ -23,7 +23,7 @@ def _drawn(dimension: dict[str, Any], count: int = 400) -> list[Any]:
     """What a dimension of DMT's δ gives in so many random trials."""
     space = read_spaces({"dmt": {"delta": dimension}})["dmt"]
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
-    return [space["framework.dmt.delta"].draw(study.ask(), "framework.dmt.delta") for _ in range(count)]
+    return [space["framework.dmt.delta"].suggest(study.ask(), "framework.dmt.delta") for _ in range(count)]
 
 
 def test_a_number_is_drawn_uniformly() -> None:
@@ -72,8 +72,8 @@ def test_a_default_is_drawn_to_the_digit(dimension: dict[str, Any], value: Any) 
     """What Optuna must draw for a value gives that value."""
     space = read_spaces({"dmt": {"delta": dimension}})["dmt"]["framework.dmt.delta"]
     study = optuna.create_study()
-    study.enqueue_trial({space.name("delta"): space.drawn(value)})
-    assert space.draw(study.ask(), "delta") == value
+    study.enqueue_trial({space.name("delta"): space.to_optuna(value)})
+    assert space.suggest(study.ask(), "delta") == value
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def _cache(data: PreparedData, front_end: FrontEnd, rows: NDArray[np.int64]) -> 
     except OSError as error:
         raise DataError(
             f"{data.root.parent}: cannot keep the features of {len(rows)} sounds there ({error.strerror}); "
-            "trainer.cache_features=false computes them anew in every step"
+            "trainer.cache_features=false computes them in every step"
         ) from error
 
 

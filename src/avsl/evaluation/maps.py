@@ -136,7 +136,7 @@ def compute_maps(
 ) -> Maps:
     """Run the members over ``rows``, with the right sounds and, where asked, with shuffled ones.
 
-    With a ``waveform``, (T,) in [-1, 1], every frame is seen with that sound in place of its own.
+    With a ``waveform``, (T,) in [-1, 1], this sound replaces the sound of every frame.
 
     The shuffle is seeded and leaves no frame its own sound (where there are two rows).
     """

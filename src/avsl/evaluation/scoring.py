@@ -52,7 +52,7 @@ def score_part(part: str, maps: Maps, threshold: float, rows: Tensor | None = No
     Returns:
         As figures ``n`` and ``n_silent`` (rows with and without a source in view), and ``n_listed``, how many rows the
         data set's lists name, found or not. ``ciou``, ``ciou_70`` (CIoU@0.7), ``auc``, ``mean_ciou`` at the fixed
-        threshold; the same with suffix ``_median`` and, told the true area, ``_oracle``; ``ciou_shuffled`` with wrong
+        threshold; the same with suffix ``_median`` and, given the true area, ``_oracle``; ``ciou_shuffled`` with wrong
         sounds, where there are maps of them; ``false_positive_rate`` over silent rows. Only where they mean something:
 
         with suffix ``_consensus`` those with ``_median`` once more, where every annotator's boxes are known, as

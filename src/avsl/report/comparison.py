@@ -149,10 +149,10 @@ class Verdicts:
         of_best = [pair for pair in self.pairs if pair.first == best.model]
         untold = [pair.second for pair in of_best if pair.verdict == "not told apart"]
         fewer = [cell.model for cell in self.cells if len(cell.trainings) < seeds]
-        told = next((pair for pair in of_best if pair.verdict == "better"), None)
+        better = next((pair for pair in of_best if pair.verdict == "better"), None)
         parts = [f"{named} has the highest mean, {mean}"]
-        if told:
-            parts = [f"{named}, {format_difference(told.difference)} over {told.second}"]
+        if better:
+            parts = [f"{named}, {format_difference(better.difference)} over {better.second}"]
         if untold:
             parts.append(f"not told apart from {join(untold)}")
         if fewer:

@@ -46,14 +46,14 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     """
     config = compose(overrides)
     layout = Layout.of(config)
-    data, drawn = load_data(layout)
-    if not drawn.validation:
+    data, split = load_data(layout)
+    if not split.validation:
         raise DataError(f"{layout.prepared}: no row has boxes, so there is nothing to score")
     trained = RunRecord.load(layout.train)
-    if trained.split_hash != drawn.content_hash:
+    if trained.split_hash != split.content_hash:
         raise DataError(f"{layout.train} was trained on another split than {layout.split}: run `avsl train` again")
     model, _ = load_exported(layout.train / "model")
-    result = evaluate_on(config, data, drawn, list(model.members))
+    result = evaluate_on(config, data, split, list(model.members))
     scores = EvaluationRecord.of(trained, result.figures)
     layout.evaluation.mkdir(parents=True, exist_ok=True)
     save_figure(plot_curves(_read_curves({"": layout.train / "curves.csv"})), layout.evaluation / "curves.png")
@@ -105,9 +105,9 @@ def headline(test: PartScores) -> str:
     return f"test has no row with a source in view, false-positive rate {rate:.1f} %"
 
 
-def evaluate_on(config: Config, data: PreparedData, drawn: Split, members: Sequence[torch.nn.Module]) -> Evaluation:
+def evaluate_on(config: Config, data: PreparedData, split: Split, members: Sequence[torch.nn.Module]) -> Evaluation:
     """Score a model, given as the localizers whose confidences it averages, on all parts of a split but training."""
-    parts = {"validation": drawn.validation, **drawn.tests}
+    parts = {"validation": split.validation, **split.tests}
     rows = {part: data.rows_of(ids) for part, ids in parts.items()}
     reader = make_reader(config, LocalizerEnsemble(members).configs, data, np.concatenate(list(rows.values())))
     prior = None if config.evaluate.ogl is None else ObjectPrior(config.evaluate.ogl)
@@ -168,7 +168,7 @@ def _save_validation(data: PreparedData, result: Evaluation, target: Path) -> No
 
 
 def _draw_gallery(config: Config, data: PreparedData, result: Evaluation, threshold: float, target: Path) -> None:
-    """Clips, drawn by lot so that no choice flatters."""
+    """Clips, chosen at random to avoid a favorable choice."""
     maps = result.validation
     confidence = maps.confidence.numpy()
     front_end = LogMel(LogMelConfig(sample_rate=data.manifest.sample_rate))

@@ -50,9 +50,9 @@ def import_checkpoint(
     """
     config = compose(overrides)
     layout = Layout.of(config)
-    data, drawn = load_data(layout)
+    data, split = load_data(layout)
     model = LocalizerEnsemble([load_published(method, files, momentum=momentum)]).eval()
-    result = evaluate_on(config, data, drawn, list(model.members))
+    result = evaluate_on(config, data, split, list(model.members))
     name = f"{method}-momentum" if momentum else method
     scores = ImportedRecord.read({"method": name} | result.figures, "")
     # As `sha256sum` prints them.
@@ -66,8 +66,8 @@ def import_checkpoint(
         objective=name,
         label_ratio=0.0,
         seed=0,
-        data_hash=drawn.data_hash,
-        split_hash=drawn.content_hash,
+        data_hash=split.data_hash,
+        split_hash=split.content_hash,
         git_commit=git_commit(project_root()),
         dvc_stage="none",
     )
@@ -88,7 +88,7 @@ def import_checkpoint(
             "data": config.data.name,
             "run_id": run.run_id,
             "model_hash": hash_model(folder / "model"),
-            "split_hash": drawn.content_hash,
+            "split_hash": split.content_hash,
             "metric": scores.metric,
             "validation_score": repr(scores.validation.scores["ciou"]),
         }

@@ -22,8 +22,8 @@ def run(overrides: Sequence[str] = ()) -> None:
     start(overrides)
     train_if_changed(overrides)
     config = compose(overrides)
-    _, drawn = load_data(Layout.of(config))
-    if drawn.validation:
+    _, data_split = load_data(Layout.of(config))
+    if data_split.validation:
         evaluate(overrides)
     else:
         log.warning("%s: no row has boxes, so nothing is scored", config.data.name)

@@ -55,9 +55,9 @@ def train_if_changed(overrides: Sequence[str] = ()) -> None:
     """Train unless there is a training of the same settings, split, start weights and code."""
     config = compose(overrides)
     layout = Layout.of(config)
-    _, drawn = load_data(layout)
+    _, split = load_data(layout)
     trained = RunRecord.find(layout.train)
-    if trained is not None and trained.identity == identity(config, drawn, layout.start):
+    if trained is not None and trained.identity == identity(config, split, layout.start):
         log.info("%s is kept: settings, split, start weights and code are the same", layout.train)
     else:
         train(overrides)
@@ -70,7 +70,7 @@ def train(overrides: Sequence[str] = ()) -> None:
     layout = Layout.of(config)
     if config.variant.train:
         say_where(config, layout.base)
-    data, drawn = load_data(layout)
+    data, split = load_data(layout)
     if (former := RunRecord.find(layout.train)) is not None and former.config_hash != config.training_hash():
         # DVC empties the folder of a stage that it runs, so this is a training by hand.
         log.warning(
@@ -81,18 +81,18 @@ def train(overrides: Sequence[str] = ()) -> None:
             former.epochs,
         )
     # Before a run is opened: a training that is refused leaves none.
-    check_warm_ups(config, steps_per_epoch(config, drawn) * config.trainer.epochs)
-    check_labels(config, drawn)
+    check_warm_ups(config, steps_per_epoch(config, split) * config.trainer.epochs)
+    check_labels(config, split)
     with sole_training(layout.checkpoint):
         store = open_store(config.tracking, config.root)
-        run_id = find_checkpoint(layout.checkpoint, identity(config, drawn, layout.start))
+        run_id = find_checkpoint(layout.checkpoint, identity(config, split, layout.start))
         tags = RunTags(
             framework=config.framework.name,
             objective=config.objective.name,
             label_ratio=config.split.label_ratio,
             seed=config.seed,
-            data_hash=drawn.data_hash,
-            split_hash=drawn.content_hash,
+            data_hash=split.data_hash,
+            split_hash=split.content_hash,
             git_commit=git_commit(project_root()),
             dvc_stage=f"train@{layout.method}-{layout.ratio}",
         )
@@ -100,7 +100,7 @@ def train(overrides: Sequence[str] = ()) -> None:
         params = without_resumable_keys(config.model_dump(mode="json"))  # MLflow keeps a parameter's first value
         with start_or_resume_run(store, config.data.name, name, tags, params, run_id) as run:
             origin = {"command": shlex.join(["avsl", "train", *overrides]), "git_commit": tags.git_commit}
-            train_and_export(config, data, drawn, run, origin, resume=run_id is not None)
+            train_and_export(config, data, split, run, origin, resume=run_id is not None)
 
 
 def _some(ids: Sequence[str]) -> Sequence[str]:
@@ -109,15 +109,15 @@ def _some(ids: Sequence[str]) -> Sequence[str]:
 
 
 def train_and_export(
-    config: Config, data: PreparedData, drawn: Split, run: Recorder, origin: Mapping[str, str], resume: bool
+    config: Config, data: PreparedData, split: Split, run: Recorder, origin: Mapping[str, str], resume: bool
 ) -> None:
     """Train and leave in the layout's folder what the steps after it need.
 
     Args:
         config: what and how; its ``root`` says where.
         data: the prepared set.
-        drawn: whose labels are used.
-        run: is told of every epoch, and of the folder that is left.
+        split: the labeled and unlabeled samples.
+        run: records every epoch and the folder of results.
         origin: the command and the commit, kept with the model.
         resume: whether to go on from the layout's checkpoint.
 
@@ -125,12 +125,12 @@ def train_and_export(
         TrainingError: another training uses the same folder, or a step was not finite.
     """
     layout = Layout.of(config)
-    module, epochs, reader = fit_on_all_devices(config, data, drawn, run, layout.checkpoint, resume, layout.start)
+    module, epochs, reader = fit_on_all_devices(config, data, split, run, layout.checkpoint, resume, layout.start)
     members = [member.float().eval() for member in module.framework.eval_models()]
-    rows = data.rows_of(drawn.validation or _some([*drawn.labeled, *drawn.unlabeled]))
+    rows = data.rows_of(split.validation or _some([*split.labeled, *split.unlabeled]))
     maps = compute_maps(members, reader, rows, config.evaluate.batch_size)
     validation = None
-    if drawn.validation:
+    if split.validation:
         thresholds = choose_thresholds(maps)
         figures = score_part("validation", maps, thresholds.fixed, thresholds.rows).figures
         figures["cross_fitted"] = thresholds.cross_fitted
@@ -158,14 +158,14 @@ def train_and_export(
         command=origin["command"],
         git_commit=origin["git_commit"],
         config_hash=config.training_hash(),
-        split_hash=drawn.content_hash,
-        data_hash=drawn.data_hash,
+        split_hash=split.content_hash,
+        data_hash=split.data_hash,
         code_hash=code_hash(config),
-        identity=identity(config, drawn, layout.start),
+        identity=identity(config, split, layout.start),
         model_hash=hash_model(layout.train / "model"),
         validation=validation,
         threshold_rule="coverage" if validation is None else "validation",
         train_seconds=round(epochs.seconds, 1),
-        labeled=len(drawn.labeled),
+        labeled=len(split.labeled),
     ).save(layout.train)
     shutil.rmtree(layout.state, ignore_errors=True)

@@ -32,7 +32,7 @@ class Needed:
 
 
 def plan(difference: Summary, level: float = 0.95, *, power: float = 0.8, pairs: int = 1) -> Needed:
-    """Seeds or recordings with which a difference as large as the mean found would be told with probability ``power``.
+    """Seeds or recordings with which a difference of the size of the mean would be detected with probability ``power``.
 
     Args:
         difference: of two methods, from `avsl.statistics.paired.compare_pairs`.
@@ -47,7 +47,7 @@ def plan(difference: Summary, level: float = 0.95, *, power: float = 0.8, pairs:
         raise ValueError(f"level and power must be between 0 and 1 and pairs at least 1, got {level}, {power}, {pairs}")
     found = difference.variances
 
-    def told(n_seeds: NDArray[np.int64] | int, n_recordings: NDArray[np.int64] | int) -> NDArray[np.bool_]:
+    def detectable(n_seeds: NDArray[np.int64] | int, n_recordings: NDArray[np.int64] | int) -> NDArray[np.bool_]:
         error, freedom = found.standard_error(n_seeds, n_recordings)
         limit = stats.t.ppf(1 - (1 - level) / (2 * pairs), freedom) + stats.t.ppf(power, freedom)
         return np.asarray(abs(difference.mean) > error * limit)
@@ -55,8 +55,8 @@ def plan(difference: Summary, level: float = 0.95, *, power: float = 0.8, pairs:
     more_seeds = None
     if found.n_seeds > 1:
         seeds = np.arange(found.n_seeds, _MOST_SEEDS + 1)
-        enough = np.flatnonzero(told(seeds, found.n_recordings))
+        enough = np.flatnonzero(detectable(seeds, found.n_recordings))
         more_seeds = int(enough[0]) if len(enough) else None
     times = np.geomspace(1, _MOST_TIMES, 1 + 20 * 30)
-    enough = np.flatnonzero(told(found.n_seeds, np.ceil(times * found.n_recordings).astype(np.int64)))
+    enough = np.flatnonzero(detectable(found.n_seeds, np.ceil(times * found.n_recordings).astype(np.int64)))
     return Needed(more_seeds, float(times[enough[0]]) if len(enough) else None)

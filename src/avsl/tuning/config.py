@@ -70,7 +70,7 @@ class TuneConfig(StrictConfig):
             `avsl.tuning.space.read_spaces`.
         settings: sections laid over params.yaml in the sweep alone, less those of choices that are not made.
         address: of a Ray cluster; empty means RAY_ADDRESS, else this machine.
-        resume: whether to go on with the search that is in ``storage``.
+        resume: whether to resume the search in ``storage``.
         apply: whether to write the winner into params.yaml.
         storage: the folder of the search, which all nodes see; empty means ``<root>/sweep/<name>``.
         results: the ``s3://`` address that what was found is copied to when a session ends; empty for none.

@@ -1,4 +1,4 @@
-"""What MLflow is told of a sweep: a parent run, a child for each trial. It may be out of reach for a while."""
+"""The MLflow runs of a sweep: a parent run and a child for each trial. MLflow may be unreachable for a while."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Origin:
 
 
 class Records:
-    """Brings MLflow up to what the study has, in a thread of its own: a sweep never waits for it.
+    """Copies the study to MLflow in a separate thread, for which a sweep never waits.
 
     What cannot be written is tried again until :meth:`close`, and by the next session of the same search.
 

@@ -1,4 +1,4 @@
-"""Search spaces: which values of a configuration are searched, and how each is drawn."""
+"""Search spaces: the searched values of a configuration and their distributions."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ class Number(StrictConfig):
         return self
 
     def name(self, key: str) -> str:
-        """What Optuna calls it."""
+        """The name of Optuna's parameter."""
         return f"1 - {key}" if self.kind == "log_complement" else key
 
-    def draw(self, trial: Trial, key: str) -> Value:
-        """Let Optuna draw it; returns what is trained with."""
+    def suggest(self, trial: Trial, key: str) -> Value:
+        """Let Optuna suggest a value; returns the value of the setting."""
         if self.kind == "log_complement":
-            drawn = trial.suggest_float(self.name(key), _short(1 - self.high), _short(1 - self.low), log=True)
-            value = _short(1 - float(f"{drawn:.4g}"))
+            complement = trial.suggest_float(self.name(key), _short(1 - self.high), _short(1 - self.low), log=True)
+            value = _short(1 - float(f"{complement:.4g}"))
         else:
             value = float(f"{trial.suggest_float(key, self.low, self.high, log=self.kind == 'log'):.4g}")
         return min(max(value, self.low), self.high)
 
-    def drawn(self, value: Any) -> Value:
-        """What Optuna would have drawn."""
+    def to_optuna(self, value: Any) -> Value:
+        """Convert a value of the setting to Optuna's parameter."""
         return _short(1 - value) if self.kind == "log_complement" else float(value)
 
     def ends(self) -> tuple[Value, ...]:
@@ -63,7 +63,7 @@ class Number(StrictConfig):
         return self.low, self.high
 
     def holds(self, value: Any) -> bool:
-        """Whether it can be drawn."""
+        """Whether the space contains a value."""
         return isinstance(value, int | float) and self.low <= value <= self.high
 
 
@@ -72,9 +72,9 @@ class Integer(StrictConfig):
 
     Attributes:
         kind: ``int``.
-        low: the least value.
-        high: the greatest.
-        step: between two values.
+        low: smallest value.
+        high: largest value.
+        step: distance of neighboring values.
     """
 
     kind: Literal["int"]
@@ -89,15 +89,15 @@ class Integer(StrictConfig):
         return self
 
     def name(self, key: str) -> str:
-        """What Optuna calls it."""
+        """The name of Optuna's parameter."""
         return key
 
-    def draw(self, trial: Trial, key: str) -> Value:
-        """Let Optuna draw it; returns what is trained with."""
+    def suggest(self, trial: Trial, key: str) -> Value:
+        """Let Optuna suggest a value; returns the value of the setting."""
         return trial.suggest_int(key, self.low, self.high, step=self.step)
 
-    def drawn(self, value: Any) -> Value:
-        """What Optuna would have drawn."""
+    def to_optuna(self, value: Any) -> Value:
+        """Convert a value of the setting to Optuna's parameter."""
         return int(value)
 
     def ends(self) -> tuple[Value, ...]:
@@ -105,7 +105,7 @@ class Integer(StrictConfig):
         return self.low, self.high
 
     def holds(self, value: Any) -> bool:
-        """Whether it can be drawn."""
+        """Whether the space contains a value."""
         return value in range(self.low, self.high + 1, self.step)
 
 
@@ -114,31 +114,31 @@ class Choices(StrictConfig):
 
     Attributes:
         kind: ``categorical``.
-        values: they.
+        values: the values.
     """
 
     kind: Literal["categorical"]
     values: tuple[Value, ...] = Field(min_length=2)
 
     def name(self, key: str) -> str:
-        """What Optuna calls it."""
+        """The name of Optuna's parameter."""
         return key
 
-    def draw(self, trial: Trial, key: str) -> Value:
-        """Let Optuna draw it; returns what is trained with."""
+    def suggest(self, trial: Trial, key: str) -> Value:
+        """Let Optuna suggest a value; returns the value of the setting."""
         return self.values[self.values.index(trial.suggest_categorical(key, self.values))]
 
-    def drawn(self, value: Any) -> Value:
-        """What Optuna would have drawn."""
+    def to_optuna(self, value: Any) -> Value:
+        """Convert a value of the setting to Optuna's parameter."""
         found: Value = value
         return found
 
     def ends(self) -> tuple[Value, ...]:
-        """All of them."""
+        """All values."""
         return self.values
 
     def holds(self, value: Any) -> bool:
-        """Whether it can be drawn."""
+        """Whether the space contains a value."""
         return value in self.values
 
 
@@ -160,10 +160,10 @@ def read_spaces(spaces: Mapping[str, Any]) -> dict[str, dict[str, Dimension]]:
             is not searched.
 
     Returns:
-        By ``common`` and by framework, each searched key with how it is drawn.
+        By ``common`` and by framework, each searched key with its dimension.
 
     Raises:
-        ConfigError: a space is of no framework, or a dimension cannot be drawn from.
+        ConfigError: a space names no framework, or a dimension is invalid.
     """
     for name in spaces:
         lookup(name, {COMMON: None, **FRAMEWORKS}, "space in tune.spaces:")

@@ -157,8 +157,8 @@ class Study:
 
     def _enqueue(self, study: optuna.Study, framework: str, values: Mapping[str, Value]) -> None:
         space = self.request.space(framework)
-        drawn = {space[key].name(key): space[key].drawn(value) for key, value in values.items()}
-        study.enqueue_trial(drawn | {_FRAMEWORK: framework}, {"default": framework})
+        parameters = {space[key].name(key): space[key].to_optuna(value) for key, value in values.items()}
+        study.enqueue_trial(parameters | {_FRAMEWORK: framework}, {"default": framework})
 
     def _sampler(self, count: int) -> BaseSampler:
         tune = self.request.tune
@@ -184,7 +184,7 @@ class Study:
         """
         while self._waiting:
             number = self._waiting.pop(0)
-            # What a kill has cut short is drawn to its end: what had been drawn, or was enqueued, stays.
+            # A proposal that a kill interrupted is completed; values that were suggested or enqueued are kept.
             if self.trial(number).config or self._propose(optuna.Trial(self._study, self._id(number))):
                 return self.trial(number)
         while sum(trial.state != TrialState.WAITING for trial in self._study.trials) < self.request.tune.trials:
@@ -196,7 +196,7 @@ class Study:
     def _propose(self, asked: optuna.Trial) -> bool:
         """Draw a trial's values; returns whether a configuration can have them."""
         framework = self._draw_framework(asked)
-        values = {key: dimension.draw(asked, key) for key, dimension in self.request.space(framework).items()}
+        values = {key: dimension.suggest(asked, key) for key, dimension in self.request.space(framework).items()}
         self.note(asked.number, framework=framework, values=values)
         try:
             config = self.request.config(framework, values).model_dump(mode="json")
@@ -314,8 +314,8 @@ class Study:
                     for name in trial.params
                     if name != _FRAMEWORK
                 }
-                drawn, kept = trial.params, trial.distributions
-                trial.params = {short[name]: drawn[name] for name in short}
+                parameters, kept = trial.params, trial.distributions
+                trial.params = {short[name]: parameters[name] for name in short}
                 trial.distributions = {short[name]: kept[name] for name in short}
                 study.add_trial(trial)
         return study

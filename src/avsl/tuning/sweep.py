@@ -1,4 +1,4 @@
-"""The sweep: a search for each label ratio, and what becomes of its winner."""
+"""The sweep: a search for each label ratio, and the registration of its winner."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ _DECISIVE = {"name", "frameworks", "seed", "sampler", "startup", "scheduler"}
 
 
 def sweep(overrides: Sequence[str] = ()) -> None:
-    """Search for the best settings at each label ratio that is asked for.
+    """Search for the best settings at each requested label ratio.
 
-    ``tune.resume`` goes on with the searches that have begun and begins those of the other label ratios.
+    ``tune.resume`` resumes the searches that have begun and starts those of the other label ratios.
 
     Raises:
         ConfigError: a key, a value or a space is wrong.
         ClusterError: the Ray cluster does not answer, or no node of it can hold a trial.
-        SweepError: a search cannot be started or gone on with, there is none to go on with, or, said after the other
-            label ratios' searches, none of its trials has come to an end.
-        StorageError: nothing can be stored at ``tune.results``; said before any trial.
+        SweepError: a search cannot be started or resumed, there is none to resume, or, raised after the searches of the
+            other label ratios, no trial of a search was completed.
+        StorageError: ``tune.results`` cannot be written; raised before any trial.
         SystemExit: the sweep was interrupted; its state is kept.
     """
     requests = read_requests(overrides)
     tune = requests[0].tune
-    # Mistakes show before anything is computed.
+    # Invalid settings are refused before anything is computed.
     searches = [_Search(request, {f: request.defaults(f) for f in tune.frameworks}) for request in requests]
     begun = [is_begun(search.folder, tune.resume) for search in searches]
     if tune.resume and not any(begun):
-        raise SweepError(f"{searches[0].folder} holds no search to go on with: leave tune.resume out")
+        raise SweepError(f"{searches[0].folder} holds no search to resume: leave tune.resume out")
     interrupt = Interrupt("ending the sweep; tune.resume=true continues it, and a second signal stops it at once")
     asked = {"CPU": tune.resources.cpu, "GPU": tune.resources.gpu}
     cluster_of_trials = cluster(
@@ -85,12 +85,12 @@ def sweep(overrides: Sequence[str] = ()) -> None:
 class _Search:
     """One label ratio's search, from its data to its winner.
 
-    A trial is a training like `avsl train`'s in a folder of its own, so the winner needs no second training: it is
-    evaluated and offered as it is, and what is offered is what won.
+    A trial is a training like that of `avsl train` in a separate folder. The winner is evaluated and offered to the
+    registry without a second training.
 
     Args:
-        request: what is searched.
-        defaults: each framework's values without a search.
+        request: the search.
+        defaults: values of each framework without a search.
     """
 
     def __init__(self, request: Request, defaults: Mapping[str, Mapping[str, Any]]) -> None:
@@ -101,7 +101,7 @@ class _Search:
         self.storage = Path(tune.storage or self.config.root / "sweep" / tune.name).resolve()
         self.layout = self._layout(self.config, self.storage)
         self.folder = self.layout.base / "search" / self.layout.ratio
-        # Data that differ from the DAG's are the sweep's own.
+        # A sweep with other data settings than the DAG's has separate data.
         self.own_data = self.config.data.name in tune.settings.get("data", {})
 
     @staticmethod
@@ -109,14 +109,14 @@ class _Search:
         return Layout.of(config.model_copy(update={"root": root}))
 
     def run(self, interrupt: Interrupt) -> str:
-        """Search, or go on with the search, and say what was found; returns why nothing was, where nothing was."""
+        """Search or resume the search and log the result; returns why nothing was found, or an empty string."""
         with alone(self.folder):
             return self._run(self._prepare(), interrupt)
 
-    def _run(self, drawn: Split, interrupt: Interrupt) -> str:
+    def _run(self, data_split: Split, interrupt: Interrupt) -> str:
         frameworks = self.request.tune.frameworks
         plain = {f: self.request.config(f, {}) for f in frameworks}
-        per_epoch = steps_per_epoch(self.config, drawn)
+        per_epoch = steps_per_epoch(self.config, data_split)
         for config in plain.values():
             check_warm_ups(config, per_epoch * config.trainer.epochs)
         space = {f: {k: d.model_dump() for k, d in self.request.space(f).items()} for f in frameworks}
@@ -124,7 +124,7 @@ class _Search:
         stated = {
             "configuration": {f: config.model_dump(mode="json", exclude=decisive) for f, config in plain.items()},
             "space": space,
-            "split": drawn.content_hash,
+            "split": data_split.content_hash,
             "tune": self.request.tune.model_dump(mode="json", include=_DECISIVE),
         }
         tune = self.request.tune
@@ -142,10 +142,10 @@ class _Search:
             self.folder,
             f"poor ones are stopped from epoch {first} of {epochs} on" if stops else "none is stopped early",
         )
-        if reason := self._why_not_to_offer(drawn):
+        if reason := self._why_not_to_offer(data_split):
             log.info("the winner will not be offered to the registry: %s", reason)
         commit = git_commit(self.request.project)
-        origin = Origin(self.config, drawn.data_hash, drawn.content_hash, commit, self.layout.ratio)
+        origin = Origin(self.config, data_split.data_hash, data_split.content_hash, commit, self.layout.ratio)
         shown = {"tune": stated["tune"], "space": space}
         records = Records(study, origin, self._configured, shown)
         try:
@@ -156,7 +156,7 @@ class _Search:
         return self._finish(study, records, unwritten, interrupt.asked)
 
     def _prepare(self) -> Split:
-        """The data, once for all trials; made anew only where the sweep has data of its own."""
+        """Prepare the data of all trials; a sweep with separate data has another folder."""
         base = self.request.base(self.request.tune.frameworks[0])
         here = as_override("root", str(self.storage))
         if self.own_data:
@@ -173,7 +173,7 @@ class _Search:
         return load_data(self.layout)[1]
 
     def _configured(self, trial: Trial) -> Config:
-        """As it was when the trial was proposed, in a folder of its own."""
+        """The configuration of a trial as it was proposed, in a separate folder."""
         return Config.read({**trial.config, "root": self.folder / "trials" / str(trial.number)}, "")
 
     def _shipped(self, trial: Trial, commit: str) -> dict[str, Any]:
@@ -189,15 +189,15 @@ class _Search:
         }
 
     def _command(self, trial: Trial) -> str:
-        # Where its own data are; the DAG's are not written over.
+        # A separate root for separate data, so that the DAG's are not overwritten.
         own = [as_override("root", str(self.storage))] if self.own_data else []
         return shlex.join(["avsl", "run", *self.request.searched(trial.framework, trial.values), *own])
 
     def _finish(self, study: Study, records: Records, unwritten: Sequence[int], interrupted: bool) -> str:
-        """Say what was found; offer and apply it unless the search was interrupted."""
+        """Log the result; offer and apply the winner unless the search was interrupted."""
         trials, best = study.trials(), study.best()
         for trial in trials:
-            if trial.state in ("stopped", "failed") and trial.config:  # nobody goes on with its checkpoint
+            if trial.state in ("stopped", "failed") and trial.config:  # its checkpoint is not needed
                 shutil.rmtree(Layout.of(self._configured(trial)).state, ignore_errors=True)
         _print(trials, f"label ratio {self.layout.ratio}: best of {len(trials)} trials, by validation CIoU@0.5")
         result: dict[str, Any] = {
@@ -227,14 +227,14 @@ class _Search:
             except StorageError as error:
                 log.warning("%s; what was found is in %s", error, self.folder)
         if interrupted or any(trial.state == "interrupted" for trial in trials):
-            log.info("tune.resume=true goes on with what was interrupted")
+            log.info("tune.resume=true resumes the interrupted trials")
         if best is not None or interrupted:
             return ""
         reasons = "; ".join(sorted({trial.reason for trial in trials if trial.reason})) or "the time was over"
         return f"none of {len(trials)} trials has come to its end: {reasons}"
 
     def _offer(self, best: Trial, records: Records) -> str:
-        """Evaluate the winner and offer it to the registry by the rule of `register`; returns what became of it."""
+        """Evaluate the winner and offer it to the registry by the rule of `register`; returns the outcome."""
         config = self._configured(best)
         layout = Layout.of(config)
         if reason := self._why_not_to_offer(Split.load(layout.split)):
@@ -257,10 +257,10 @@ class _Search:
             return f"not offered: {error}; tune.resume=true offers it again"
         return f"{decision.model} version {decision.version} {decision.action}: {decision.reason}"
 
-    def _why_not_to_offer(self, drawn: Split) -> str:
-        """What keeps a winner out of the registry, whose models of one label ratio all have one split; or nothing."""
+    def _why_not_to_offer(self, data_split: Split) -> str:
+        """Why a winner cannot be registered: all models of a label ratio must share a split. Empty if it can."""
         current = Layout.of(self.config).split
-        if current.is_file() and Split.load(current).content_hash != drawn.content_hash:
+        if current.is_file() and Split.load(current).content_hash != data_split.content_hash:
             return f"its split is not the current one, {current}"
         return ""
 

@@ -1,4 +1,4 @@
-"""One trial, on whichever node it runs: a training like any other, in a folder of its own."""
+"""A trial of a sweep: a training in a separate folder, on any node."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from avsl.stages.train import train_and_export
 from avsl.training.checkpoint import find_checkpoint
 from avsl.training.loop import identity
 
-# A worker that the driver or its node has lost may be alive for a moment and still be writing.
+# A worker that the driver has lost may still be running and writing for a moment.
 _PATIENCE_S = 120
 
 
 def run_trial(trial: Mapping[str, Any]) -> None:
-    """Train, telling Ray Tune of its node, of every epoch and, last, of how it ended.
+    """Train, and report the node, every epoch and finally the outcome to Ray Tune.
 
-    A training that cannot be done is an outcome, not an error of the worker's: Ray would start it again.
+    A training that fails is an outcome and not an error of the worker, because Ray would start it again.
 
     Args:
         trial: ``number``; ``config``, the whole configuration as JSON values, whose root is the trial's folder;
@@ -55,7 +55,7 @@ def run_trial(trial: Mapping[str, Any]) -> None:
 
 
 def _train(config: Config, prepared: Path, split: Path, start: Path, origin: Mapping[str, str]) -> float:
-    """Train, going on from the trial's checkpoint, or take up what a worker has left that could not say so."""
+    """Train from the trial's checkpoint if it has one, unless a lost worker has already completed the training."""
     layout = Layout.of(config)
     config.root.mkdir(parents=True, exist_ok=True)
     with FileLock(config.root / "trial.lock", timeout=_PATIENCE_S):
@@ -64,15 +64,15 @@ def _train(config: Config, prepared: Path, split: Path, start: Path, origin: Map
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(target)
-        drawn = load_data(layout)[1]
-        if not drawn.validation:
+        data_split = load_data(layout)[1]
+        if not data_split.validation:
             raise DataError(f"{split}: no row has boxes, so no trial can be scored")
-        data = _opened(prepared, drawn.data_hash)
-        wanted = identity(config, drawn, layout.start)
+        data = _opened(prepared, data_split.data_hash)
+        wanted = identity(config, data_split, layout.start)
         trained = RunRecord.find(layout.train)
         if trained is None or trained.identity != wanted:
             resume = find_checkpoint(layout.checkpoint, wanted) is not None
-            train_and_export(config, data, drawn, _Reports(), origin, resume)
+            train_and_export(config, data, data_split, _Reports(), origin, resume)
         found = RunRecord.load(layout.train).validation
         if found is None:
             raise DataError(f"{layout.train}: the model was trained without validation")
@@ -81,20 +81,20 @@ def _train(config: Config, prepared: Path, split: Path, start: Path, origin: Map
 
 @lru_cache(maxsize=1)
 def _opened(prepared: Path, content_hash: str) -> PreparedData:
-    """The set of all trials of a worker, which also keeps what is computed of its sounds."""
+    """The prepared set of all trials of a worker, with its cached features."""
     return PreparedData.open(prepared)
 
 
 class _Reports:
-    """Tells Ray Tune of every epoch, and goes no further when it says so."""
+    """Reports every epoch to Ray Tune, which may stop the trial."""
 
-    # The driver opens MLflow runs.
+    # The driver opens the MLflow runs.
     run_id = ""
 
     def log_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """An epoch's metrics; those of the finished model come with the outcome."""
+        """Report an epoch's metrics; those of the finished model are in the outcome."""
         if "val/ciou" in metrics:
             tune.report({"epoch": epoch, "ciou": metrics["val/ciou"], "metrics": json.dumps(dict(metrics))})
 
     def log_folder(self, path: Path) -> None:
-        """It stays where it is."""
+        """Do nothing; the folder stays in place."""

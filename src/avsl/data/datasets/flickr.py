@@ -121,7 +121,7 @@ def read_boxes(path: Path) -> list[NDArray[np.float64]]:
 
 
 def _bbox_texts(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Which of the root's children a bbox lies in, and the texts of its own children."""
+    """The index of the root's child with each bbox, and the texts of the bbox's children."""
     # expat itself: ElementTree has no way to refuse the entities that expand without bound.
     found: list[tuple[int, list[str]]] = []
     open_tags: list[str] = []
