@@ -1,4 +1,4 @@
-"""From names and settings to objects."""
+"""Builds objects from names and settings."""
 
 from __future__ import annotations
 

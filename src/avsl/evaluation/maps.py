@@ -1,7 +1,6 @@
-"""A model's maps over the samples of a part, a few at a time: with the right sounds, shuffled ones, an object prior.
+"""A model's maps of the samples of a part: with their sounds, with shuffled sounds, with an object prior.
 
-Maps are kept at the model's resolution and brought to the frame's a few rows at a time, so that memory does not grow
-with the number of rows.
+Maps are stored at the model's resolution and enlarged to the frame's a few samples at a time to limit memory.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from avsl.types import AVBatch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Rows scored at a time: at 224 px a few of their maps fit into a core's cache.
+# Number of samples that are scored at once; their maps of 224 px fit a core's cache.
 CHUNK = 16
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A few rows, ready to be scored.
+    """A few samples to score.
 
     Attributes:
-        rows: where they lie among the part's.
+        rows: their positions among the samples of the part.
         confidence: (B, h, w).
-        shuffled: the same with other rows' sounds; None where there are no such maps.
-        truth: (B, H, W) bool, as annotated.
-        exact: (B,) bool: the truth is a mask of the very pixels that sound, not boxes.
-        group: (B,) integer, the same for all of the part's rows that share a frame.
+        shuffled: (B, h, w) confidence with other samples' sounds; None if it was not computed.
+        truth: (B, H, W) bool annotation.
+        exact: (B,) bool, whether the truth is an exact mask instead of boxes.
+        group: (B,) integer, equal for samples of the part that share a frame.
     """
 
     rows: slice
@@ -56,7 +55,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Guidance:
-    """An object prior's part in some maps (OGL).
+    """The object prior of maps (OGL).
 
     Attributes:
         objects: (N, h', w') object maps.
@@ -69,15 +68,15 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Maps:
-    """The maps of some rows.
+    """The maps of several samples.
 
     Attributes:
         rows: (N,) row numbers.
-        members: one (N, h, w) tensor of confidences for each member of the model.
-        shuffled: the same with each frame hearing another row's sound; None where that was not asked for.
-        reader: reads their truth.
-        sounds: (N,) the rows whose sounds were shuffled in; None where that was not asked for.
-        guidance: an object prior to be mixed in; None for none.
+        members: (N, h, w) confidences of each member of the model.
+        shuffled: the same with another sample's sound for each frame; None if it was not requested.
+        reader: reader of the truth.
+        sounds: (N,) row numbers of the shuffled sounds; None if they were not requested.
+        guidance: an object prior to mix in; None for none.
     """
 
     rows: NDArray[np.int64]
@@ -89,7 +88,7 @@ class Maps:
 
     @property
     def confidence(self) -> Tensor:
-        """The model's own map: the members' mean."""
+        """The model's confidence: the mean of its members."""
         return average(self.members)
 
     def member(self, k: int) -> Maps:
@@ -98,7 +97,7 @@ class Maps:
         return replace(self, members=[self.members[k]], shuffled=shuffled)
 
     def chunks(self) -> Iterator[Chunk]:
-        """A few rows at a time, in order."""
+        """Iterate over the samples in order, a few at a time."""
         heard, shuffled = self.confidence, None if self.shuffled is None else average(self.shuffled)
         data = self.reader.data
         exact = torch.from_numpy(data.exact[self.rows])
@@ -119,7 +118,7 @@ class Maps:
     def _guided(self, confidence: Tensor, part: slice, size: tuple[int, int]) -> Tensor:
         if self.guidance is None:
             return confidence
-        # What is mixed are logits: those of one localizer are linear in its similarity, the published map.
+        # Logits are mixed, because those of one localizer are linear in its similarity, the published map.
         objects = self.guidance.objects[part]
         return object_guided(confidence.logit(eps=1e-6), objects, self.guidance.alpha, size)
 
@@ -134,11 +133,11 @@ def compute_maps(
     shuffle: bool = False,
     waveform: Tensor | None = None,
 ) -> Maps:
-    """Run the members over ``rows``, with the right sounds and, where asked, with shuffled ones.
+    """Compute the members' maps of ``rows`` with their sounds and, if ``shuffle`` is True, with shuffled sounds.
 
     With a ``waveform``, (T,) in [-1, 1], this sound replaces the sound of every frame.
 
-    The shuffle is seeded and leaves no frame its own sound (where there are two rows).
+    The shuffle is seeded, and every frame gets another sample's sound if there are at least two samples.
     """
     order = np.random.default_rng(derive_seed(3000, len(rows))).permutation(len(rows))
     other = np.empty_like(order)
@@ -164,7 +163,7 @@ def compute_maps(
 
 @torch.inference_mode()
 def guide(maps: Maps, prior: ObjectPrior, batch_size: int) -> Maps:
-    """The model's maps, to be mixed with an object prior (OGL) at the truth's size."""
+    """Add an object prior (OGL), which is mixed with the model's maps at the size of the truth."""
     batches = [maps.rows[start : start + batch_size] for start in range(0, len(maps.rows), batch_size)]
     objects = torch.cat([prior(maps.reader(rows, masks=False).frame) for rows in batches])
     return replace(maps, guidance=Guidance(objects, prior.config.alpha))

@@ -15,37 +15,37 @@ from avsl.tracking.store import Store, TrackingError, one_sentence
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-# Tags of a parent.
+# Tags of a parent run.
 CELL = "cell"
 _CONFIGURATION = "configuration"
 
 _PARENT = "mlflow.parentRunId"
 
-# Of a training, what its seed alone decides.
+# Parameters that depend only on a training's seed.
 _OF_SEED = ("seed", "split.seed")
 
-# Tags that a parent has from its children, where all say the same.
+# Tags that a parent takes from its children if all have the same value.
 _SHARED = ("framework", "objective", "label_ratio", "data_hash", "git_commit")
 
 
 def link_seeds(store: Store, name: str, run_ids: Sequence[str]) -> str:
-    """Give the runs of a cell's seeds their parent, with what they have in common and the mean of what they measured.
+    """Give the runs of a cell's seeds a parent run with their common parameters and mean metrics.
 
-    The parent has the parameters that all have with one value (so that comparing parents is comparing methods), of each
-    metric that all have the mean of the last values under its own name and the standard deviation under ``sd/`` and
-    that name, and their number as ``seeds``. Called again, as after a seed was added, it updates the parent; runs of
-    another configuration get another one.
+    The parent has the parameters with the same value in all runs, so that parents compare methods. For each metric of
+    all runs it has the mean of the last values under the metric's name and the standard deviation under ``sd/`` and the
+    name, and it has the number of runs as ``seeds``. A further call, for example after a new seed, updates the parent;
+    runs of another configuration get another parent.
 
     Args:
-        store: where the runs are.
-        name: of the cell, as lists of runs show it.
-        run_ids: of the seeds, of one experiment; at least one.
+        store: the store of the runs.
+        name: name of the cell in lists of runs.
+        run_ids: ids of the seeds' runs in one experiment, at least one.
 
     Returns:
         The parent's id.
 
     Raises:
-        TrackingError: a run is unknown, they are of several experiments, or the store fails.
+        TrackingError: a run is unknown, the runs are in several experiments, or the store fails.
     """
     client = store.client
     with one_sentence(f"the runs of '{name}' cannot be read in {store.uri}"):
@@ -70,7 +70,7 @@ def link_seeds(store: Store, name: str, run_ids: Sequence[str]) -> str:
         shared = _common([run.data.tags for run in runs])
         parent.set_tags({key: shared[key] for key in _SHARED if key in shared})
         if not found:
-            # By this name it is the first that MLflow's comparison draws of what runs of one label ratio differ in.
+            # Under this name it is the first parameter in MLflow's comparison in which runs of a label ratio differ.
             parent.log_params({key: params[key] for key in ("framework",) if key in params})
             parent.log_params(params)
         parent.log_epoch(_means(runs), 0)
@@ -78,13 +78,13 @@ def link_seeds(store: Store, name: str, run_ids: Sequence[str]) -> str:
 
 
 def _common(of_runs: Sequence[dict[str, str]]) -> dict[str, str]:
-    """What all have with the same value."""
+    """The entries with the same value in all mappings."""
     first, *others = of_runs
     return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
 
 
 def _means(runs: Sequence[Run]) -> dict[str, float]:
-    """The mean and, of several, the standard deviation of each metric that all runs have, the system's left out."""
+    """The mean and, for several runs, the standard deviation of each metric of all runs except system metrics."""
     found: dict[str, float] = {"seeds": len(runs)}
     for key in runs[0].data.metrics:
         values = [run.data.metrics.get(key) for run in runs]

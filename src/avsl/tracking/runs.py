@@ -21,7 +21,7 @@ from avsl.tracking.store import Store, TrackingError, one_sentence
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, RunInfo
 
-# The tag of a run that was recorded again from its outputs: the id that it had in another store.
+# Tag of a run that was recorded again from its outputs: its id in the other store.
 RESTORED_FROM = "restored_from"
 
 
@@ -35,11 +35,11 @@ _METRICS_PER_BATCH = 1000
 _PARAM_LENGTH = 6000
 
 
-# Of what identifies a data set in a column.
+# Length of a data set's identification in a column.
 _DIGEST_LENGTH = 8
 
 
-# Of a project, what its results depend on.
+# The files of a project on which its results depend.
 _DECISIVE = ("src", "conf", "pipelines", "params.yaml")
 
 
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunTags:
-    """What every run is found by."""
+    """The tags by which runs are found."""
 
     framework: str
     objective: str
@@ -61,9 +61,9 @@ class RunTags:
 
 
 def git_commit(root: Path) -> str:
-    """The commit checked out in ``root``, with ``-dirty`` where it lacks what decides results; "none" without one.
+    """The commit checked out in ``root``, with ``-dirty`` if files that determine results differ; "none" without one.
 
-    That is the code, the configuration files and params.yaml; dvc.lock, which DVC rewrites between stages, is not.
+    These are the code, the configuration files and params.yaml, but not dvc.lock, which DVC rewrites between stages.
     """
     git = ["git", "-C", str(root)]
     try:
@@ -77,40 +77,40 @@ def git_commit(root: Path) -> str:
 
 
 class Recorder(Protocol):
-    """What a training tells its progress to; an open MLflow run is one."""
+    """Records the progress of a training, such as an open MLflow run."""
 
     @property
     def run_id(self) -> str:
-        """Kept in checkpoints and with the trained model."""
+        """The id in checkpoints and in the trained model's record."""
         ...
 
     def log_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """An epoch's metrics."""
+        """Record an epoch's metrics."""
         ...
 
     def log_folder(self, path: Path) -> None:
-        """What the training has left."""
+        """Record the results of the training."""
         ...
 
 
 class TrackedRun:
-    """An open MLflow run; as a context it ends FINISHED, or FAILED or KILLED when an exception passes.
+    """An open MLflow run; as a context it ends as FINISHED, or as FAILED or KILLED after an exception.
 
-    Every epoch's metrics are recorded once: a resumed training that repeats an epoch adds no second point.
+    Every epoch's metrics are recorded once: repeating an epoch in a resumed training adds no second point.
     """
 
     def __init__(self, store: Store, run_id: str, resumed: bool) -> None:
         self.run_id = run_id
         self._store = store
         self._client = store.client
-        # Steps recorded before this process, by metric; looked up when a metric first comes.
+        # Steps recorded before this process, by metric; read at a metric's first use.
         self._recorded: dict[str, set[int]] | None = {} if resumed else None
         self._monitor: Any = None
         self._watch = store.system_metrics
         self._resumed = resumed
 
     def log_params(self, config: Mapping[str, Any]) -> None:
-        """Record a configuration, nested keys joined by dots.
+        """Record a configuration, with nested keys joined by dots.
 
         A value longer than MLflow's 6,000 characters is cut and its key named in the tag ``params_cut``.
 
@@ -131,7 +131,7 @@ class TrackedRun:
     def log_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Record metrics with step = epoch; a metric already recorded at that step keeps its value.
 
-        From then on the system's are recorded too, where the store wants them.
+        From then on system metrics are recorded too, if the store's settings ask for them.
         """
         from mlflow.entities import Metric
 
@@ -143,7 +143,7 @@ class TrackedRun:
             for start in range(0, len(points), _METRICS_PER_BATCH):
                 self._client.log_batch(self.run_id, metrics=points[start : start + _METRICS_PER_BATCH])
         if self._watch:
-            # Not earlier: MLflow's comparison draws the metric that was there first.
+            # Not earlier, because MLflow's comparison of runs shows the first recorded metric.
             self._watch = False
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -152,18 +152,18 @@ class TrackedRun:
             self._monitor.start()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags, in the place of what they said before."""
+        """Set tags and replace their previous values."""
         with self._writing("tags"):
             for key, value in tags.items():
                 self._client.set_tag(self.run_id, key, value)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Store a file among the run's artifacts, in ``folder`` of them where given."""
+        """Store a file among the run's artifacts, below ``folder`` if given."""
         with self._writing(f"artifact {path}"):
             self._client.log_artifact(self.run_id, str(path), folder)
 
     def log_folder(self, path: Path, folder: str | None = None) -> None:
-        """Store what a folder holds among the run's artifacts, in ``folder`` of them where given."""
+        """Store the files of a folder among the run's artifacts, below ``folder`` if given."""
         if not path.is_dir():
             raise TrackingError(f"artifact {path} of MLflow run {self.run_id} is not a folder")
         with self._writing(f"artifacts {path}"):
@@ -189,7 +189,7 @@ class TrackedRun:
         try:
             self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
         except TrackingError as unreached:
-            # What has ended the block is what is to be told.
+            # The block's exception is more informative than an error of the store.
             log.warning("%s", unreached)
 
     def _steps(self, key: str) -> set[int]:
@@ -219,7 +219,7 @@ def start_or_resume_run(
         store: from :func:`open_store`.
         data: the data set's name.
         run_name: shown in lists of runs.
-        tags: recorded with a new run, kept as they are in a resumed one.
+        tags: tags of a new run; those of a resumed run are kept.
         params: the whole configuration, nested.
         run_id: a run to continue, such as one that a killed process left RUNNING.
 
@@ -234,7 +234,7 @@ def start_or_resume_run(
             labels = {key: str(value) for key, value in asdict(tags).items()} | _shown(tags)
             run = TrackedRun(store, client.create_run(experiment_id, None, labels, run_name).info.run_id, False)
             client.log_inputs(run.run_id, [_dataset(data, tags.data_hash)])
-            # By this name it is the first that MLflow's comparison draws of what runs of one label ratio differ in.
+            # Under this name it is the first parameter in MLflow's comparison in which runs of a label ratio differ.
             run.log_params({"framework": tags.framework})
             run.log_params(params)
             return run
@@ -252,7 +252,7 @@ def start_or_resume_run(
 
 
 def _shown(tags: RunTags) -> dict[str, str]:
-    """MLflow's own tags, which its list of runs shows without being asked: the source, and its version."""
+    """Tags that MLflow's list of runs shows by default: the source and its version."""
     return {
         "mlflow.source.name": tags.dvc_stage,
         "mlflow.source.type": "LOCAL",
@@ -261,7 +261,7 @@ def _shown(tags: RunTags) -> dict[str, str]:
 
 
 def _dataset(name: str, content_hash: str) -> DatasetInput:
-    """What the column "Dataset" of MLflow's list of runs shows."""
+    """The entry of the column "Dataset" in MLflow's list of runs."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     source = json.dumps({"content_hash": content_hash})
@@ -270,7 +270,7 @@ def _dataset(name: str, content_hash: str) -> DatasetInput:
 
 
 def find_run(store: Store, data: str, run_id: str) -> RunInfo | None:
-    """The run of that id or, where the store has none, the one recorded again from its outputs; None without either.
+    """The run of this id or, if the store has none, the run that was recorded again from its outputs; else None.
 
     Raises:
         TrackingError: the store fails.

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 _SQLITE = "sqlite:///"
 
 
-# Of an address, with what stands before it.
+# Credentials of an address, with the text before them.
 _PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]*@")
 
 
-# Where MLflow's database keeps the addresses of artifacts.
+# Columns of MLflow's database with the addresses of artifacts.
 _ADDRESSES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 class TrackingError(AvslError):
     """A store that cannot be reached or a run that cannot be used; the message is one sentence without passwords.
 
-    What it says may be kept, in a search's results for one, and the store's address may hold a password.
+    Messages are stored, for example in the results of a search, and the store's address may contain a password.
     """
 
     def __init__(self, message: str) -> None:
@@ -57,15 +57,14 @@ class TrackingError(AvslError):
 
 
 class TrackingConfig(StrictConfig):
-    """Where runs are recorded.
+    """Settings of the MLflow store.
 
     Attributes:
         uri: an MLflow tracking URI; empty means the environment's MLFLOW_TRACKING_URI, else
             ``<root>/mlflow/mlflow.db``.
         artifact_root: a folder or ``s3://bucket/prefix`` for artifacts; empty means ``<root>/mlflow/artifacts``
             for a database, and a server's own root for a server.
-        system_metrics: whether CPU, memory, disk, network and GPU use are recorded while a run is open, from its first
-            epoch's end on.
+        system_metrics: whether to record CPU, memory, disk, network and GPU use from the end of the first epoch on.
     """
 
     uri: str = ""
@@ -75,11 +74,11 @@ class TrackingConfig(StrictConfig):
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow store that answers.
+    """A reachable MLflow store.
 
     Attributes:
-        client: MLflow's client for it.
-        artifact_root: where new experiments put artifacts; None leaves it to the server.
+        client: MLflow's client of the store.
+        artifact_root: root of new experiments' artifacts; None leaves it to the server.
         system_metrics: as in :class:`TrackingConfig`.
     """
 
@@ -89,20 +88,20 @@ class Store:
 
     @property
     def uri(self) -> str:
-        """Its tracking URI."""
+        """The tracking URI."""
         return str(self.client.tracking_uri)
 
 
 def open_store(config: TrackingConfig, root: Path, *, writes: bool = True) -> Store:
-    """Open the store; any number of processes may do so at once.
+    """Open the store; several processes can do so at the same time.
 
-    A local store is an SQLite database below ``root``: its artifacts belong below ``root`` too. Where it still names
-    the folder that the checkout was copied or moved from, a command that writes has them named here first, and says so.
+    A local store is an SQLite database below ``root``, and so are its artifacts. If the database names artifacts in the
+    folder from which the checkout was copied or moved, a command that writes corrects the addresses and logs it.
 
     Args:
-        config: where it is; a relative SQLite address starts at the project's folder, as MLflow's own does there.
-        root: the folder of everything that is made, which a relative artifact root starts from.
-        writes: whether to create a database that is not there; without it, nothing on disk changes.
+        config: settings of the store; a relative SQLite address is relative to the project's folder.
+        root: folder of all outputs, to which a relative artifact root is relative.
+        writes: whether to create a missing database; otherwise nothing on disk changes.
 
     Raises:
         TrackingError: the database cannot be opened, the server does not answer, or, without ``writes``, there is no
@@ -143,15 +142,15 @@ def open_store(config: TrackingConfig, root: Path, *, writes: bool = True) -> St
 
 
 def _in_temporary_workspace(database: Path) -> bool:
-    """Whether DVC has made the project's copy for one experiment, and removes it afterwards."""
+    """Whether the project is DVC's temporary copy for an experiment."""
     return "/.dvc/tmp/exps/" in database.as_posix()
 
 
 def _bring_home(database: Path, root: Path, artifacts: str, *, writes: bool) -> None:
-    """Have the artifacts of a copied or moved project below its ``root``, where they were copied or moved to.
+    """Correct the addresses of the artifacts of a copied or moved project to its ``root``.
 
     Raises:
-        TrackingError: they are named elsewhere, and nothing may be written.
+        TrackingError: the artifacts are elsewhere, and nothing may be written.
     """
     home = (root / artifacts).as_uri()
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
@@ -178,18 +177,18 @@ def _bring_home(database: Path, root: Path, artifacts: str, *, writes: bool) -> 
 def _client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
-    # Its notes on migrations, model URLs and the monitor's start would tear the progress bars.
+    # Messages on migrations, model URLs and the monitor would break the progress bars.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # The registry is named too: a server in the environment must not take the models of another store.
+    # The registry's address is set too, so that models do not go to a server in the environment.
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def _create_database(database: Path) -> None:
-    """Create MLflow's tables, all or nothing.
+    """Create MLflow's tables atomically.
 
-    Processes that run MLflow's migrations at the same time, or one killed in the middle, break a database for good:
-    they run under a lock on a file of another name, and only a complete database gets the final name.
+    Concurrent or interrupted migrations of MLflow would leave a broken database. They run under a lock in a temporary
+    file, and only a complete database gets the final name.
     """
     database.parent.mkdir(parents=True, exist_ok=True)
     if database.exists():
@@ -197,12 +196,12 @@ def _create_database(database: Path) -> None:
     with FileLock(database.with_name(f"{database.name}.lock")):
         if database.exists():
             return
-        # A name of its own for every attempt: MLflow goes on using what it has once opened, though it be deleted.
+        # A new name for every attempt, because MLflow keeps using a deleted database that it has opened.
         attempt = f".{database.name}.{uuid4().hex}"
         draft, complete = (database.with_name(f"{attempt}.{part}") for part in ("new", "part"))
         try:
             _client(f"{_SQLITE}{draft}").search_experiments(max_results=1)
-            # MLflow keeps its connection to the draft, so a copy is renamed.
+            # A copy is renamed, because MLflow keeps its connection to the draft.
             with closing(sqlite3.connect(draft)) as source, closing(sqlite3.connect(complete)) as target:
                 source.backup(target)
             complete.replace(database)
@@ -212,28 +211,28 @@ def _create_database(database: Path) -> None:
 
 
 def _ask_server(uri: str) -> None:
-    """Ask once with a short limit: MLflow's own client would go on trying for minutes."""
+    """Send one request with a short timeout, because MLflow's client would retry for minutes."""
     try:
-        # Without name and password, which urllib would take for the host's.
+        # Without user name and password, which urllib would treat as part of the host.
         host = urlsplit(uri).netloc.rpartition("@")[2]
         with urlopen(urlsplit(uri)._replace(netloc=host).geturl().rstrip("/") + "/health", timeout=10):
             return
     except HTTPError:
-        return  # something answers; whether it lets us in shows at the first call
+        return  # the server answers; the first call shows whether it accepts the credentials
     except (OSError, ValueError, HTTPException) as error:
         raise TrackingError(f"the MLflow server {uri} does not answer: {error}") from None
 
 
 @contextmanager
 def one_sentence(what: str) -> Iterator[None]:
-    """Turn what MLflow, its database or its storage raise into a TrackingError that starts with ``what``."""
+    """Convert errors of MLflow, its database or its storage to a TrackingError that starts with ``what``."""
     try:
         yield
     except Exception as error:
-        # By package, so that SQLAlchemy and boto3 are not imported for the sake of their exceptions.
+        # By package name, so that SQLAlchemy and boto3 need not be imported.
         package = type(error).__module__.partition(".")[0]
         if not isinstance(error, OSError) and package not in ("mlflow", "sqlalchemy", "sqlite3", "boto3", "botocore"):
             raise
-        # SQLAlchemy's first line may say when it happened, and only the second what.
+        # The reason may be in the second line of SQLAlchemy's message.
         lines = [line for line in str(error).strip().splitlines() if "(raised as a result of" not in line]
         raise TrackingError(f"{what}: {lines[0] if lines else type(error).__name__}") from error

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by color-blind readers too; gray for its black, which hides error bars.
+# Okabe and Ito's palette, which color-blind readers can distinguish; gray replaces black, which hides error bars.
 PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 _STYLES: Final = ("-", "--", ":", "-.")
 _HATCHES: Final = ("", "//", "..", "xx")
-# Factor between the places of two methods at one label ratio: error bars on one another cannot be read.
+# Horizontal factor between two methods at one label ratio, so that error bars do not overlap.
 _APART: Final = 1.03
 
 
@@ -28,8 +28,8 @@ def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
 
     Args:
         panels: by the panel's title, the curves by name, each a list of (epoch, value) in rising order. A curve
-            without a point is not drawn, but the others have the colors that they would have beside it.
-        xlabel: what runs along the bottom.
+            without points is not drawn, but keeps its color.
+        xlabel: label of the horizontal axis.
 
     Raises:
         ValueError: there is no panel.
@@ -50,7 +50,7 @@ def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
                 continue
             style = _STYLES[index // len(PALETTE) % len(_STYLES)]
             x, y = [point[0] for point in points], [point[1] for point in points]
-            # A single point has no line to show it.
+            # A single point has no line.
             marker = "o" if len(points) == 1 else None
             lines = axes.plot(x, y, style, color=PALETTE[index % len(PALETTE)], label=name, marker=marker)
             drawn.setdefault(name, lines[0])
@@ -61,7 +61,7 @@ def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
         if axes.lines and not alike:
             axes.legend(fontsize=8, frameon=False)
     if drawn and alike:
-        # Beneath, as in a panel there may be no place free of curves.
+        # Below the panels, where no curve is hidden.
         figure.legend(drawn.values(), drawn, loc="outside lower left", ncols=2 * columns, fontsize=9, frameon=False)
     return figure
 
@@ -91,7 +91,7 @@ def plot_comparison(
         places, seeds = [], []
         for position, ratio in enumerate(ratios):
             if ratio in of_method:
-                # The bars of one ratio stand centered, whichever methods lack it.
+                # The bars of a ratio are centered, even if methods are missing.
                 present = [name for name, others in scores.items() if ratio in others]
                 places.append(position + (present.index(method) - (len(present) - 1) / 2) * width)
                 seeds.append(of_method[ratio])
@@ -130,7 +130,7 @@ def plot_label_curve(
         scores: by method and label ratio in (0, 1], the seeds' scores.
         ylabel: the score's name.
         lines: scores that need no label, as dashed lines.
-        intervals: by method and label ratio the lower and the upper end to draw in the place of the seeds' deviation.
+        intervals: by method and label ratio, ends of an interval that replaces the seeds' standard deviation.
 
     Raises:
         ValueError: there is no score at all, or a method has a ratio without one.
@@ -147,7 +147,7 @@ def plot_label_curve(
         for ratio, mean in zip(present, means, strict=True):
             half = stdev(of_method[ratio]) if len(of_method[ratio]) > 1 else 0.0
             low, high = (intervals or {}).get(method, {}).get(ratio, (mean - half, mean + half))
-            # An interval need not hold the mean, and matplotlib takes no negative length.
+            # An interval may not contain the mean, and matplotlib accepts no negative length.
             below.append(max(mean - low, 0.0))
             above.append(max(high - mean, 0.0))
         axes.errorbar(
@@ -179,32 +179,32 @@ def _draw_lines(axes: Axes, lines: Mapping[str, float]) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG or SVG, by the path's suffix, whole or not at all; the folder is made where missing."""
+    """Write a figure as PNG or SVG, by the path's suffix, atomically; a missing folder is created."""
     with whole_file(path) as part:
         part.write_bytes(encode_figure(figure, path.suffix.removeprefix(".")))
 
 
 def encode_figure(figure: Figure, kind: str) -> bytes:
-    """A figure as ``png`` or ``svg``; the same figure gives the same bytes."""
+    """Encode a figure as ``png`` or ``svg``; equal figures give equal bytes."""
     from matplotlib import rc_context
 
     stream = io.BytesIO()
-    # An SVG would hold the date and random names.
+    # Otherwise an SVG would contain the date and random names.
     with rc_context({"svg.hashsalt": "avsl"}):
         figure.savefig(stream, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
     return stream.getvalue()
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of this size in inches."""
-    # A Figure of its own has no global state and no window, and matplotlib loads only where something is drawn.
+    """Make an empty figure of a size in inches."""
+    # Unlike pyplot, a Figure has no global state and no window; matplotlib is imported only when a figure is drawn.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def dress(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    """Grid lines across one axis, below what is drawn, and no frame above and at the right."""
+    """Add grid lines of one axis below the plot, and remove the frame at the top and right."""
     axes.grid(axis=grid, color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

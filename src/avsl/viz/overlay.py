@@ -37,11 +37,11 @@ class GalleryRow:
 
     Attributes:
         frame: (H, W, 3) uint8.
-        truth: (k, 4) boxes x0, y0, x1, y1 in fractions of the frame; k = 0 where nothing in view sounds.
-        maps: (h, w) confidences in [0, 1] by the name of their column.
+        truth: (k, 4) boxes x0, y0, x1, y1 in fractions of the frame; k = 0 if nothing in view sounds.
+        maps: (h, w) confidences in [0, 1] by column name.
         log_mel: (bands, steps), the lowest band first; None without one.
         waveform: (T,) in [-1, 1]; None without one.
-        caption: shown above the row.
+        caption: text above the row.
     """
 
     frame: Pixels
@@ -53,10 +53,10 @@ class GalleryRow:
 
 
 def overlay(frame: Pixels, confidence: Floats, boxes: Floats | None = None, truth: Floats | None = None) -> Pixels:
-    """Lay a confidence map over a frame.
+    """Draw a confidence map over a frame.
 
-    The colors are absolute, never stretched per image: dark violet from 0 through orange to yellow at 1, the less
-    confident the more transparent, so a map that sees nothing leaves the frame as it was.
+    The colors are absolute, not normalized per image: from dark violet at 0 through orange to yellow at 1, with an
+    opacity that grows with the confidence, so that a map of zeros leaves the frame unchanged.
 
     Args:
         frame: (H, W, 3) uint8.
@@ -76,7 +76,7 @@ def overlay(frame: Pixels, confidence: Floats, boxes: Floats | None = None, trut
     height, width = frame.shape[:2]
     small = Image.fromarray(confidence.astype(np.float32))
     level = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
-    # All of it in bytes: every frame of a video passes here.
+    # Computed in bytes for speed, because every frame of a video is drawn here.
     heat = Image.fromarray((level * 255).round().astype(np.uint8))
     share = heat.point([round(_OPACITY * value) for value in range(256)])
     heat.putpalette(_color_table("inferno").tobytes())
@@ -89,7 +89,7 @@ def overlay(frame: Pixels, confidence: Floats, boxes: Floats | None = None, trut
 
 
 def captioned(frame: Pixels, text: str) -> Pixels:
-    """Write a line into the lower left corner of a frame, light on dark; its height follows the frame's.
+    """Write a line into the lower left corner of a frame, light on dark; its height scales with the frame's.
 
     Args:
         frame: (H, W, 3) uint8.
@@ -162,15 +162,15 @@ def contact_sheet(
     heading: str = "",
     threshold: float | None = None,
 ) -> Image.Image:
-    """Set pictures out in rows, each with its caption beneath.
+    """Arrange pictures in rows with captions below them.
 
     Args:
         images: (H, W, 3) uint8 each; they may differ in size and are fitted into equal cells.
         captions: one for each image; shortened to the cell's width.
-        columns: pictures in a row.
-        width: of a cell in pixels.
-        heading: a line above the pictures, broken where it is wider than they are.
-        threshold: in [0, 1]; above the pictures, a legend has the colors of confidences with a mark at it.
+        columns: number of pictures per row.
+        width: width of a cell in pixels.
+        heading: text above the pictures, wrapped to their width.
+        threshold: in [0, 1], marked in a legend of the colors above the pictures.
 
     Raises:
         ValueError: there is no image, captions and images differ in number, or columns is below 1.
@@ -206,7 +206,7 @@ def contact_sheet(
 
 
 def save_png(image: Image.Image | Pixels, path: Path) -> None:
-    """Write a PNG whole or not at all; the folder is made where it is missing."""
+    """Write a PNG atomically; a missing folder is created."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     with whole_file(path) as part:
         picture.save(part, format="PNG")
@@ -219,7 +219,7 @@ def _check_frame(frame: Pixels) -> None:
 
 @lru_cache(maxsize=4)
 def _color_table(name: str) -> Pixels:
-    import matplotlib  # slow to import and not needed by every user of this module
+    import matplotlib  # slow to import and seldom needed
 
     table: Pixels = (np.asarray(matplotlib.colormaps[name](np.arange(256)))[:, :3] * 255).round().astype(np.uint8)
     return table
@@ -240,7 +240,7 @@ def _fitted(text: str, width: int, size: int = _FONT_SIZE) -> str:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of about ``width`` pixels; a longer word, as a path, is broken."""
+    """Wrap text to about ``width`` pixels; longer words, such as paths, are broken."""
     if not text:
         return []
     per_character = _font().getlength(text) / len(text)
@@ -248,7 +248,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _draw_legend(sheet: Image.Image, corner: tuple[int, int], threshold: float) -> None:
-    """Colors of the confidences from 0 to 1, a mark at the threshold, and what the mark is."""
+    """Draw a legend of the colors from 0 to 1 with a labeled mark at the threshold."""
     draw = ImageDraw.Draw(sheet)
     (left, top), length, height = corner, 120, _FONT_SIZE
     draw.text((left, top), "0", fill=_INK, font=_font())
@@ -262,7 +262,7 @@ def _draw_legend(sheet: Image.Image, corner: tuple[int, int], threshold: float) 
 
 
 def _outline(image: Image.Image, boxes: Floats, color: Color) -> None:
-    """Outline boxes inside their edges, with a dark line within so that they show on any ground."""
+    """Outline boxes inside their edges, with a dark inner line for contrast."""
     draw = ImageDraw.Draw(image)
     line = max(1, round(min(image.size) / 120))
     for box in boxes.reshape(-1, 4):
@@ -275,7 +275,7 @@ def _outline(image: Image.Image, boxes: Floats, color: Color) -> None:
 
 
 def _truth_picture(frame: Pixels, truth: Floats) -> Pixels:
-    """The frame, dimmed wherever nothing sounds, with the annotated boxes."""
+    """The frame with its annotated boxes, dimmed outside them."""
     height, width = frame.shape[:2]
     inside = np.zeros((height, width, 1), dtype=bool)
     for box in truth.reshape(-1, 4):
@@ -295,7 +295,7 @@ def _sound_picture(row: GalleryRow, width: int, height: int) -> Pixels:
         picture = Image.fromarray(_color_table("magma")[(level * 255).round().astype(np.uint8)])
         canvas[: height - strip] = np.asarray(picture.resize((width, height - strip), Image.Resampling.BILINEAR))
     if row.waveform is not None:
-        # Each column shows the lowest and the highest sample of its stretch of time.
+        # Each column shows the minimum and the maximum of its time span.
         edges = np.linspace(0, len(row.waveform), width + 1).astype(int)
         parts = [row.waveform[a : max(b, a + 1)] for a, b in pairwise(edges)]
         middle, half = height - strip / 2, strip / 2 - 1
