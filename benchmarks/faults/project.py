@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
+from tests.fixtures.project import write_project
 
-_NETWORK = {"backbone": "resnet10t", "backbone_args": {"channels": [8, 8, 8, 8], "stem_width": 8}}
-_MODEL = {
-    "name": "tiny",
-    "dim": 8,
-    "image": _NETWORK | {"stages": [1]},
-    "audio": _NETWORK | {"front_end": {"hop_length": 320, "n_mels": 32}},
-}
 _PARAMS = {
     "seed": 0,
     "data": {
@@ -51,9 +45,4 @@ _TUNE = {
 
 def make_project(folder: Path) -> None:
     """Write params.yaml and conf; its search is ``tune=small``."""
-    conf = folder / "conf"
-    for group in ("model", "tune"):
-        (conf / group).mkdir(parents=True)
-    (conf / "model" / "tiny.yaml").write_text(yaml.safe_dump(_MODEL))
-    (conf / "tune" / "small.yaml").write_text(yaml.safe_dump(_TUNE))
-    (folder / "params.yaml").write_text(yaml.safe_dump(_PARAMS))
+    write_project(folder, yaml.safe_dump(_PARAMS), _TUNE)

@@ -1,4 +1,4 @@
-"""What every contrastive objective promises of rows of one recording: registered is tested."""
+"""What every objective promises of its views and, if contrastive, of its rows: registered is tested."""
 
 from __future__ import annotations
 
@@ -77,3 +77,23 @@ def test_rows_of_one_recording_are_no_negatives_of_each_other(name: str) -> None
         torch.testing.assert_close(together, expected)
     contrasted = gradients(slice(2), [3, 4])
     assert any((found - expected).abs().max() > 1e-2 for found, expected in zip(contrasted, alone, strict=True))
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_order_of_pairs_and_cells_does_not_matter(name: str) -> None:
+    """Permuted pairs and a mirrored grid leave the loss."""
+    tensors, order = _embeddings(4), torch.tensor([3, 1, 0, 2])
+    loss = _loss(name, tensors, None)
+    torch.testing.assert_close(_loss(name, [tensor[order] for tensor in tensors], None), loss)
+    torch.testing.assert_close(_loss(name, [t.flip(-1) if t.ndim == 4 else t for t in tensors], None), loss)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_another_number_of_views_is_refused(name: str) -> None:
+    """One in place of two, two in place of one."""
+    build, config = OBJECTIVES[name]
+    objective = build(config.read({"dim": 6} if name == "sspl" else {}, name))
+    visual, audio = (tensor.float() for tensor in _embeddings(2)[:2])
+    view = AVOutput((Head(visual, audio),), visual[:, 0], visual)
+    with pytest.raises(ValueError, match="unpack"):
+        objective([view] * (3 - objective.needs.views), 0)

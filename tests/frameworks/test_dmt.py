@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.fixtures.messages import facts
 from torch import Tensor, nn
 
 from avsl.frameworks.branch import Branch
 from avsl.frameworks.dmt import DMT, DMTConfig
 from avsl.functional.geometry import identity
-from avsl.schema import ConfigError
 from avsl.types import SemiBatch
 
 MakeTables = Callable[..., Callable[[int], Branch]]
@@ -191,20 +189,3 @@ def test_each_teacher_averages_its_own_student(tables: MakeTables) -> None:
             expected[k] = student if step < 3 else 0.8 * expected[k] + 0.2 * student
             np.testing.assert_allclose(_table(framework, k, teacher=True).detach().numpy(), expected[k], atol=1e-5)
     assert [id(model) for model in framework.eval_models()] == [id(t.model) for t in framework.teachers]
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"delta": 1.2}, "framework.dmt.delta 1.2"),
-        ({"tau": -0.1}, "framework.dmt.tau -0.1"),
-        ({"ema_decay": 1.0}, "framework.dmt.ema_decay 1.0"),
-        ({"unlabeled_weight": -1}, "framework.dmt.unlabeled_weight"),
-        ({"warmup_steps": -1}, "framework.dmt.warmup_steps"),
-        ({"beta": 0.9}, "framework.dmt.beta ema_decay"),
-    ],
-)
-def test_bad_settings_name_the_key(section: dict[str, float], message: str) -> None:
-    """Out of range or unknown: the key is named."""
-    with pytest.raises(ConfigError, match=facts(message)):
-        DMTConfig.read(section, "framework.dmt")

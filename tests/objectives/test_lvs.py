@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.fixtures.messages import facts
 from torch import Tensor
 
 from avsl.functional.contrastive import log_soft_mask, similarity_maps
 from avsl.objectives.lvs import LVS, LVSConfig
-from avsl.schema import ConfigError
 from avsl.types import AVOutput
 
 Array = NDArray[np.float64]
@@ -86,13 +84,9 @@ def test_gradient_is_the_finite_difference(
         np.testing.assert_allclose(gradient.numpy(), difference, rtol=1e-5, atol=1e-7)
 
 
-def test_order_of_pairs_and_cells_does_not_matter(draw: Draw, make_output: MakeOutput) -> None:
-    """Permuted pairs and a mirrored grid leave the loss; mismatched sounds raise it."""
+def test_mismatched_sounds_raise_the_loss(draw: Draw, make_output: MakeOutput) -> None:
+    """Of frames that match their sounds in one cell."""
     objective, (visual, audio) = LVS(SOFT), draw(2)
-    loss = objective([make_output((visual, audio))], 0).total
-    order = torch.tensor([3, 1, 0, 2])
-    torch.testing.assert_close(objective([make_output((visual[order], audio[order]))], 0).total, loss)
-    torch.testing.assert_close(objective([make_output((visual.flip(-1), audio))], 0).total, loss)
     matched = visual.clone()
     matched[:, :, 0, 0] = audio
     right = objective([make_output((matched, audio))], 0).total
@@ -130,27 +124,3 @@ def test_masks_that_round_to_nothing_leave_the_loss_finite(make_output: MakeOutp
         assert bool(loss.isfinite())
         assert bool(gradient.isfinite().all())
         assert gradient.abs().sum() > 0
-
-
-def test_another_number_of_views_is_refused(draw: Draw, make_output: MakeOutput) -> None:
-    """It takes the one view it asks for."""
-    objective, output = LVS(LVSConfig()), make_output(draw(0))
-    assert objective.needs.views == 1
-    with pytest.raises(ValueError, match="unpack"):
-        objective([output, output], 0)
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"positive_threshold": 1.5}, "objective.lvs.positive_threshold 1.5"),
-        ({"negative_threshold": 0.7}, "objective.lvs negative_threshold positive_threshold"),
-        ({"mask_temperature": 0}, "objective.lvs.mask_temperature 0"),
-        ({"temperature": -1}, "objective.lvs.temperature -1"),
-        ({"epsilon": 0.1}, "objective.lvs.epsilon mask_temperature temperature"),
-    ],
-)
-def test_bad_settings_name_the_key(section: dict[str, object], message: str) -> None:
-    """Out of range, thresholds in the wrong order, unknown key."""
-    with pytest.raises(ConfigError, match=facts(message)):
-        LVSConfig.read(section, "objective.lvs")

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.fixtures.messages import facts
 from torch import Tensor
 
 from avsl.frameworks.branch import Branch
 from avsl.functional.contrastive import similarity_maps
 from avsl.models import Localizer, LocalizerConfig
 from avsl.objectives.slavc import SLAVC, SLAVCConfig
-from avsl.schema import ConfigError
 from avsl.types import AVBatch, AVOutput
 
 Array = NDArray[np.float64]
@@ -128,17 +126,10 @@ def test_needs_follow_the_configuration(exported: bool) -> None:
     assert SLAVC(SLAVCConfig()).needs.momentum == 0.999
 
 
-def test_order_of_pairs_and_cells_does_not_matter(
-    embeddings: tuple[list[Tensor], list[Tensor]], joined: Joined
-) -> None:
-    """Permuted pairs and a mirrored grid leave the loss; exchanged heads do not, as each has its own softmax."""
+def test_exchanged_heads_change_the_loss(embeddings: tuple[list[Tensor], list[Tensor]], joined: Joined) -> None:
+    """Each has its own softmax."""
     objective, (online, target) = SLAVC(SOFT), embeddings
     loss = objective([joined(online, target)], 0).total
-    order = torch.tensor([2, 0, 1])
-    permuted = joined([tensor[order] for tensor in online], [tensor[order] for tensor in target])
-    torch.testing.assert_close(objective([permuted], 0).total, loss)
-    mirrored = [[t.flip(-1) if t.ndim == 4 else t for t in side] for side in (online, target)]
-    torch.testing.assert_close(objective([joined(*mirrored)], 0).total, loss)
     exchanged = [[*side[2:], *side[:2]] for side in (online, target)]
     assert abs(objective([joined(*exchanged)], 0).total - loss) > 1e-3
 
@@ -156,28 +147,10 @@ def test_limits_of_the_loss(joined: Joined) -> None:
     assert float(objective([joined(wrong, wrong)], 0).total) > 2 * math.log(4)
 
 
-def test_an_output_that_lacks_something_is_refused(draw: Draw, make_output: MakeOutput, joined: Joined) -> None:
-    """Without momentum, with one head, or with another number of views."""
+def test_an_output_that_lacks_something_is_refused(draw: Draw, make_output: MakeOutput) -> None:
+    """Without momentum, or with one head."""
     objective, pair = SLAVC(SOFT), draw(0)
     with pytest.raises(ValueError, match="momentum"):
         objective([make_output(pair, pair)], 0)
     with pytest.raises(ValueError, match="unpack"):
         objective([make_output(pair, momentum=make_output(pair))], 0)
-    both = joined([*pair, *pair], [*pair, *pair])
-    with pytest.raises(ValueError, match="unpack"):
-        objective([both, both], 0)
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"temperature": 0}, "objective.slavc.temperature 0"),
-        ({"momentum": 1}, "objective.slavc.momentum 1"),
-        ({"momentum_inference": "never"}, "objective.slavc.momentum_inference 'never'"),
-        ({"tau": 1}, "objective.slavc.tau momentum momentum_inference temperature"),
-    ],
-)
-def test_bad_settings_name_the_key(section: dict[str, object], message: str) -> None:
-    """Out of range, of the wrong kind, unknown."""
-    with pytest.raises(ConfigError, match=facts(message)):
-        SLAVCConfig.read(section, "objective.slavc")

@@ -199,13 +199,10 @@ def test_steps_lower_the_loss_and_the_head_has_its_own_rate(tiny: LocalizerConfi
     assert losses[-1] < losses[0] - 0.2
 
 
-def test_it_asks_for_two_views_and_takes_no_other_number() -> None:
-    """Two views of one pair of embeddings; the published head is the default."""
-    objective, view = _objective(), _output(*_draw(0))
-    assert (objective.needs.views, objective.needs.heads, objective.needs.momentum) == (2, 1, None)
-    with pytest.raises(ValueError, match="unpack"):
-        objective([view], 0)
+def test_the_published_head_is_the_default() -> None:
+    """On two views of one pair of embeddings."""
     published = SSPL(SSPLConfig())
+    assert (published.needs.views, published.needs.heads, published.needs.momentum) == (2, 1, None)
     assert published.needs.lr_scale == 2.5
     shapes = [tuple(p.shape) for p in published.parameters() if p.ndim > 1]
     assert shapes == [(2048, 512), (2048, 2048), (2048, 2048), (512, 2048), (2048, 512)]
@@ -216,17 +213,3 @@ def test_features_of_another_width_name_the_key() -> None:
     view = _output(torch.randn(4, 7, 2, 2), torch.randn(4, 7))
     with pytest.raises(ConfigError, match=facts("objective.sspl.dim 5 7")):
         SSPL(SMALL)([view, view], 0)
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"dim": 0}, "objective.sspl.dim 0"),
-        ({"lr_scale": -1}, "objective.sspl.lr_scale -1"),
-        ({"width": 4}, "objective.sspl.width bottleneck dim hidden lr_scale"),
-    ],
-)
-def test_bad_settings_name_the_key(section: dict[str, object], message: str) -> None:
-    """Out of range or unknown: the key, and what is allowed."""
-    with pytest.raises(ConfigError, match=facts(message)):
-        SSPLConfig.read(section, "objective.sspl")

@@ -25,6 +25,7 @@ import soundfile
 import yaml
 from PIL import Image
 from tests.fixtures.messages import says
+from tests.fixtures.project import MODEL
 
 from avsl.build import DECISIVE
 from avsl.cli import STEPS
@@ -191,13 +192,6 @@ def test_what_sweeps_find_and_what_is_chosen_is_declared() -> None:
 # --- What happens --------------------------------------------------------------------------------------------
 
 _RATIO = 0.03
-_NETWORK = {"backbone": "resnet10t", "backbone_args": {"channels": [8, 8, 8, 8], "stem_width": 8}}
-_MODEL = {
-    "name": "tiny",
-    "dim": 8,
-    "image": _NETWORK | {"stages": [1]},
-    "audio": _NETWORK | {"front_end": {"hop_length": 320, "n_mels": 32}},
-}
 # Four steps an epoch; the first checkpoint comes so early that a training can be killed after it.
 _PARAMS: dict[str, Any] = {
     "matrix": {
@@ -332,7 +326,7 @@ def _copied(folder: Path, params: Mapping[str, Any]) -> _Copy:
     for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots/by_model.json"):
         shutil.copyfile(_PROJECT / name, folder / name)
     (folder / "conf" / "model").mkdir(parents=True)
-    (folder / "conf" / "model" / "tiny.yaml").write_text(yaml.safe_dump(_MODEL))
+    (folder / "conf" / "model" / "tiny.yaml").write_text(yaml.safe_dump(MODEL))
     made = _Copy(folder)
     made.set_params(yaml.safe_load((_PROJECT / "params.yaml").read_text()) | params)
     made("git", "init", "--quiet")

@@ -7,15 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from tests.fixtures.project import write_project
 
-_NETWORK = {"backbone": "resnet10t", "backbone_args": {"channels": [8, 8, 8, 8], "stem_width": 8}}
-_MODEL = {
-    "name": "tiny",
-    "dim": 8,
-    "image": _NETWORK | {"stages": [1]},
-    "audio": _NETWORK | {"front_end": {"hop_length": 320, "n_mels": 32}},
-}
 # Eight steps an epoch.
 _PARAMS = """\
 # Every comment of this file
@@ -69,11 +62,7 @@ def make_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]
 
     def make() -> Path:
         folder = tmp_path_factory.mktemp("project")
-        for group in ("model", "tune"):
-            (folder / "conf" / group).mkdir(parents=True)
-        (folder / "conf" / "model" / "tiny.yaml").write_text(yaml.safe_dump(_MODEL))
-        (folder / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(_TUNE))
-        (folder / "params.yaml").write_text(_PARAMS)
+        write_project(folder, _PARAMS, _TUNE)
         return folder
 
     return make
