@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from PIL import Image
 from tests.fixtures.media import SIZE, pitch
+from tests.fixtures.messages import facts
 
 from avsl.errors import DataError
 from avsl.inference.predictor import Predictor
@@ -96,5 +97,5 @@ def test_annotated_clips_are_no_tasks(clips: Path, settings: list[str]) -> None:
 
 def test_an_unknown_tool_is_named(clips: Path, settings: list[str]) -> None:
     """With those that are known."""
-    with pytest.raises(ConfigError, match="unknown annotation tool 'via': allowed are coco, csv, cvat, label-studio"):
+    with pytest.raises(ConfigError, match=facts("'via' coco csv cvat label-studio")):
         export(settings, "via")

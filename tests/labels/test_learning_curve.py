@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from tests.fixtures.messages import facts
 
 from avsl.errors import DataError
 from avsl.labels.learning_curve import Curve, Run, back_test, forecast
@@ -62,7 +63,7 @@ def test_far_is_beyond_four_times_the_labels_seen() -> None:
 
 def test_two_numbers_of_labels_are_too_few() -> None:
     """However many runs there are."""
-    with pytest.raises(DataError, match="3 numbers of labels, here there are 2"):
+    with pytest.raises(DataError, match=facts("3 2")):
         forecast(_runs([30, 60], seeds=5))
 
 

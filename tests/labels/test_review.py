@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.fixtures.media import WriteMedia
+from tests.fixtures.messages import facts, says
 
 from avsl.errors import DataError
 from avsl.labels.review import review
@@ -52,7 +53,8 @@ def test_a_model_that_disagrees_is_shown(
     )
     page = review(settings, str(model))
     quarter, silent = sorted(_rows(page))
-    assert quarter == ("videoa_0_1", 0.75, "boxes and model overlap by 0.25 (IoU)")
+    assert quarter[:2] == ("videoa_0_1", 0.75)
+    assert says(quarter[2], "0.25 (IoU)")
     assert silent[:2] == ("videoc_0_1", 1)
     text = page.read_text()
     assert text.count("data:image/jpeg;base64,") == 2
@@ -68,12 +70,13 @@ def test_a_model_that_finds_nothing_disagrees_with_boxes(
     described = json.loads((model / "model.json").read_text())
     (model / "model.json").write_text(json.dumps(described | {"threshold": 0.0, "presence": 1.0}))
     (clips / "annotations.csv").write_text(f"{_HEADER}videoa_0_1,c,0.5,0.5,1,1\nvideoc_0_1,c,,,,\n")
-    assert _rows(review(settings, str(model))) == [("videoa_0_1", 1, "the model finds nothing that sounds")]
+    ((name, suspicion, _),) = _rows(review(settings, str(model)))
+    assert (name, suspicion) == ("videoa_0_1", 1)
 
 
 def test_nothing_to_review_is_said(clips: Path, settings: list[str]) -> None:
     """Without annotations, or where none is to be shown."""
-    with pytest.raises(DataError, match=r"annotations\.csv: nothing is annotated"):
+    with pytest.raises(DataError, match=facts("annotations.csv")):
         review(settings)
     with pytest.raises(ConfigError, match="--worst 0"):
         review(settings, worst=0)
@@ -84,4 +87,4 @@ def test_good_boxes_leave_an_empty_page(clips: Path, settings: list[str]) -> Non
     (clips / "annotations.csv").write_text(f"{_HEADER}videob_0_1,c,0.1,0.1,0.6,0.9\n")
     page = review(settings)
     assert _rows(page) == []
-    assert "0 of 1 annotations look wrong" in page.read_text()
+    assert says(page.read_text(), "0 of 1 annotations")
