@@ -10,6 +10,9 @@ import torch
 from avsl.build import make_branch
 from avsl.config.compose import compose
 from avsl.config.models import Config
+from avsl.data.transforms import AugmentConfig
+from avsl.frameworks.dmt import DMTConfig
+from avsl.frameworks.xpl import XPLConfig
 from avsl.functional.geometry import identity
 from avsl.objectives.ezvsl import EZVSLConfig
 from avsl.objectives.fnac import FNACConfig
@@ -17,6 +20,7 @@ from avsl.objectives.lvs import LVSConfig
 from avsl.objectives.slavc import SLAVCConfig
 from avsl.objectives.sspl import SSPLConfig
 from avsl.schema import StrictConfig
+from avsl.training.loop import warm_ups
 from avsl.types import AVBatch
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +48,40 @@ def test_objectives_have_their_published_settings(objective: str, published: Str
     assert config.objective.settings == published
     assert config.framework.name == "self_supervised"
     assert (config.model.dim, config.trainer.learning_rate) == (512, 1e-4)
+    assert config.start.epochs == 0
+
+
+@pytest.mark.parametrize("data", ["vggss", "flickr"])
+@pytest.mark.parametrize(("framework", "settings"), [("dmt", DMTConfig()), ("xpl", XPLConfig())])
+def test_frameworks_have_their_default_settings_at_published_size(
+    framework: str, settings: StrictConfig, data: str
+) -> None:
+    """params.yaml's own do not reach them; warm-up, pacing and average fit however many steps there are."""
+    config = _compose(f"{framework}_{data}")
+    assert (config.data.name, config.framework.name, config.objective.settings) == (data, framework, EZVSLConfig())
+    assert config.framework.settings == settings
+    assert config.augment == AugmentConfig()
+    assert (config.model.dim, config.trainer.epochs, config.start.epochs) == (512, 20, 0)
+    assert config.augment.strong_scale < config.augment.weak_scale
+    steps = 22_500  # of 144,000 clips
+    waits = list(warm_ups(config, steps).values())
+    assert 0.05 * steps < max(waits) < 0.5 * steps
+    assert max(waits) == config.framework.settings.in_steps(steps).model_dump()["warmup_steps"]
+
+
+def test_a_method_on_other_data_waits_for_a_share_of_its_training() -> None:
+    """params.yaml's settings, made for the embedded data set, are no numbers of steps."""
+    for framework in ("pseudo_label", "mean_teacher", "xpl", "dmt"):
+        config = compose([f"framework={framework}", "data=vggss", "data.vggss.root=somewhere"], ROOT)
+        short, long = (max(warm_ups(config, steps).values()) for steps in (1_000, 100_000))
+        assert 0 < short < 1_000
+        assert long == pytest.approx(100 * short, rel=0.01)
+        found = [config.framework.settings.in_steps(steps).model_dump() for steps in (1_000, 100_000)]
+        if "ema_decay" in found[0]:
+            assert found[0]["ema_decay"] is None
+            assert found[1]["ema_half_life"] == pytest.approx(100 * found[0]["ema_half_life"], rel=0.01)
+        if "pacing" in found[0]:
+            assert found[1]["pacing"]["length"] == pytest.approx(100 * found[0]["pacing"]["length"], rel=0.01)
 
 
 def test_lvs_looks_through_a_finer_grid() -> None:

@@ -39,7 +39,7 @@ class PacingConfig(StrictConfig):
 
     start: float = Field(0.3, ge=0, le=1)
     end: float = Field(1.0, ge=0, le=1)
-    length: Steps = 1000
+    length: Steps = 0.4
     shape: Shape = "linear"
 
     @model_validator(mode="after")
