@@ -55,13 +55,20 @@ def test_other_objects_are_refused_too(tmp_path: Path) -> None:
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
-    """Absent, empty, cut short, or without a state dict: one sentence with the file."""
+    """Absent, empty, cut short, a text, or without a state dict: one sentence with the file."""
     path = tmp_path / "best.pth"
     with pytest.raises(ConfigError, match=facts("best.pth")):
         read_state_dict(path)
     torch.save({"a": torch.zeros(100)}, path)
     whole = path.read_bytes()
-    for content in (b"", whole[: len(whole) // 2]):
+    for content in (
+        b"",
+        whole[: len(whole) // 2],
+        b"hello, not a checkpoint\n",
+        b"epoch,loss\n1,2\n",
+        b"{}",
+        b"\x80\x04",
+    ):
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=facts("best.pth damaged")):
             read_state_dict(path)

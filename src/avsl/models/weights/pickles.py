@@ -21,10 +21,14 @@ from avsl.schema import ConfigError
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 
+class _ForbiddenError(pickle.UnpicklingError):
+    """A pickle asks for what may not be made; the argument names it."""
+
+
 def _encode(text: str, encoding: str) -> bytes:
     """Encode text as protocol 2 encodes bytes."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in {encoding}")
+        raise _ForbiddenError(f"bytes in {encoding}")
     return text.encode("latin1")
 
 
@@ -48,7 +52,7 @@ class _Unpickler(pickle.Unpickler):
     """An unpickler of NumPy's arrays and scalars and of tensors' storages only.
 
     Raises:
-        pickle.UnpicklingError: another name occurs; the error's argument is this name.
+        _ForbiddenError: another name occurs.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -61,7 +65,7 @@ class _Unpickler(pickle.Unpickler):
         else:
             found = _KNOWN.get(path)
         if found is None:
-            raise pickle.UnpicklingError(path)
+            raise _ForbiddenError(path)
         # A new object each time, because a pickle can set attributes of it.
         return found if isinstance(found, type) else partial(found)
 
@@ -79,7 +83,7 @@ def read_pickled(path: Path) -> Any:
             return _load_array(file) if file.read(6) == b"\x93NUMPY" else _load_tensors(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except pickle.UnpicklingError as error:
+    except _ForbiddenError as error:
         raise ConfigError(
             f"{path} is refused: it holds '{error}' beside tensors, arrays and plain containers"
         ) from None
@@ -104,7 +108,7 @@ def _load_tensors(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise pickle.UnpicklingError("TorchScript code")
+                raise _ForbiddenError("TorchScript code")
     module = SimpleNamespace(
         __name__="avsl", Unpickler=_Unpickler, load=lambda file, **settings: _Unpickler(file, **settings).load()
     )
