@@ -79,6 +79,7 @@ _ASIDE: dict[str, dict[str, str]] = {
         "avsl.frameworks.branch": "makes the students of a training, of which there is none here",
         "avsl.stages.prepare": "opens what the stages before it made",
         "avsl.data.splits": "reads the split, which carries its own hash",
+        "avsl.tracking.cells": "records, decides nothing",
         "avsl.tracking.runs": "records, decides nothing",
     },
     "register": {
@@ -396,6 +397,9 @@ class TestRepro:
                 for path in (copy.base / "evaluate" / str(ratio)).glob("*/*/metrics.json")
             )
             assert float(champion.tags["validation_score"]) == best
+            cell = client.get_run(client.get_run(champion.tags["run_id"]).data.tags["mlflow.parentRunId"])
+            assert cell.info.run_name == f"{champion.tags['framework']}-{champion.tags['objective']} {ratio}"
+            assert cell.data.metrics["seeds"] == 1
         script = (
             "import json, mlflow\n"
             "model = mlflow.pyfunc.load_model('models:/avsl-synthetic-ratio-0.03@champion')\n"

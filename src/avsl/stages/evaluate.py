@@ -27,6 +27,7 @@ from avsl.paths import Layout
 from avsl.records import EvaluationRecord, Figures, PartScores, RunRecord
 from avsl.stages.prepare import load_data
 from avsl.stages.seeds import forget_other_seeds, of_every_seed
+from avsl.tracking.cells import link_seeds
 from avsl.tracking.runs import TrackedRun
 from avsl.tracking.store import open_store
 from avsl.viz.curves import plot_curves, save_figure
@@ -70,10 +71,13 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
 def evaluate_seeds(overrides: Sequence[str] = ()) -> None:
     """Score one cell (framework, objective, label ratio) with every seed of the matrix, and draw and sum them up.
 
+    The runs of its seeds get a parent in MLflow (`avsl.tracking.cells.link_seeds`).
+
     Raises:
         DataError: a seed has no trained model, or one of another split.
     """
-    layout, seeds = Layout.of(compose(overrides)), of_every_seed(overrides)
+    config, seeds = compose(overrides), of_every_seed(overrides)
+    layout = Layout.of(config)
     for asked in seeds.values():
         evaluate(asked)
     forget_other_seeds(layout.evaluated_cell, list(seeds))
@@ -89,6 +93,9 @@ def evaluate_seeds(overrides: Sequence[str] = ()) -> None:
     trained = {f"seed {seed}": layout.cell / str(seed) / "curves.csv" for seed in seeds}
     save_figure(plot_curves(_read_curves(trained)), layout.evaluated_cell.with_name(f"{layout.method}.curves.png"))
     shutil.copyfile(folders[0] / "gallery.png", layout.evaluated_cell.with_name(f"{layout.method}.gallery.png"))
+    store = open_store(config.tracking, config.root)
+    run_ids = [RunRecord.load(layout.cell / str(seed)).run_id for seed in seeds]
+    link_seeds(replace(store, system_metrics=False), f"{layout.method} {layout.ratio}", run_ids)
 
 
 def say_caveats(name: str, scores: Figures) -> None:
