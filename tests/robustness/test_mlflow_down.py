@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,68 +12,78 @@ from tests.fixtures.messages import says
 
 from avsl.cli import main
 from avsl.config.compose import compose
+from avsl.paths import Layout
 from avsl.tracking.runs import TrackedRun
 from avsl.tracking.store import open_store
 
 Serve = Callable[..., AbstractContextManager[str]]
 
 
-@pytest.mark.slow
-def test_a_training_outlives_its_mlflow_server(
-    project: Path,
-    tmp_path: Path,
-    serve: Serve,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Away at the start, in the middle, at the end: a sentence each time, and at last one whole run and its model."""
-    for command in ("prepare", "split", "train"):
-        assert main([command, "framework=supervised"]) == 0
-    weights = (
-        project / "outputs" / "synthetic" / "train" / "0.5" / "supervised-ezvsl" / "0" / "model" / "model.safetensors"
-    )
-    undisturbed = weights.read_bytes()
-    trained = weights.parents[1]
-    shutil.rmtree(trained)
+_TRAIN = ["train", "framework=supervised"]
+
+
+def _told(capsys: pytest.CaptureFixture[str]) -> str:
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    return last
+
+
+@contextmanager
+def _leaving(server: AbstractContextManager[str], method: str) -> Iterator[None]:
+    """A server that goes away when a run first calls ``method``, but in the first epoch."""
+    original, stack = getattr(TrackedRun, method), ExitStack()
+
+    def failing(self: TrackedRun, what: Mapping[str, float] | Path, *more: int) -> None:
+        if more != (1,):
+            stack.close()
+        original(self, what, *more)
+
+    with stack, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", stack.enter_context(server))
+        patch.setattr(TrackedRun, method, failing)
+        yield
+
+
+@pytest.fixture
+def split_data(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project with its data prepared and split; MLflow's client gives up at once."""
+    for command in ("prepare", "split"):
+        assert main([command]) == 0
     # It would go on asking for minutes, which is right but for a test.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    store = ("--backend-store-uri", f"sqlite:///{tmp_path}/served.db", "--artifacts-destination", f"{tmp_path}/kept")
+    return project
 
-    def train() -> int:
-        return main(["train", "framework=supervised"])
 
-    def told() -> str:
-        *_, last = capsys.readouterr().err.strip().splitlines()
-        return last
-
+@pytest.mark.usefixtures("split_data")
+def test_a_server_that_is_away_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its address, before the first step."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert train() == 2
-    assert says(told(), "avsl: http://127.0.0.1:9")
+    assert main(_TRAIN) == 2
+    assert says(_told(capsys), "avsl: http://127.0.0.1:9")
 
-    for method in ("log_epoch", "log_folder"):
-        original, server = getattr(TrackedRun, method), ExitStack()
 
-        def failing(
-            self: TrackedRun,
-            what: Mapping[str, float] | Path,
-            *more: int,
-            original: Callable[..., None] = original,
-            server: ExitStack = server,
-        ) -> None:
-            if more != (1,):  # in the first epoch it is still there
-                server.close()
-            original(self, what, *more)
-
-        with server, monkeypatch.context() as patch:
-            patch.setenv("MLFLOW_TRACKING_URI", server.enter_context(serve(tmp_path, *store)))
-            patch.setattr(TrackedRun, method, failing)
-            assert train() == 2
-        assert told().startswith(f"avsl: {'metrics' if method == 'log_epoch' else 'artifacts'} ")
+@pytest.mark.slow
+@pytest.mark.usefixtures("split_data")
+def test_a_training_outlives_its_mlflow_server(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gone in the middle, gone at the end: a sentence each time, and at last one whole run and its model."""
+    assert main(_TRAIN) == 0
+    trained = Layout.of(compose(_TRAIN[1:])).train
+    weights = trained / "model" / "model.safetensors"
+    undisturbed = weights.read_bytes()
+    shutil.rmtree(trained)
+    store = ("--backend-store-uri", f"sqlite:///{tmp_path}/served.db", "--artifacts-destination", f"{tmp_path}/kept")
+    for method, kept in (("log_epoch", "metrics"), ("log_folder", "artifacts")):
+        with _leaving(serve(tmp_path, *store), method):
+            assert main(_TRAIN) == 2
+        assert says(_told(capsys), "avsl:", kept)
         assert not (trained / "run.json").exists()
 
     with serve(tmp_path, *store) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        assert train() == 0
+        assert main(_TRAIN) == 0
         config = compose()
         client = open_store(config.tracking, config.root).client
         (experiment,) = [e for e in client.search_experiments() if e.name == "avsl-synthetic"]
