@@ -138,3 +138,14 @@ def test_what_is_no_upright_box_is_a_problem(name: str, content: str, problem: s
         path.write_text(json.dumps([task]))
     (answer,) = TOOLS[name].read(path)
     assert problem in answer.problem
+
+
+def test_label_studios_cancelled_annotations_are_no_answers(tmp_path: Path) -> None:
+    """A skipped task counts as not answered."""
+    file, write = EXPORTS["label-studio"]
+    path = write(tmp_path / file, _TASKS[:1], _ANSWERS)
+    (task,) = json.loads(path.read_text())
+    task["annotations"][0]["was_cancelled"] = True
+    path.write_text(json.dumps([task]))
+    (answer,) = TOOLS["label-studio"].read(path)
+    assert (answer.boxes, answer.silent) == ([], False)
