@@ -95,9 +95,10 @@ def test_the_sound_of_a_time_is_one_in_all_containers(
         alone = read_audio(path, time - 0.4, 0.8)
         assert together is not None
         assert pitch(alone) == pytest.approx(300 + 200 * int(time), abs=3)
-        # Matroska rounds time stamps to a millisecond.
+        # Matroska and FLV round time stamps to a millisecond: beside whole samples, up to half of one is left.
         shifts = [np.abs(alone[20:-20] - together[20 + k : len(together) - 20 + k]).max() for k in range(-17, 18)]
-        assert min(shifts) < 0.3, f"at {time}"
+        half_sample = np.abs(alone).max() * np.pi * (300 + 200 * int(time)) / 16000
+        assert min(shifts) <= (half_sample if path.suffix in (".mkv", ".flv") else 1e-3), f"at {time}"
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".ts"])
