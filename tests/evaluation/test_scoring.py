@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,17 @@ from avsl.data.loading import RowReader
 from avsl.data.prepared.format import Manifest, Sample, ShardEntry
 from avsl.data.prepared.reader import PreparedData
 from avsl.data.prepared.writer import write_manifest, write_shard
+from avsl.data.transforms import plain_view
 from avsl.evaluation.evaluate import caveats, score_model
 from avsl.evaluation.maps import Maps, compute_maps
-from avsl.evaluation.scoring import break_down, control_sounds, score_detection, score_part
+from avsl.evaluation.scoring import boxed_controls, break_down, control_sounds, score_detection, score_part
 from avsl.evaluation.thresholds import choose_presence
 from avsl.files import file_hash
 from avsl.functional import detection as D
 from avsl.functional import localization as F
 from avsl.functional import segmentation as S
 from avsl.functional.boxes import consensus_map
-from avsl.models import ObjectPrior, ObjectPriorConfig
+from avsl.models import Localizer, LocalizerConfig, ObjectPrior, ObjectPriorConfig
 from avsl.types import AVBatch, AVOutput
 
 _Rows = NDArray[np.int64]
@@ -614,8 +616,8 @@ def test_negative_sounds_are_counted_at_the_very_threshold(
 ) -> None:
     """A listener stays empty in silence and fires at noise; a deaf model fires alike; other classes' sounds count."""
     for model, threshold, expected in ((_Listener(), 0.5, (0, 1)), (whole, 0.5, (1, 1)), (_Listener(), 0.99, (0, 0))):
-        maps = compute_maps([model], reader, parts["test"], 4, shuffle=True)
-        found = control_sounds([model], maps, 4, threshold)
+        maps = compute_maps([model], reader, parts["test"], 4, shuffle=True, controls=control_sounds(data))
+        found = boxed_controls(maps, threshold)
         assert (found["boxed_silence"], found["boxed_noise"]) == expected
     maps = compute_maps([noise], reader, parts["test"], 4, shuffle=True)
     assert maps.sounds is not None
@@ -627,7 +629,7 @@ def test_negative_sounds_are_counted_at_the_very_threshold(
     size = (data.manifest.image_size,) * 2
     cut = float(F.resize_as(maps.shuffled[0], size, "fixed").amax((1, 2))[foreign].median())
     boxed = F.binarize(F.resize_as(maps.shuffled[0][foreign], size, "fixed"), "fixed", cut).flatten(1).any(1)
-    found = control_sounds([noise], maps, 4, cut)
+    found = boxed_controls(maps, cut)
     assert found["boxed_offscreen"] == boxed.double().mean()
     assert 0 < found["boxed_offscreen"] < 1
     figures = score_model([noise], reader, parts, batch_size=4).figures
@@ -648,3 +650,22 @@ def test_caveats_name_few_recordings_and_scores_like_a_disc() -> None:
     assert says(few, "60 5 recordings")
     assert caveats(torch.where(torch.arange(60) < 40, hit, torch.nan), miss, names) == []
     assert caveats(hit * torch.nan, miss, names) == []
+
+
+def test_a_frame_heard_with_several_sounds_is_seen_once(
+    reader: RowReader, data: PreparedData, parts: dict[str, _Rows], tiny: LocalizerConfig
+) -> None:
+    """The maps are those of one pass for each sound, and the image encoder sees each frame once."""
+    model = Localizer(tiny).eval()
+    seen: list[int] = []
+    model.image.register_forward_hook(lambda module, frames, output: seen.append(len(frames[0])))
+    rows = parts["test"]
+    maps = compute_maps([model], reader, rows, 4, shuffle=True, controls=control_sounds(data))
+    assert sum(seen) == len(rows)
+    view = plain_view(reader(rows, masks=False))
+    with torch.inference_mode():
+        silent = model(replace(view, waveform=torch.zeros(len(rows), data.manifest.n_samples_audio), features={}))
+    assert maps.shuffled is not None
+    torch.testing.assert_close(maps.controls["silence"], silent.confidence)
+    torch.testing.assert_close(maps.members[0], model(view).confidence.detach())
+    assert not torch.equal(maps.members[0], maps.shuffled[0])

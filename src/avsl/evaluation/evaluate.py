@@ -18,6 +18,7 @@ from avsl.evaluation.scoring import (
     METRIC,
     PartScores,
     baselines,
+    boxed_controls,
     break_down,
     control_sounds,
     score_detection,
@@ -41,7 +42,7 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        figures: threshold, one entry for each part (``test`` broken down too, with `control_sounds`; with silent rows
+        figures: threshold, one entry for each part (``test`` broken down too, with `boxed_controls`; with silent rows
             the figures of `score_detection`, those of ``test_offscreen`` together with ``test``; other test parts with
             sources in view hold their ``baselines``), one for each member on its own, the baselines of ``test`` (empty
             where all of it is silent), `caveats` of ``test``, and ``ogl``: None, or the threshold and parts once more
@@ -80,7 +81,13 @@ def score_model(
             they have other thresholds.
     """
     # One part is enough to see whether a model listens.
-    computed = {p: compute_maps(members, reader, rows, batch_size, shuffle=p == "test") for p, rows in parts.items()}
+    controls = control_sounds(reader.data)
+    computed = {
+        part: compute_maps(
+            members, reader, rows, batch_size, shuffle=part == "test", controls=controls if part == "test" else None
+        )
+        for part, rows in parts.items()
+    }
     if threshold is None:
         metric = METRIC
         scores, threshold = _score_parts(computed)
@@ -99,7 +106,7 @@ def score_model(
         trivial = baselines(computed[part]) if scored_here else None
         known = trivial.figures if trivial else {}
         if part == "test":
-            figures[part] |= control_sounds(members, computed[part], batch_size, threshold)
+            figures[part] |= boxed_controls(computed[part], threshold)
             if trivial:
                 recordings = [str(reader.data.source_ids[row]) for row in rows]
                 figures["caveats"] = caveats(scores[part].ciou, trivial.disc, recordings)

@@ -5,8 +5,8 @@ Maps are stored at the model's resolution and enlarged to the frame's a few samp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ from avsl.data.loading import RowReader
 from avsl.data.transforms import plain_view
 from avsl.functional.object_guided import object_guided
 from avsl.functional.seeds import derive_seed
-from avsl.models import ObjectPrior, average
+from avsl.models import Localizer, ObjectPrior, average
 from avsl.types import AVBatch
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class Maps:
         shuffled: the same with another sample's sound for each frame; None if it was not requested.
         reader: reader of the truth.
         sounds: (N,) row numbers of the shuffled sounds; None if they were not requested.
+        controls: (N, h, w) confidences of the model with one sound for every frame, by the sound's name.
         guidance: an object prior to mix in; None for none.
     """
 
@@ -85,6 +86,7 @@ class Maps:
     reader: RowReader
     guidance: Guidance | None = None
     sounds: NDArray[np.int64] | None = None
+    controls: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def confidence(self) -> Tensor:
@@ -131,11 +133,12 @@ def compute_maps(
     batch_size: int,
     *,
     shuffle: bool = False,
-    waveform: Tensor | None = None,
+    controls: Mapping[str, Tensor] | None = None,
 ) -> Maps:
     """Compute the members' maps of ``rows`` with their sounds and, if ``shuffle`` is True, with shuffled sounds.
 
-    With a ``waveform``, (T,) in [-1, 1], this sound replaces the sound of every frame.
+    Each waveform of ``controls``, (T,) in [-1, 1], also takes the place of every frame's sound. A localizer sees each
+    frame once.
 
     The shuffle is seeded, and every frame gets another sample's sound if there are at least two samples.
     """
@@ -144,21 +147,35 @@ def compute_maps(
     other[order] = np.roll(order, 1)
     maps: list[list[Tensor]] = [[] for _ in members]
     shuffled: list[list[Tensor]] = [[] for _ in members]
+    heard: dict[str, list[Tensor]] = {name: [] for name in controls or {}}
     for start in range(0, len(rows), batch_size):
         stop = start + batch_size
         view = plain_view(reader(rows[start:stop], masks=False))
-        if waveform is not None:
-            sound = waveform.expand(len(view), -1)
-            view = AVBatch(view.frame, sound, {}, view.index, view.geometry)
-        for member, found in zip(members, maps, strict=True):
-            found.append(member(view).confidence)
+        views = [view]
         if shuffle:
             wrong = plain_view(reader(rows[other[start:stop]], masks=False))
-            swapped = AVBatch(view.frame, wrong.waveform, wrong.features, view.index, view.geometry)
-            for member, found in zip(members, shuffled, strict=True):
-                found.append(member(swapped).confidence)
-    plain = Maps(rows, [torch.cat(m) for m in maps], None, reader)
+            views.append(replace(view, waveform=wrong.waveform, features=wrong.features))
+        views += [
+            replace(view, waveform=sound.expand(len(view), -1), features={}) for sound in (controls or {}).values()
+        ]
+        found = [_confidences(member, views) for member in members]
+        for k, confidences in enumerate(found):
+            maps[k].append(confidences[0])
+            if shuffle:
+                shuffled[k].append(confidences[1])
+        for name, of_members in zip(heard, zip(*(c[1 + shuffle :] for c in found), strict=True), strict=True):
+            heard[name].append(average(of_members))
+    of_controls = {name: torch.cat(found) for name, found in heard.items()}
+    plain = Maps(rows, [torch.cat(m) for m in maps], None, reader, controls=of_controls)
     return replace(plain, shuffled=[torch.cat(m) for m in shuffled], sounds=rows[other]) if shuffle else plain
+
+
+def _confidences(member: nn.Module, views: Sequence[AVBatch]) -> list[Tensor]:
+    """The member's confidences of views that differ in their sounds alone."""
+    if not isinstance(member, Localizer):
+        return [member(view).confidence for view in views]
+    seen = member.image(views[0].frame)
+    return [member(view, seen).confidence for view in views]
 
 
 @torch.inference_mode()

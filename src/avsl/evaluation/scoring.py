@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from avsl.evaluation.maps import CHUNK, Maps, compute_maps
+from avsl.data.prepared.reader import PreparedData
+from avsl.evaluation.maps import CHUNK, Maps
 from avsl.functional import localization as F
 from avsl.metrics import METRICS, DetectionScore, PartScore
 from avsl.models import average
@@ -145,26 +146,26 @@ def share_boxed(confidence: Tensor, size: int, threshold: float) -> float:
     return boxed / len(confidence)
 
 
-def control_sounds(members: Sequence[nn.Module], maps: Maps, batch_size: int, threshold: float) -> dict[str, float]:
+def control_sounds(data: PreparedData) -> dict[str, Tensor]:
+    """Sounds of no source in view, (T,) in [-1, 1]: digital ``silence`` and white ``noise`` (seeded, SD 0.1)."""
+    length = data.manifest.n_samples_audio
+    noise = 0.1 * torch.randn(length, generator=torch.Generator().manual_seed(0))
+    return {"silence": torch.zeros(length), "noise": noise.clamp(-1, 1)}
+
+
+def boxed_controls(maps: Maps, threshold: float) -> dict[str, float]:
     """Share of frames given a box at the threshold although no source in view sounds (arXiv 2410.01020).
 
     Args:
-        members: localizers whose confidences are averaged, in evaluation mode.
-        maps: their maps of the frames, with shuffled sounds.
-        batch_size: frames the model sees at a time.
+        maps: with shuffled sounds and with `control_sounds`.
         threshold: the fixed one.
 
     Returns:
-        ``boxed_silence`` with digital silence, ``boxed_noise`` with white noise (seeded, SD 0.1) and, where classes are
-        known, ``boxed_offscreen`` with the sound of a sample of another class, over the frames that were given one.
+        ``boxed_silence``, ``boxed_noise`` and, where classes are known, ``boxed_offscreen`` with the sound of a sample
+        of another class, over the frames that were given one.
     """
     data, side = maps.reader.data, maps.reader.data.manifest.image_size
-    length = data.manifest.n_samples_audio
-    noise = 0.1 * torch.randn(length, generator=torch.Generator().manual_seed(0))
-    found = {}
-    for name, sound in (("silence", torch.zeros(length)), ("noise", noise.clamp(-1, 1))):
-        heard = compute_maps(members, maps.reader, maps.rows, batch_size, waveform=sound)
-        found[f"boxed_{name}"] = share_boxed(heard.confidence, side, threshold)
+    found = {f"boxed_{name}": share_boxed(confidence, side, threshold) for name, confidence in maps.controls.items()}
     if maps.shuffled is not None and maps.sounds is not None:
         own, other = data.labels[maps.rows], data.labels[maps.sounds]
         foreign = torch.from_numpy(((own != other) & (own != "") & (other != "")).astype(bool))

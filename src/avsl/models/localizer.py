@@ -63,8 +63,13 @@ class Localizer(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         self.offset = nn.Parameter(torch.tensor(config.offset))
 
-    def forward(self, batch: AVBatch) -> AVOutput:
-        """Compute embeddings and logits of one view, from cached front-end features if the batch has them."""
+    def forward(self, batch: AVBatch, seen: Tensor | None = None) -> AVOutput:
+        """Compute embeddings and logits of one view, from cached front-end features if the batch has them.
+
+        Args:
+            batch: the view.
+            seen: what ``image`` returned for the view's frames, where they are heard with several sounds.
+        """
         front_end = self.audio.front_end
         if front_end.key in batch.features:
             heard = batch.features[front_end.key]
@@ -73,7 +78,7 @@ class Localizer(nn.Module):
         else:
             raise ValueError(f"the batch has neither a waveform nor '{front_end.key}' features")
         encoding = self.audio(heard)
-        features = self.image(batch.frame)
+        features = self.image(batch.frame) if seen is None else seen
         if self.coding is not None:
             features = self.coding(features, encoding.code)
         pairs = zip(features.chunk(self.config.heads, 1), encoding.embedding.chunk(self.config.heads, 1), strict=True)
