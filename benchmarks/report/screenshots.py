@@ -26,12 +26,14 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.1, help="whose runs are compared (default: %(default)s)")
     options = parser.parse_args()
     report = options.outputs / "report" / "report.html"
-    trained = sorted((options.outputs / "train" / str(options.ratio)).glob("*/run.json"))
+    trained = sorted((options.outputs / "train" / str(options.ratio)).glob("*/*/run.json"))
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None or not report.is_file() or not trained:
         parser.error(f"needs a Chromium, {report} and the trainings of ratio {options.ratio}: run `make repro` first")
-    runs = [json.loads(path.read_text())["run_id"] for path in trained]
-    experiment = MlflowClient(options.ui).get_run(runs[0]).info.experiment_id
+    seeds = [MlflowClient(options.ui).get_run(json.loads(path.read_text())["run_id"]) for path in trained]
+    # The parents: one run for each cell, with the means over its seeds.
+    runs = sorted({run.data.tags["mlflow.parentRunId"] for run in seeds})
+    experiment = seeds[0].info.experiment_id
     compare = f"compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])

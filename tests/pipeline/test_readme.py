@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands."""
+"""The Python of the README and of the pages on models runs as it stands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ from avsl.tracking.store import TrackingConfig, open_store
 pytestmark = pytest.mark.slow
 
 _PROJECT = Path(__file__).parents[2]
-_BLOCKS = re.findall(r"^```python\n(.*?)^```", (_PROJECT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+_PAGES = ("README.md", "docs/models.md")
+_BLOCKS = [
+    block
+    for page in _PAGES
+    for block in re.findall(r"^```python\n(.*?)^```", (_PROJECT / page).read_text(), re.MULTILINE | re.DOTALL)
+]
 
 
 @pytest.fixture(scope="module")

@@ -85,8 +85,9 @@ def _common(of_runs: Sequence[dict[str, str]]) -> dict[str, str]:
 
 def _means(runs: Sequence[Run]) -> dict[str, float]:
     """The mean and, for several runs, the standard deviation of each metric of all runs except system metrics."""
-    found: dict[str, float] = {"seeds": len(runs)}
-    for key in runs[0].data.metrics:
+    found: dict[str, float] = {}
+    # MLflow's comparison of runs opens with the metric that was recorded first.
+    for key in sorted(runs[0].data.metrics, key=lambda key: (key != "test/ciou", key)):
         values = [run.data.metrics.get(key) for run in runs]
         known = [value for value in values if value is not None and isfinite(value)]
         if key.startswith("system/") or len(known) < len(runs):
@@ -94,4 +95,4 @@ def _means(runs: Sequence[Run]) -> dict[str, float]:
         found[key] = fmean(known)
         if len(known) > 1:
             found[f"sd/{key}"] = stdev(known)
-    return found
+    return found | {"seeds": len(runs)}
