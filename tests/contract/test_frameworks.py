@@ -263,7 +263,7 @@ def test_labels_reach_the_loss_where_they_are_used(make: Make, batch: SemiBatch)
             continue
         assert (expected.loss.total - found.loss.total).abs() > 1e-2
         assert any(not torch.allclose(before[name], after[name]) for name in before)
-        with pytest.raises(ValueError, match="no masks"):
+        with pytest.raises(ValueError, match=facts("labeled masks")):
             make().training_step(bare, step)
 
 
