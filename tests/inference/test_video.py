@@ -376,7 +376,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, predictor: Predictor) -
     assert not list((tmp_path / "out").glob("*"))
     mp4 = write_video(tmp_path / "own.mp4", [0.5], sound_codec="aac")
     content = mp4.read_bytes()
-    with pytest.raises(DataError, match=facts("own.mp4 overlay")):
+    with pytest.raises(DataError, match=facts("own.mp4 folder")):
         localize_video(mp4, predictor, tmp_path, model="m")
     assert mp4.read_bytes() == content
 
