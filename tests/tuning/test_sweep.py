@@ -75,7 +75,7 @@ def _runs(store: Store, kind: str) -> list[Any]:
 
 def _begun(trial: Path) -> bool:
     """Whether a trial has a checkpoint."""
-    return any(trial.glob("*/state/*/*/last.ckpt"))
+    return any(trial.glob("*/state/*/*/*/last.ckpt"))
 
 
 def _kill_with_all_it_started(process: subprocess.Popen[str]) -> None:
@@ -121,7 +121,7 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
 
     def mid_way(driver: subprocess.Popen[str], more_than: int) -> bool:
         assert driver.poll() is None, log.read_text()
-        return told() > more_than and any(trials.glob("*/synthetic/state/0.5/*/last.ckpt"))
+        return told() > more_than and any(trials.glob("*/synthetic/state/0.5/*/*/last.ckpt"))
 
     driver = start()
     _wait(lambda: mid_way(driver, 0))
