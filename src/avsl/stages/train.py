@@ -72,7 +72,7 @@ def train(overrides: Sequence[str] = ()) -> None:
         say_where(config, layout.base)
     data, split = load_data(layout)
     if (former := RunRecord.find(layout.train)) is not None and former.config_hash != config.training_hash():
-        # DVC empties the folder of a stage that it runs, so this is a training by hand.
+        # Settings of params.yaml have changed since: those of a run by hand have a folder apart.
         log.warning(
             "%s holds a model of other settings (seed %d, %d epochs), which this training will replace; root=FOLDER "
             "keeps both",
