@@ -72,8 +72,8 @@ def cluster(address: str, asked: dict[str, float], what: str, **options: Any) ->
 
     Args:
         address: of the cluster; empty for RAY_ADDRESS, else this machine.
-        asked: cores (``CPU``) and share of a GPU (``GPU``) that one task takes, with the keys that set them.
-        what: a task is, for the error.
+        asked: cores (``CPU``) and share of a GPU (``GPU``) that one task takes.
+        what: a task is, with the keys that set what it takes, for the error.
         options: for ``ray.init``.
 
     Raises:
@@ -114,5 +114,4 @@ def _check_room(asked: dict[str, float], what: str) -> None:
     nodes = [{name: node["Resources"].get(name, 0.0) for name in asked} for node in _RAY.nodes() if node["Alive"]]
     if not any(all(held[name] >= share for name, share in asked.items()) for held in nodes):
         there = "; ".join(" and ".join(f"{value:g} {name}" for name, value in held.items()) for held in nodes)
-        wanted = " and ".join(f"{value:g} {name}" for name, value in asked.items())
-        raise ClusterError(f"no node can hold {what} of {wanted}: Ray's nodes have {there}")
+        raise ClusterError(f"no node can hold {what}: Ray's nodes have {there}")

@@ -23,6 +23,7 @@ import yaml
 from ray.cluster_utils import Cluster
 from tests.fixtures.messages import facts, says
 
+from avsl.cluster import ClusterError
 from avsl.config.compose import compose
 from avsl.config.models import TrainerConfig
 from avsl.data.splits import Split
@@ -237,7 +238,7 @@ def test_two_nodes_run_trials_and_one_of_them_dies(project: Path, nodes: Cluster
     trials = _search(project, 0.25) / "trials"
 
     def kill_one() -> None:
-        _wait(lambda: len(list(trials.glob("*/synthetic/state/0.25/*/last.ckpt"))) >= 2)
+        _wait(lambda: len(list(trials.glob("*/synthetic/state/0.25/*/*/last.ckpt"))) >= 2)
         nodes.remove_node(second, allow_graceful=False)
 
     killer = threading.Thread(target=kill_one, daemon=True)
@@ -351,7 +352,7 @@ def test_a_warm_up_that_outlasts_a_trial_is_refused_before_the_first(
 def test_a_cluster_that_is_not_there_is_told_at_once(project: Path) -> None:
     """By its address; Ray itself would go on trying."""
     for address in ("127.0.0.1:9", "ray://127.0.0.1:9", "[::1]:9"):
-        with pytest.raises(SweepError, match=facts(address)):
+        with pytest.raises(ClusterError, match=facts(address)):
             sweep(["tune=small", "framework=mean_teacher", f"tune.address='{address}'"])
     assert not _search(project, 0.5).exists()
 
@@ -366,7 +367,7 @@ def test_a_worker_that_dies_after_its_last_word_changes_nothing(
     def killing(self: Records, number: int) -> None:
         changed(self, number)
         # Ray waits with the next look at the trial until this is over.
-        if not killed and any(_search(project, 0.5).glob("trials/*/synthetic/train/0.5/*/run.json")):
+        if not killed and any(_search(project, 0.5).glob("trials/*/synthetic/train/0.5/*/*/run.json")):
             assert _kill_worker(killed)
 
     monkeypatch.setattr(Records, "changed", killing)
@@ -418,7 +419,7 @@ def test_a_search_ends_with_its_time_and_goes_on_and_stores_what_it_found(
     asked = ["tune=small", "framework=mean_teacher", "tune.trials=1", f"tune.address={nodes.address}"]
     asked += ["tune.resources.gpu=0.5", "trainer.accelerator=cpu"]
     address = f"s3://{bucket}/searches"
-    with pytest.raises(SweepError, match=facts("tune.resources.cpu 1 tune.resources.gpu 0.5")):
+    with pytest.raises(ClusterError, match=facts("tune.resources.cpu 1 tune.resources.gpu 0.5")):
         sweep(asked)
     node = _node(nodes, gpus=1)
     with pytest.raises(StorageError, match=facts("'absent'")):

@@ -71,7 +71,8 @@ def side_by_side(step: str, tasks: Mapping[str, Sequence[Any]], config: Config) 
     gpus = resources.gpus if config.trainer.accelerator == "gpu" else 0.0
     interrupt = Interrupt("ending; the same command continues")
     asked = {"CPU": resources.cpus, "GPU": gpus}
-    with interrupt.heeded(), cluster(resources.address, asked, "a task", log_to_driver=True), interrupt.heeded():
+    what = f"a training of parallel.cpus = {resources.cpus:g} and parallel.gpus = {gpus:g}"
+    with interrupt.heeded(), cluster(resources.address, asked, what, log_to_driver=True), interrupt.heeded():
         import ray
 
         remote: Any = ray.remote(_call)

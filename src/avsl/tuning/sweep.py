@@ -68,9 +68,8 @@ def sweep(overrides: Sequence[str] = ()) -> None:
         raise SweepError(f"{searches[0].folder} holds no search to resume: leave tune.resume out")
     interrupt = Interrupt("ending the sweep; tune.resume=true continues it, and a second signal stops it at once")
     asked = {"CPU": tune.resources.cpu, "GPU": tune.resources.gpu}
-    cluster_of_trials = cluster(
-        tune.address, asked, "a trial (tune.resources)", log_to_driver=False, runtime_env={"env_vars": WORKER}
-    )
+    what = f"a trial of tune.resources.cpu = {tune.resources.cpu:g} and tune.resources.gpu = {tune.resources.gpu:g}"
+    cluster_of_trials = cluster(tune.address, asked, what, log_to_driver=False, runtime_env={"env_vars": WORKER})
     fruitless = []
     with interrupt.heeded(), cluster_of_trials, interrupt.heeded():
         for search in searches:
