@@ -55,7 +55,7 @@ class XPLConfig(StrictConfig):
     Attributes:
         temperature: T of the sharpening; 1 leaves soft labels unchanged.
         label_momentum: m of the labels' average over visits; 0 has no memory.
-        cross: whether each peer is trained on the other's labels instead of its own.
+        cross: whether each peer learns from the other's labels; otherwise from its own labels.
         pacing: curriculum data selection.
         unlabeled_weight: λ_x of the loss on pseudo-labels.
         contrastive_weight: λ_c of the objective on L ∪ U.

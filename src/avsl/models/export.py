@@ -30,8 +30,8 @@ class ExportedModel(StrictConfig):
         duration_s: length of the model's sounds, s.
         threshold: confidence from which a pixel counts as sounding, chosen on validation, or without labels by the
             share of training frames that it covers.
-        presence: peak of a map below which no visible source sounds, chosen on validation; 0 in older exports, in
-            which the threshold alone decides.
+        presence: peak of a map below which no visible source sounds, chosen on validation; 0 in older exports,
+            which apply only the threshold.
         trained_on: name of the training data set; empty if unknown, as for a published model.
     """
 

@@ -42,7 +42,7 @@ def promote(
     prefer: Prefer = "cost",
     describe: Callable[[Candidate, str], str] = lambda _, evidence: evidence,
 ) -> Decision:
-    """Give the alias ``champion`` of a data set and label ratio to whom it belongs: :func:`judge`, :func:`lead`.
+    """Assign the alias ``champion`` of a data set and label ratio by the rules of :func:`judge` and :func:`lead`.
 
     Versions of candidates are given the ranks these have now, as seeds may have been added. Only a winner gets a
     version, one for each run and model hash; a repeated call, or one after a kill, adds none. The former champion

@@ -194,7 +194,7 @@ def judge(candidates: Sequence[Candidate], split_hash: str, metric: str, prefer:
         candidates: of one data set and label ratio.
         split_hash: of the current validation clips.
         metric: the validation metric's name.
-        prefer: ``score`` chooses the highest mean, whatever it costs.
+        prefer: ``score`` chooses the highest mean and ignores the cost.
     """
     skipped = {}
     for candidate in candidates:

@@ -130,7 +130,7 @@ class Verdicts:
 
     @property
     def groups(self) -> list[list[str]]:
-        """Models of which no two are told apart."""
+        """The groups of models that the tests do not tell apart."""
         return untold_groups(self.pairs)
 
     def needed(self, pair: Pair) -> Needed:

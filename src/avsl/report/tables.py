@@ -41,9 +41,9 @@ _TITLES = {"whole_image": "whole image", "centered_disc": "centered disc", "perf
 _NOTE = (
     "Per cent, means over the seeds, with their standard deviation (SD) and a 95 % interval over seeds and test "
     "recordings; of a single seed it is over recordings alone. CIoU and AUC at one fixed threshold chosen on "
-    "validation; *oracle* is told the true area and selects nothing; *boxed at* is the share of frames given a box at "
-    "that threshold although nothing in view is heard (lower is better); *OGL* mixes in what looks like an object, "
-    "whatever is heard. Training seconds are of one seed."
+    "validation; *oracle* binarizes each map at the true area and never selects a model; *boxed at* is the share of "
+    "frames given a box at that threshold although nothing in view is heard (lower is better); *OGL* mixes in what "
+    "looks like an object, whatever is heard. Training seconds are of one seed."
 )
 _NOTE_PAIRS = (
     "Differences of CIoU in points, first - second, over the seeds that both have and the same test rows, with the "

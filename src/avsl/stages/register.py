@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def register(overrides: Sequence[str] = ()) -> None:
     """Give the best evaluated model of one label ratio the alias ``champion``: first the method, then its best seed.
 
-    Validation alone decides: :func:`avsl.registry.rules.judge`.
+    :func:`avsl.registry.rules.judge` uses only validation scores.
     A champion that a person chose (`avsl models promote`, `rollback`) stays until a better model than all that were
     registered then comes: :func:`avsl.registry.rules.lead`.
     """

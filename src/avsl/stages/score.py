@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 def score(model: str, overrides: Sequence[str] = (), *, choose_threshold: bool = False) -> None:
     """Score a model on the test parts of the prepared data set that ``overrides`` choose.
 
-    ``<root>/<data>/scored/<hash of the model>`` gets ``metrics.json``, ``per_sample.csv`` and ``gallery.png``; MLflow
-    and the registry learn nothing of it.
+    ``<root>/<data>/scored/<hash of the model>`` gets ``metrics.json``, ``per_sample.csv`` and ``gallery.png``; Nothing
+    is logged to MLflow or registered.
 
     Args:
         model: an exported model's folder, or ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.

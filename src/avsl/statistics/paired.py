@@ -96,7 +96,7 @@ def compare_pairs(
 
 
 def untold_groups(pairs: Sequence[Pair]) -> list[list[str]]:
-    """The largest groups of methods of which no two are told apart, each of two or more, in the order of the pairs.
+    """The largest groups of two or more methods that the tests do not tell apart, in the order of the pairs.
 
     A method may be in several: a and b may not be told apart, nor b and c, although a is better than c.
     """

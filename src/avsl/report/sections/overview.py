@@ -42,10 +42,10 @@ def accuracy(comparison: Comparison) -> Section:
         [
             "CIoU is the share of test rows whose map overlaps the annotated boxes with a cIoU of at least 0.5, at one "
             "fixed threshold on the absolute confidence. The median convention takes the most confident half of the "
-            "pixels, as EZ-VSL and FNAC do; the oracle is told the true area and selects nothing. OGL mixes in an "
-            "object prior, whatever is heard. Boxed at: the share of test frames given a box, at the threshold that "
-            "scores, with silence, with noise, and with the sound of something that is not in view; a model that "
-            "listens gives none.",
+            "pixels, as EZ-VSL and FNAC do; the oracle binarizes each map at the true area and never selects a model. "
+            "OGL mixes in an object prior, whatever the sound. Boxed at: the share of test frames given a box, at the "
+            "threshold that scores, with silence, with noise, and with the sound of something that is not in view; a "
+            "model that listens gives none.",
         ],
         [picture],
         [table],
