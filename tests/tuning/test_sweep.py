@@ -250,7 +250,7 @@ def test_two_nodes_run_trials_and_one_of_them_dies(project: Path, nodes: Cluster
     for ratio in (0.25, 0.5):
         result = _result(project, ratio)
         assert [trial["state"] for trial in result["trials"]] == ["complete"] * 3
-        assert result["registry"].startswith(f"avsl-synthetic-ratio-{ratio} 1")
+        assert says(result["registry"], f"avsl-synthetic-ratio-{ratio} version 1 promoted")
     moved = [trial for trial in _result(project, 0.25)["trials"] if trial["retries"]]
     assert len(moved) == 1
     assert set(moved[0]["nodes"]) <= ids
@@ -343,7 +343,7 @@ def test_a_warm_up_that_outlasts_a_trial_is_refused_before_the_first(
     key: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of any framework that competes, and of the objective."""
-    monkeypatch.setattr("avsl.tuning.sweep.cluster", lambda tune: nullcontext())
+    monkeypatch.setattr("avsl.tuning.sweep.cluster", lambda *_, **__: nullcontext())
     with pytest.raises(TrainingError, match=facts(key, 200)):
         sweep(["tune=small", f"objective={'fnac' if 'fnac' in key else 'ezvsl'}", f"{key}=200"])
     assert not list(project.rglob("study.db"))
@@ -427,7 +427,10 @@ def test_a_search_ends_with_its_time_and_goes_on_and_stores_what_it_found(
     asked += ["tune.resume=true", f"tune.results={address}"]
     with pytest.raises(SweepError, match=facts("trials time")):
         sweep([*asked, "tune.time_budget=0.01s"])
-    split(["framework=mean_teacher", "split.seed=1"])
+    split(["split.seed=1"])
+    current = Layout.of(compose([], project)).split
+    current.parent.mkdir(parents=True)
+    Layout.of(compose(["split.seed=1"], project)).split.rename(current)
     sweep(asked)
     (trial,) = _result(project)["trials"]
     assert trial["state"] == "complete"
