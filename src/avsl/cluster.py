@@ -1,4 +1,4 @@
-"""Ray: the nodes that trainings run on, and a person's request to end."""
+"""Starts Ray on the nodes that trainings run on, and handles a person's request to end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# Ray reads these when it is imported: no statistics sent, every worker's lines as they are.
+# Ray reads these at import: send no usage statistics, and pass every worker's lines on unchanged.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 os.environ.setdefault("RAY_COLOR_PREFIX", "0")
@@ -23,9 +23,9 @@ from avsl.errors import AvslError
 
 log = logging.getLogger(__name__)
 
-_RAY: Any = ray  # leaves much of itself untyped
+_RAY: Any = ray  # much of it is untyped
 
-# Seconds that a cluster's head has for an answer.
+# Seconds to wait for the head of a cluster.
 _ANSWER_S = 10.0
 
 
@@ -34,47 +34,47 @@ class ClusterError(AvslError):
 
 
 class Interrupt:
-    """Whether somebody has asked the work to end (Ctrl-C or SIGTERM); a second signal stops it at once.
+    """A person's request to end the work (Ctrl-C or SIGTERM); a second signal ends it at once.
 
     Args:
-        said: what is logged at the first signal.
+        message: logged at the first signal.
 
     Attributes:
-        asked: whether somebody has.
-        code: the exit code that says so, 128 and the signal's number.
+        requested: whether a signal has arrived.
+        code: the exit code after it, 128 plus the signal's number.
     """
 
-    def __init__(self, said: str) -> None:
-        self.asked = False
+    def __init__(self, message: str) -> None:
+        self.requested = False
         self.code = 0
-        self._said = said
+        self._message = message
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
-        """Listen within; Ray replaces the handlers when it starts, so this is entered before it and after."""
-        before = {number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    def handle(self) -> Iterator[None]:
+        """Handle signals in this context; enter it before Ray starts and after, because Ray replaces the handlers."""
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked, self.code = True, 128 + number
-        log.warning("%s", self._said)
+        self.requested, self.code = True, 128 + number
+        log.warning("%s", self._message)
 
 
 @contextmanager
-def cluster(address: str, asked: dict[str, float], what: str, **options: Any) -> Iterator[None]:
-    """Within, Ray runs: the cluster at ``address`` or RAY_ADDRESS, else this machine alone.
+def cluster(address: str, resources: dict[str, float], what: str, **options: Any) -> Iterator[None]:
+    """Run Ray in this context: on the cluster at ``address`` or RAY_ADDRESS, else on this machine alone.
 
     Args:
-        address: of the cluster; empty for RAY_ADDRESS, else this machine.
-        asked: cores (``CPU``) and share of a GPU (``GPU``) that one task takes.
-        what: a task is, with the keys that set what it takes, for the error.
-        options: for ``ray.init``.
+        address: the address of a cluster; empty for RAY_ADDRESS, else this machine.
+        resources: cores (``CPU``) and share of a GPU (``GPU``) that one task takes.
+        what: description of a task for the error, with the keys that set its resources.
+        options: arguments of ``ray.init``.
 
     Raises:
         ClusterError: the cluster does not answer, or no node of it can hold a task.
@@ -85,21 +85,21 @@ def cluster(address: str, asked: dict[str, float], what: str, **options: Any) ->
         start["address"] = address
         _check_answers(address)
     else:
-        # Objects of its store are small: no task ships its data.
+        # Tasks ship no data, so a small object store suffices.
         start |= {"address": "local", "object_store_memory": 100 * 2**20}
     try:
         _RAY.init(**start)
     except ConnectionError as error:
         raise ClusterError(f"the Ray cluster {address} does not answer: {str(error).splitlines()[0]}") from None
     try:
-        _check_room(asked, what)
+        _check_room(resources, what)
         yield
     finally:
         _RAY.shutdown()
 
 
 def _check_answers(address: str) -> None:
-    """Ray would try for many minutes to reach a head that is not there."""
+    """Fail early: Ray tries for many minutes to reach a head that does not run."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():  # "auto", a cluster of this machine
         return
@@ -109,9 +109,9 @@ def _check_answers(address: str) -> None:
         raise ClusterError(f"the Ray cluster {address} does not answer: {error}") from None
 
 
-def _check_room(asked: dict[str, float], what: str) -> None:
-    """Ray would wait without end, and without a word, for a node that can hold a task."""
-    nodes = [{name: node["Resources"].get(name, 0.0) for name in asked} for node in _RAY.nodes() if node["Alive"]]
-    if not any(all(held[name] >= share for name, share in asked.items()) for held in nodes):
-        there = "; ".join(" and ".join(f"{value:g} {name}" for name, value in held.items()) for held in nodes)
-        raise ClusterError(f"no node can hold {what}: Ray's nodes have {there}")
+def _check_room(resources: dict[str, float], what: str) -> None:
+    """Fail early: Ray waits forever, and silently, for a node that can hold a task."""
+    nodes = [{name: node["Resources"].get(name, 0.0) for name in resources} for node in _RAY.nodes() if node["Alive"]]
+    if not any(all(node[name] >= share for name, share in resources.items()) for node in nodes):
+        available = "; ".join(" and ".join(f"{value:g} {name}" for name, value in node.items()) for node in nodes)
+        raise ClusterError(f"no node can hold {what}: Ray's nodes have {available}")

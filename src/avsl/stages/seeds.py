@@ -70,9 +70,9 @@ def side_by_side(step: str, tasks: Mapping[str, Sequence[Any]], config: Config) 
 
     gpus = resources.gpus if config.trainer.accelerator == "gpu" else 0.0
     interrupt = Interrupt("ending; the same command continues")
-    asked = {"CPU": resources.cpus, "GPU": gpus}
+    share = {"CPU": resources.cpus, "GPU": gpus}
     what = f"a training of parallel.cpus = {resources.cpus:g} and parallel.gpus = {gpus:g}"
-    with interrupt.heeded(), cluster(resources.address, asked, what, log_to_driver=True), interrupt.heeded():
+    with interrupt.handle(), cluster(resources.address, share, what, log_to_driver=True), interrupt.handle():
         import ray
 
         remote: Any = ray.remote(_call)
@@ -97,11 +97,11 @@ def side_by_side(step: str, tasks: Mapping[str, Sequence[Any]], config: Config) 
                     log.warning("%s failed: %s", name, failure)
             if cancelled and not done:
                 break
-            if interrupt.asked and not cancelled:
+            if interrupt.requested and not cancelled:
                 for task in pending:
                     ray.cancel(task)
                 cancelled = True
-    if interrupt.asked:
+    if interrupt.requested:
         raise SystemExit(interrupt.code)
     if failures:
         raise SeedError("; ".join(f"{name}: {failure}" for name, failure in failures.items()))

@@ -16,22 +16,22 @@ _NULL = "tag:yaml.org,2002:null"
 
 
 def apply(project: Path, framework: str, label_ratio: float, values: Mapping[str, Value]) -> Path:
-    """Write values as ``tuned.<framework>.<ratio>``, in the place of earlier ones; comments and order are kept.
+    """Write a winner's values as ``tuned.<framework>.<ratio>``; they replace earlier ones, comments and order stay.
 
     Args:
         project: the folder with params.yaml.
-        framework: whose they are.
-        label_ratio: at which.
-        values: by the configuration's key.
+        framework: the winner's framework.
+        label_ratio: the label ratio of the search, in [0, 1].
+        values: the values by configuration key.
 
     Returns:
-        The file.
+        The path of params.yaml.
     """
     path = project / "params.yaml"
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 10_000
-    # As params.yaml writes it; ruamel's own is empty.
+    # params.yaml writes null; ruamel.yaml writes nothing.
     yaml.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar(_NULL, "null"))
     params = yaml.load(path.read_text(encoding="utf-8"))
     tree: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""What a sweep is asked for: the section ``tune``, and the configuration that its trials change."""
+"""The settings of a sweep (section ``tune``) and the configuration that its trials change."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def _seconds(text: Any) -> Any:
 
 
 class TrialResources(StrictConfig):
-    """What a trial takes of a node.
+    """The resources of a node that one trial occupies.
 
     Attributes:
-        cpu: cores, and the threads of its arithmetic.
-        gpu: share of a GPU, or several; 0.25 puts four trials on one. Above 0 trials train on it
-            (``trainer.accelerator=gpu``) unless the command line says otherwise.
+        cpu: number of cores, and of threads for arithmetic.
+        gpu: number of GPUs or share of one; 0.25 puts four trials on a GPU. Above 0, trials train on the GPU
+            (``trainer.accelerator=gpu``) unless the command line sets another accelerator.
     """
 
     cpu: float = Field(1, gt=0)
@@ -40,11 +40,12 @@ class TrialResources(StrictConfig):
 
 
 class ASHAConfig(StrictConfig):
-    """Successive halving (Li et al., MLSys 2020, arXiv 1810.05934): which trials are not worth their last epochs.
+    """Asynchronous successive halving (ASHA; Li et al., MLSys 2020, arXiv 1810.05934) stops poor trials early.
 
     Attributes:
-        grace: epochs after the longest warm-up before any trial is judged; pseudo-labels do nothing before.
-        reduction: at each rung (the first, times ``reduction``, times its square …) the best 1/``reduction`` go on.
+        grace: epochs between the longest warm-up and the first rung; pseudo-labels have no effect before.
+        reduction: at each rung (the first epoch, times ``reduction``, times its square …) the best 1/``reduction``
+            continue.
     """
 
     grace: int = Field(1, ge=1)
@@ -52,28 +53,29 @@ class ASHAConfig(StrictConfig):
 
 
 class TuneConfig(StrictConfig):
-    """A sweep.
+    """Settings of a sweep.
 
     Attributes:
-        name: the Hydra choice it comes from.
-        frameworks: those that compete.
-        trials: at each label ratio, failed ones included.
-        time_budget: seconds for each label ratio's search (``2h``, ``30min`` too); None for no limit.
-        concurrency: trials at a time; None for as many as the resources hold.
-        resources: of a trial.
-        retries: how often a trial whose worker or node has died is started again.
-        seed: of what is proposed.
+        name: the name of the Hydra file with these settings.
+        frameworks: the frameworks that compete.
+        trials: the number of trials at each label ratio, failed ones included.
+        time_budget: seconds for the search at each label ratio; ``2h`` and ``30min`` work too. None sets no limit.
+        concurrency: the number of trials that run at the same time; None fills the resources of the cluster.
+        resources: the resources of a trial.
+        retries: how often a trial is restarted after its worker or node has died.
+        seed: the seed of the sampler.
         sampler: Optuna's TPE, or ``random``.
-        startup: trials, the defaults included, before TPE learns from them.
-        scheduler: which trials are stopped early; None stops none.
-        spaces: changes to what is searched, whatever the framework (``common``) and for each framework; see
+        startup: the number of trials, defaults included, before TPE learns from them.
+        scheduler: stops poor trials early; None stops none.
+        spaces: changes to the search spaces, of all frameworks (``common``) and of each; see
             `avsl.tuning.space.read_spaces`.
-        settings: sections laid over params.yaml in the sweep alone, less those of choices that are not made.
-        address: of a Ray cluster; empty means RAY_ADDRESS, else this machine.
+        settings: sections that replace those of params.yaml in the sweep alone; those of data sets, objectives and
+            frameworks that are not selected are ignored.
+        address: the address of a Ray cluster; empty means RAY_ADDRESS, else this machine.
         resume: whether to resume the search in ``storage``.
         apply: whether to write the winner into params.yaml.
-        storage: the folder of the search, which all nodes see; empty means ``<root>/sweep/<name>``.
-        results: the ``s3://`` address that what was found is copied to when a session ends; empty for none.
+        storage: the folder of the search, visible to all nodes; empty means ``<root>/sweep/<name>``.
+        results: an ``s3://`` address that receives the results at the end of a session; empty for none.
     """
 
     name: str
@@ -96,11 +98,11 @@ class TuneConfig(StrictConfig):
     results: str = ""
 
     @model_validator(mode="after")
-    def _lies_where_it_can(self) -> Self:
+    def _check_locations(self) -> Self:
         if is_remote(self.storage):
             raise ConfigError(
                 f"key 'tune.storage' = '{self.storage}': a search's SQLite file and checkpoints need a folder that all"
-                " nodes see; tune.results takes an s3:// address, for what was found"
+                " nodes see; tune.results takes an s3:// address for the results"
             )
         if self.results and not is_remote(self.results):
             raise ConfigError(
@@ -111,13 +113,13 @@ class TuneConfig(StrictConfig):
 
 @dataclass(frozen=True)
 class Request:
-    """One label ratio's search.
+    """The search at one label ratio.
 
     Attributes:
-        tune: the sweep.
-        label_ratio: the ratio.
-        settings: the sweep's own, as overrides; they move where a search starts.
-        overrides: what the person asked for beside ``tune``, the framework and the ratio; it is not searched.
+        tune: the settings of the sweep.
+        label_ratio: the label ratio, in [0, 1].
+        settings: the sweep's ``settings`` as overrides; they change the defaults that a search starts from.
+        overrides: the command line's overrides except ``tune``, framework and label ratio; their keys are not searched.
         project: the folder with params.yaml.
     """
 
@@ -128,32 +130,31 @@ class Request:
     project: Path
 
     def base(self, framework: str) -> list[str]:
-        """The overrides of a framework's trials before the searched values."""
+        """Return the overrides that all trials of a framework share."""
         aside = tuple(f"framework.{name}." for name in self.tune.frameworks if name != framework)
         kept = [text for text in (*self.settings, *self.overrides) if not text.lstrip("+~").startswith(aside)]
         return [*kept, f"framework={framework}", f"split.label_ratio={self.label_ratio}"]
 
     def space(self, framework: str) -> dict[str, Dimension]:
-        """What is searched for a framework, less what the person has fixed."""
+        """Return the search space of a framework without the keys that the command line fixes."""
         space = self.tune.spaces.get(COMMON, {}) | self.tune.spaces.get(framework, {})
         fixed = {text.lstrip("+~").partition("=")[0] for text in self.overrides}
         return {key: dimension for key, dimension in space.items() if key not in fixed}
 
     def searched(self, framework: str, values: Mapping[str, Value]) -> list[str]:
-        """The overrides that reproduce a trial."""
+        """Return the overrides that reproduce a trial."""
         return [*self.base(framework), *(as_override(key, value) for key, value in values.items())]
 
     def config(self, framework: str, values: Mapping[str, Value]) -> Config:
-        """The configuration of a trial; without values, the default."""
-        # A search's own folders keep its results out of the DAG's.
+        """Return the configuration of a trial; without values, the default configuration."""
+        # A search has separate folders, so a variant's folder name is not needed.
         return compose(self.searched(framework, values), self.project).model_copy(update={"variant": Variant()})
 
     def defaults(self, framework: str) -> dict[str, Value]:
-        """The values that are searched as they are without a search.
+        """Return the default values of the searched keys.
 
         Raises:
-            ConfigError: a key is not the configuration's, an end of its range is not allowed, or the default lies
-                outside.
+            ConfigError: the configuration lacks a key, refuses an end of a range, or has a default outside a range.
         """
         space = self.space(framework)
         plain = self.config(framework, {}).model_dump(mode="json")
@@ -171,17 +172,16 @@ class Request:
         for key, dimension in space.items():
             if not dimension.holds(found[key]):
                 raise ConfigError(
-                    f"tune.spaces leaves out {key} = {found[key]}, which {framework} has without a search: a search"
-                    " starts there"
+                    f"tune.spaces leaves out {key} = {found[key]}, the default of {framework} that a search starts from"
                 )
         return found
 
 
 def read_requests(overrides: Sequence[str], project: Path | None = None) -> list[Request]:
-    """The searches that a command line asks for, one for each label ratio.
+    """Read a command line into searches, one for each label ratio.
 
-    ``tune=full tune.trials=8`` configure the sweep; ``framework=xpl`` or ``framework=dmt,xpl`` say which compete;
-    ``split.label_ratio=0.01,0.03`` asks for two searches; all else is the trials' own.
+    ``tune=full tune.trials=8`` configure the sweep; ``framework=xpl`` or ``framework=dmt,xpl`` select the frameworks;
+    ``split.label_ratio=0.01,0.03`` requests two searches; all other overrides configure the trials.
 
     Raises:
         ConfigError: a key is unknown, a value is out of range, or a space does not fit the configuration.
@@ -206,7 +206,7 @@ def read_requests(overrides: Sequence[str], project: Path | None = None) -> list
     tune = TuneConfig.read(section, "tune")
     for framework in tune.frameworks:
         lookup(framework, FRAMEWORKS, "framework")
-    # A share of a GPU is there to be trained on.
+    # Trials that occupy a GPU train on it.
     accelerator = ("trainer.accelerator=gpu",) if tune.resources.gpu else ()
     requests = []
     for ratio in several["split.label_ratio"] or [""]:
@@ -222,7 +222,7 @@ def read_requests(overrides: Sequence[str], project: Path | None = None) -> list
 
 
 def _stated(settings: Mapping[str, Any], made: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Sections as overrides, less what they say of choices that are not made."""
+    """Yield sections as overrides; ``made`` lists the names selected in each section, others are left out."""
     for section, values in settings.items():
         for key, value in values.items():
             if section not in made or key in made[section]:

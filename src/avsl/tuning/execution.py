@@ -1,4 +1,4 @@
-"""Ray Tune over the nodes. Its own state is never read again: the study has the truth."""
+"""Runs trials with Ray Tune on all nodes. The study holds the state of the search; that of Ray Tune is never read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
-# Ray Tune reads these when it is imported: one report (ours), no files nobody reads, no change of folder.
+# Ray Tune reads these at import: no progress table, no unused log files, no change of the working folder.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
@@ -34,19 +34,19 @@ from avsl.tuning.trial import run_trial
 
 log = logging.getLogger(__name__)
 
-_RAY: Any = ray  # leaves much of itself untyped
+_RAY: Any = ray  # much of it is untyped
 
-# What a trial's worker gets beside the driver's environment.
+# Environment of a trial's worker, in addition to the driver's.
 WORKER = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "60", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
 
 
 def first_rung(request: Request, configs: Mapping[str, Config], steps_per_epoch: int) -> int:
-    """The first epoch after which a trial may be stopped: the longest warm-up, and the grace after it.
+    """Return the first epoch after which a trial may be stopped: the longest warm-up plus ``grace``.
 
     Args:
         request: the search.
-        configs: each framework's trial without searched values.
-        steps_per_epoch: steps of an epoch.
+        configs: each framework's default configuration.
+        steps_per_epoch: the number of steps in an epoch.
     """
     longest = 0
     for framework, plain in configs.items():
@@ -65,25 +65,25 @@ def execute(
     changed: Callable[[int], None],
     interrupt: Interrupt,
 ) -> None:
-    """Run trials until there are enough of them, the time is over, or somebody asks for an end.
+    """Run trials until their number or the time budget is reached, or the person interrupts.
 
     Args:
-        study: where they come from and are kept.
+        study: proposes and stores the trials.
         scheduler: from :func:`make_scheduler`.
-        ship: what :func:`avsl.tuning.trial.run_trial` gets of a trial.
-        changed: called with a trial's number whenever the study has more of it.
-        interrupt: the request for an end.
+        ship: makes the argument of :func:`avsl.tuning.trial.run_trial` from a trial.
+        changed: called with the number of a trial after each change in the study.
+        interrupt: the person's request to end.
     """
     config = study.request.tune
     if not (remaining := study.remaining()):
         return
-    # Ray Tune's own records, of this session alone.
+    # Ray Tune's state, which lasts one session.
     records = study.folder / "ray"
     shutil.rmtree(records, ignore_errors=True)
     resources = {"cpu": config.resources.cpu, "gpu": config.resources.gpu}
     held = _RAY.cluster_resources()
     room = [int(held.get(name.upper(), 0) / share) for name, share in resources.items() if share]
-    # Not tune.Tuner, which pickles all that it is given in order to be restored from that.
+    # tune.Tuner would pickle all its arguments, the study among them.
     with _silenced("ray.tune", "ray.train"):
         tune.run(
             run_trial,
@@ -108,13 +108,13 @@ def execute(
 
 
 def make_scheduler(config: ASHAConfig | None, first: int, epochs: int, past: Sequence[Trial]) -> TrialScheduler:
-    """What stops trials early.
+    """Make the scheduler that stops poor trials early.
 
     Args:
-        config: how; None stops none.
-        first: the epoch of the first rung; from ``epochs`` on nothing can be saved and none is stopped.
-        epochs: of a whole training.
-        past: trials of earlier sessions, against which the new ones are held too.
+        config: its settings; None stops none.
+        first: the epoch of the first rung; at ``epochs`` or later no trial is stopped.
+        epochs: the number of epochs of a training.
+        past: trials of earlier sessions, which the new ones are compared with too.
     """
     if config is None or first >= epochs:
         none: Any = FIFOScheduler  # untyped
@@ -123,10 +123,10 @@ def make_scheduler(config: ASHAConfig | None, first: int, epochs: int, past: Seq
 
 
 class _Halving(ASHAScheduler):
-    """ASHA on validation CIoU by the epoch.
+    """ASHA on each epoch's validation CIoU.
 
-    The trials of the default values are never stopped, so that no search ends below them; and none after its last
-    epoch, as all that is left then is to export it.
+    It never stops a trial of the default values, so no search ends below them, nor a trial after its last epoch, when
+    only the export remains.
     """
 
     def __init__(self, config: ASHAConfig, first: int, epochs: int, past: Sequence[Trial]) -> None:
@@ -137,10 +137,10 @@ class _Halving(ASHAScheduler):
         self.stopped: dict[str, str] = {}
         for trial in past:
             stand_in: Any = SimpleNamespace(trial_id=f"past {trial.number}", config={})
-            nobody: Any = None  # ASHA asks nothing of the controller
-            self.on_trial_add(nobody, stand_in)
+            controller: Any = None  # ASHA does not use it
+            self.on_trial_add(controller, stand_in)
             for epoch, metrics in trial.epochs.items():
-                super().on_trial_result(nobody, stand_in, {"epoch": epoch, "ciou": metrics["val/ciou"]})
+                super().on_trial_result(controller, stand_in, {"epoch": epoch, "ciou": metrics["val/ciou"]})
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return True
@@ -156,7 +156,7 @@ class _Halving(ASHAScheduler):
 
 
 class _Proposals(Searcher):
-    """The study's next trial, for Ray Tune."""
+    """Hands the study's next trial to Ray Tune."""
 
     def __init__(self, study: Study, ship: Callable[[Trial], Mapping[str, Any]]) -> None:
         super().__init__(metric="ciou", mode="max")
@@ -168,20 +168,20 @@ class _Proposals(Searcher):
         return Searcher.FINISHED if trial is None else dict(self._ship(trial))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: :class:`_Bookkeeping` keeps what ends, and how."""
+        """Do nothing; :class:`_Bookkeeping` records how trials end."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a sweep goes on from its study."""
+        """Do nothing; a sweep resumes from its study."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Never called, as Ray Tune's own state is never gone on from."""
+        """Never called, since Ray Tune's state is never resumed."""
         raise NotImplementedError
 
 
 class _Bookkeeping(Callback):
-    """Writes into the study what Ray Tune says of trials.
+    """Writes the reports of trials to the study.
 
-    A trial ends with its outcome: Ray starts it again if its worker dies after that, which changes nothing any more.
+    A trial ends with its outcome; if its worker dies later, Ray restarts it, and its reports are ignored.
     """
 
     def __init__(self, study: Study, scheduler: TrialScheduler, changed: Callable[[int], None]) -> None:
@@ -219,7 +219,7 @@ class _Bookkeeping(Callback):
         if number in self._ended:
             return
         self._study.note(number, retries=self._study.trial(number).retries + 1)
-        log.warning("trial %d: its worker or node died; it goes on from its checkpoint", number)
+        log.warning("trial %d: its worker or node died; it continues from its checkpoint", number)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         number = trial.config["number"]
@@ -246,7 +246,7 @@ class _Bookkeeping(Callback):
 
 
 class _End(Stopper):
-    """The end of a session, whatever its trials do."""
+    """Ends a session at its deadline or on the person's request."""
 
     def __init__(self, budget: float | None, interrupt: Interrupt) -> None:
         self._deadline = None if budget is None else time.monotonic() + budget
@@ -256,12 +256,12 @@ class _End(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._interrupt.asked or (self._deadline is not None and time.monotonic() >= self._deadline)
+        return self._interrupt.requested or (self._deadline is not None and time.monotonic() >= self._deadline)
 
 
 @contextmanager
 def _silenced(*names: str) -> Iterator[None]:
-    """Ray's notes on its own state, of which nothing is used, would stand between our lines."""
+    """Silence loggers of Ray Tune: their messages on its unused state would interleave with the sweep's."""
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Optuna's own plots of a search."""
+"""Optuna's plots of a search."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from avsl.viz.curves import save_figure
 
 
 def draw(study: Study, frameworks: Sequence[str], folder: Path) -> list[Path]:
-    """Importance, slices and parallel coordinates of each framework's values, and what was best when.
+    """Plot importance, slices, parallel coordinates and history of each framework's trials.
 
-    A framework with fewer than two finished trials of different scores shows nothing and is left out.
+    A framework with fewer than two finished trials of different scores is left out.
 
     Args:
         study: the search.
-        frameworks: that competed.
-        folder: of the pictures.
+        frameworks: the frameworks that competed.
+        folder: the folder for the plots.
 
     Returns:
-        The files.
+        The paths of the plots.
     """
     wanted: dict[str, Callable[[optuna.Study], Any]] = {
         "importance": plots.plot_param_importances,
@@ -48,7 +48,7 @@ def draw(study: Study, frameworks: Sequence[str], folder: Path) -> list[Path]:
                 axes = plot(own)
             figure = np.ravel(axes)[0].figure
             figure.suptitle(f"{framework}: validation CIoU@0.5")
-            # Optuna lets ticks run into each other and names over the edge.
+            # Optuna's tick labels overlap and its axis names leave the figure.
             if name == "parallel":
                 figure.set_size_inches(16, 6)
             for panel in figure.axes:

@@ -1,4 +1,4 @@
-"""The MLflow runs of a sweep: a parent run and a child for each trial. MLflow may be unreachable for a while."""
+"""The MLflow runs of a sweep: a parent run and a child run for each trial. MLflow may be unreachable for a while."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ log = logging.getLogger(__name__)
 
 _STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _RETRY_S = 10.0
-# What an MLflow that answers may take beyond the patience at the end of a search.
+# Seconds beyond the patience at the end of a search, for an MLflow that answers.
 _GRACE_S = 60.0
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What the runs of a search have in common.
+    """The facts that all runs of a search share.
 
     Attributes:
-        config: of the search's default trial.
-        data_hash: of the prepared set.
-        split_hash: of the split.
-        git_commit: of the code.
-        ratio: as in file names.
+        config: the default configuration.
+        data_hash: the content hash of the prepared set.
+        split_hash: the content hash of the split.
+        git_commit: the commit of the code.
+        ratio: the label ratio as file names have it.
     """
 
     config: Config
@@ -43,7 +43,7 @@ class Origin:
     ratio: str
 
     def tags(self, framework: str) -> RunTags:
-        """A run's."""
+        """Return the tags of a run of ``framework``."""
         return RunTags(
             framework=framework,
             objective=self.config.objective.name,
@@ -59,19 +59,19 @@ class Origin:
 class Records:
     """Copies the study to MLflow in a separate thread, for which a sweep never waits.
 
-    What cannot be written is tried again until :meth:`close`, and by the next session of the same search.
+    Failed writes are repeated until :meth:`close`, and by the next session of the same search.
 
     Args:
-        study: the truth.
-        origin: what the runs have in common.
-        configure: a trial's configuration.
-        shown: the parent's parameters.
+        study: the study to copy.
+        origin: the facts that all runs share.
+        configure: returns a trial's configuration.
+        shown: the parameters of the parent run.
     """
 
     def __init__(
         self, study: Study, origin: Origin, configure: Callable[[Trial], Config], shown: Mapping[str, Any]
     ) -> None:
-        # MLflow's own patience is minutes for every call.
+        # By default MLflow retries each call for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         self._study = study
@@ -92,20 +92,20 @@ class Records:
         self._thread.start()
 
     def changed(self, number: int) -> None:
-        """A trial has gone on or ended."""
+        """Note that a trial has changed in the study."""
         with self._news:
             self._changed.add(number)
             self._news.notify()
 
     def close(self, patience: float, grace: float = _GRACE_S) -> list[int]:
-        """Write what is still to be written.
+        """Write the remaining changes and end the thread.
 
         Args:
-            patience: seconds for which a store that fails is tried again.
-            grace: seconds more for a store that answers.
+            patience: seconds for which failed writes are repeated.
+            grace: additional seconds for a store that answers.
 
         Returns:
-            The trials of which something is missing in MLflow.
+            The numbers of trials that MLflow lacks in part or in whole.
         """
         with self._news:
             self._changed |= self._unrecorded() | {t.number for t in self._study.trials() if t.run_id and not t.order}
@@ -119,16 +119,16 @@ class Records:
             return sorted(self._changed | self._unrecorded())
 
     def _unrecorded(self) -> set[int]:
-        """The trials that have ended, proposals that no configuration can have among them, and are not all written."""
+        """Return the ended trials, refused proposals included, that MLflow lacks in part or in whole."""
         return {trial.number for trial in self._study.trials() if trial.order and not trial.recorded}
 
     def parent(self) -> tuple[Store, TrackedRun]:
-        """The store and the sweep's own run; only after :meth:`close`.
+        """Return the store and the sweep's run; call it after :meth:`close`.
 
         Raises:
             TrackingError: the store fails, or has not answered yet.
         """
-        if self._thread.is_alive():  # in the middle of what must not be begun twice
+        if self._thread.is_alive():  # it may be opening the run at this moment
             raise TrackingError("MLflow has not answered yet")
         return self._open()
 
@@ -140,7 +140,7 @@ class Records:
             self._defect = error
 
     def _write_next(self) -> bool:
-        """Wait for news of a trial and write it; returns whether there may be more."""
+        """Wait for a change of a trial and write it; returns whether there may be more."""
         with self._news:
             self._news.wait_for(lambda: self._changed or self._deadline is not None)
             if not self._changed:
@@ -153,7 +153,7 @@ class Records:
             return self._deadline is None or time.monotonic() < self._deadline + self._grace
         except TrackingError as error:
             if not self._down:
-                log.warning("%s; the sweep goes on, and writes it later", error)
+                log.warning("%s; the sweep continues and writes it later", error)
             self._down = True
         with self._news:
             self._changed.add(number)
@@ -181,13 +181,13 @@ class Records:
                     "space": json.dumps(self._shown["space"]),
                 }
             )
-            self._parent = parent  # from here on there is nothing of it to be tried again
+            self._parent = parent  # last: an error above repeats all of it
         return self._store, self._parent
 
     def _write(self, number: int) -> None:
         store, parent = self._open()
         trial = self._study.trial(number)
-        if trial.recorded:  # all of it was written with earlier news, which were older than it
+        if trial.recorded:  # an earlier change wrote the trial's newer state
             return
         if number not in self._runs:
             name = f"trial {number} {trial.framework}{' (defaults)' if trial.default else ''}"
@@ -203,7 +203,7 @@ class Records:
                 run.log_epoch(metrics, epoch)
                 self._written[number] = epoch
         if trial.order is None:
-            if self._deadline is not None:  # the session ends without it
+            if self._deadline is not None:  # the session ends before the trial
                 run.set_tags({"state": trial.state})
                 run.finish("KILLED")
             return

@@ -1,4 +1,4 @@
-"""Search spaces: the searched values of a configuration and their distributions."""
+"""Search spaces: the searched keys of a configuration and the distributions of their values."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 Value = float | int | str | bool
-# Searched whatever the framework.
+# The space that all frameworks share.
 COMMON = "common"
 
 
 class Number(StrictConfig):
-    """A number from [low, high], trained with at four significant digits so that what is written down is what was.
+    """A number in [low, high], rounded to four significant digits so that logs show the value exactly.
 
     Attributes:
-        kind: ``float`` draws it uniformly, ``log`` its logarithm, ``log_complement`` the logarithm of 1 − x: the decays
-            0.9, 0.99 and 0.999 are then as far from each other.
-        low: the least value.
-        high: the greatest.
+        kind: ``float`` draws it uniformly, ``log`` its logarithm, ``log_complement`` the logarithm of 1 − x, in which
+            the decays 0.9, 0.99 and 0.999 are equally spaced.
+        low: smallest value.
+        high: largest value.
     """
 
     kind: Literal["float", "log", "log_complement"]
@@ -68,13 +68,13 @@ class Number(StrictConfig):
 
 
 class Integer(StrictConfig):
-    """A whole number from low, low + step, … up to high.
+    """An integer from low, low + step, … up to high.
 
     Attributes:
         kind: ``int``.
         low: smallest value.
         high: largest value.
-        step: distance of neighboring values.
+        step: distance between neighboring values.
     """
 
     kind: Literal["int"]
@@ -143,7 +143,7 @@ class Choices(StrictConfig):
 
 
 Dimension = Number | Integer | Choices
-# By the dotted key of the value that is searched.
+# Keys are dotted configuration keys.
 Space = Mapping[str, Dimension]
 _KINDS: dict[str, type[Dimension]] = {
     **dict.fromkeys(("float", "log", "log_complement"), Number),
@@ -153,14 +153,14 @@ _KINDS: dict[str, type[Dimension]] = {
 
 
 def read_spaces(spaces: Mapping[str, Any]) -> dict[str, dict[str, Dimension]]:
-    """The spaces of a sweep: each framework's and the trainer's ``SPACE``, changed by ``spaces``.
+    """Return the spaces of a sweep: each framework's and the trainer's ``SPACE``, changed by ``spaces``.
 
     Args:
-        spaces: below ``common``, sections of the configuration; below a framework's name, its settings. What is null
-            is not searched.
+        spaces: below ``common``, sections of the configuration; below a framework's name, its settings. A null removes
+            a key from the space.
 
     Returns:
-        By ``common`` and by framework, each searched key with its dimension.
+        The dimension of each searched key, for ``common`` and for each framework.
 
     Raises:
         ConfigError: a space names no framework, or a dimension is invalid.
@@ -176,7 +176,7 @@ def read_spaces(spaces: Mapping[str, Any]) -> dict[str, dict[str, Dimension]]:
 
 
 def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``tree`` with ``changes`` laid over it, section by section; another kind of draw replaces the whole dimension."""
+    """Merge ``changes`` into ``tree`` section by section; another ``kind`` replaces the whole dimension."""
     merged = dict(tree)
     for key, change in changes.items():
         before = merged.get(key)
@@ -190,7 +190,7 @@ def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def _read(tree: Any, where: str, prefix: str) -> Iterator[tuple[str, Dimension]]:
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"key '{where}' = {tree!r}: a section is needed, with the keys that are searched")
+        raise ConfigError(f"key '{where}' = {tree!r}: a section with the searched keys is needed")
     for key, node in tree.items():
         if node is None:
             continue
@@ -206,5 +206,5 @@ def _read(tree: Any, where: str, prefix: str) -> Iterator[tuple[str, Dimension]]
 
 
 def _short(number: float) -> float:
-    """Without the last digits, which a subtraction has spoilt."""
+    """Round to 12 significant digits, which removes the rounding error of a subtraction."""
     return float(f"{number:.12g}")

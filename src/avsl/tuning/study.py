@@ -1,6 +1,6 @@
-"""The search's truth: every trial, its values, epochs and end, in an Optuna study on SQLite.
+"""The state of a search: every trial with its values, epochs and outcome, in an Optuna study on SQLite.
 
-Nothing else is needed to go on after any kill: a trial that has not ended stands there as RUNNING.
+It suffices to resume a search after any kill: an unfinished trial has the state RUNNING.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ _STATES = {
 
 
 class SweepError(AvslError):
-    """A search that cannot be started or gone on with; the message is one sentence."""
+    """A search that cannot be started or resumed; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as the study has it.
+    """A trial of the study.
 
     Attributes:
-        number: counts from 0 in the order of proposal.
-        framework: what it trains.
-        values: what is searched, by the configuration's key.
-        config: all of its configuration, as JSON values.
-        state: complete, stopped (by the scheduler), failed or interrupted (to be gone on with).
-        score: the finished model's validation CIoU@0.5 in [0, 1], or the last epoch's; None before the first.
-        reason: why it ended, where it did not run to its end.
-        epochs: every epoch's metrics, by epoch from 1.
-        nodes: the ids of the nodes that it has run on.
-        retries: how often its worker or node has died.
-        run_id: of its MLflow run; None until there is one.
-        recorded: whether MLflow has all of it.
-        default: whether its values are those without a search.
-        started: the moment of its proposal, in seconds of the epoch.
-        order: the moment of its end; None before.
-        seconds: that its training and export took in the session that finished it; None where it did not.
+        number: its index from 0, in the order of proposal.
+        framework: the framework that it trains.
+        values: the searched values by configuration key.
+        config: the whole configuration as JSON values.
+        state: complete, stopped (by the scheduler), failed or interrupted (to be resumed).
+        score: validation CIoU@0.5 in [0, 1] of the finished model, else of the last epoch; None before the first.
+        reason: why it was stopped or failed; empty otherwise.
+        epochs: the metrics of each epoch, counted from 1.
+        nodes: the ids of the nodes that it ran on.
+        retries: how often its worker or node died.
+        run_id: the id of its MLflow run; None before there is one.
+        recorded: whether MLflow has the whole trial.
+        default: whether its values are the defaults.
+        started: the time of its proposal, in seconds since 1970.
+        order: the time of its end, in seconds since 1970; None before.
+        seconds: duration of training and export in the session that finished it; None if unfinished.
     """
 
     number: int
@@ -85,10 +85,10 @@ class Trial:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep a second driver out of a search's folder.
+    """Lock a search's folder against a second driver.
 
     Raises:
-        SweepError: there is one.
+        SweepError: another driver holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -99,31 +99,30 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def is_begun(folder: Path, resume: bool) -> bool:
-    """Whether a folder holds a search.
+    """Return whether a folder holds a search.
 
     Raises:
-        SweepError: it does, and shall not be gone on with.
+        SweepError: it does, and ``resume`` is false.
     """
-    there = (folder / _FILE).exists()
-    if there and not resume:
+    exists = (folder / _FILE).exists()
+    if exists and not resume:
         raise SweepError(
-            f"{folder} holds a search already: go on with tune.resume=true, or search elsewhere with tune.storage="
+            f"{folder} holds a search already: resume it with tune.resume=true, or search elsewhere with tune.storage="
         )
-    return there
+    return exists
 
 
 class Study:
-    """One label ratio's search.
+    """The search at one label ratio.
 
     Args:
-        folder: of the search.
-        request: what is searched.
-        stated: all that the search depends on, as JSON values; it is only gone on with where they are equal.
-        defaults: each framework's values without a search; they are tried first.
+        folder: the folder of the search.
+        request: the search.
+        stated: everything the search depends on, as JSON values; a search is only resumed if they are equal.
+        defaults: each framework's default values, which are tried first.
 
     Raises:
-        SweepError: there is a search already and it shall not be gone on with, it was asked for otherwise, or its file
-            is damaged.
+        SweepError: the folder holds a search that is not to be resumed or has other settings, or its file is damaged.
     """
 
     def __init__(
@@ -143,7 +142,7 @@ class Study:
         except (KeyError, SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
             raise SweepError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
         if differing := sorted(key for key in before.keys() | stated.keys() if before.get(key) != stated.get(key)):
-            raise SweepError(f"the search in {folder} was asked for with another {', another '.join(differing)}")
+            raise SweepError(f"the search in {folder} has another {', another '.join(differing)}")
         self._study.sampler = self._sampler(len(self._study.trials))
         self._waiting = [trial.number for trial in self._study.trials if trial.state == TrialState.RUNNING]
 
@@ -162,7 +161,7 @@ class Study:
 
     def _sampler(self, count: int) -> BaseSampler:
         tune = self.request.tune
-        # By the trials there are: a resumed search must not draw again what the first session drew.
+        # The seed depends on the number of trials: a resumed search must not repeat the draws of the first session.
         seed = derive_seed(tune.seed, count) % 2**32
         if tune.sampler == "random":
             return RandomSampler(seed)
@@ -173,47 +172,47 @@ class Study:
             )
 
     def remaining(self) -> int:
-        """How many trials are still to be run or gone on with."""
+        """Return the number of trials still to be run or resumed."""
         ended = sum(trial.state.is_finished() for trial in self._study.trials)
         return max(0, self.request.tune.trials - ended)
 
     def next(self) -> Trial | None:
-        """The next trial: one that was interrupted, else a proposal; None when there are enough.
+        """Return the next trial: an interrupted one, else a proposal; None if there are enough.
 
-        A proposal that no configuration can have is a failed trial, and followed by another.
+        A proposal that the configuration refuses is stored as a failed trial, and the next one is drawn.
         """
         while self._waiting:
             number = self._waiting.pop(0)
-            # A proposal that a kill interrupted is completed; values that were suggested or enqueued are kept.
+            # Complete a proposal that a kill interrupted; values that were suggested or enqueued stay.
             if self.trial(number).config or self._propose(optuna.Trial(self._study, self._id(number))):
                 return self.trial(number)
         while sum(trial.state != TrialState.WAITING for trial in self._study.trials) < self.request.tune.trials:
-            asked = self._study.ask()
-            if self._propose(asked):
-                return self.trial(asked.number)
+            proposal = self._study.ask()
+            if self._propose(proposal):
+                return self.trial(proposal.number)
         return None
 
-    def _propose(self, asked: optuna.Trial) -> bool:
-        """Draw a trial's values; returns whether a configuration can have them."""
-        framework = self._draw_framework(asked)
-        values = {key: dimension.suggest(asked, key) for key, dimension in self.request.space(framework).items()}
-        self.note(asked.number, framework=framework, values=values)
+    def _propose(self, proposal: optuna.Trial) -> bool:
+        """Draw a trial's values; returns whether the configuration accepts them."""
+        framework = self._draw_framework(proposal)
+        values = {key: dimension.suggest(proposal, key) for key, dimension in self.request.space(framework).items()}
+        self.note(proposal.number, framework=framework, values=values)
         try:
             config = self.request.config(framework, values).model_dump(mode="json")
         except ConfigError as error:
-            self.fail(asked.number, str(error))
+            self.fail(proposal.number, str(error))
             return False
-        self.note(asked.number, config=config)
+        self.note(proposal.number, config=config)
         return True
 
-    def _draw_framework(self, asked: optuna.Trial) -> str:
+    def _draw_framework(self, proposal: optuna.Trial) -> str:
         frameworks = self.request.tune.frameworks
         if len(frameworks) == 1:
             return frameworks[0]
-        return str(asked.suggest_categorical(_FRAMEWORK, list(frameworks)))
+        return str(proposal.suggest_categorical(_FRAMEWORK, list(frameworks)))
 
     def trials(self) -> list[Trial]:
-        """All of them, but those that wait to be proposed or whose proposal is not complete."""
+        """Return all trials whose proposal is complete."""
         return [
             self._read(trial)
             for trial in self._study.trials
@@ -221,31 +220,31 @@ class Study:
         ]
 
     def trial(self, number: int) -> Trial:
-        """One of them."""
+        """Return a trial by its number."""
         return self._read(self._storage.get_trial(self._id(number)))
 
     def _read(self, trial: FrozenTrial) -> Trial:
-        said, run = trial.user_attrs, self._run(trial.number)
-        epochs = {int(key.removeprefix(_EPOCH)): said[key] for key in said if key.startswith(_EPOCH)}
+        facts, run = trial.user_attrs, self._run(trial.number)
+        epochs = {int(key.removeprefix(_EPOCH)): facts[key] for key in facts if key.startswith(_EPOCH)}
         last = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
         ended = trial.datetime_complete
         return Trial(
             number=trial.number,
-            framework=said.get("framework", ""),
-            values=said.get("values", {}),
-            config=said.get("config", {}),
+            framework=facts.get("framework", ""),
+            values=facts.get("values", {}),
+            config=facts.get("config", {}),
             state=_STATES[trial.state],
             score=trial.value if trial.state == TrialState.COMPLETE else last,
-            reason=said.get("reason", ""),
+            reason=facts.get("reason", ""),
             epochs=dict(sorted(epochs.items())),
-            nodes=tuple(said.get("nodes", ())),
-            retries=said.get("retries", 0),
+            nodes=tuple(facts.get("nodes", ())),
+            retries=facts.get("retries", 0),
             run_id=run.get("id"),
             recorded=run.get("recorded", False),
-            default="default" in said,
+            default="default" in facts,
             started=trial.datetime_start.timestamp() if trial.datetime_start else 0.0,
             order=None if ended is None else ended.timestamp(),
-            seconds=said.get("seconds"),
+            seconds=facts.get("seconds"),
         )
 
     def _id(self, number: int) -> int:
@@ -253,19 +252,19 @@ class Study:
         return self._storage.get_trial_id_from_study_id_trial_number(study, number)
 
     def note(self, number: int, **facts: Any) -> None:
-        """Keep facts of a trial."""
+        """Store facts of a trial."""
         for key, value in facts.items():
             self._storage.set_trial_user_attr(self._id(number), key, value)
 
     def note_run(self, number: int | None, run_id: str, recorded: bool = False) -> None:
-        """Keep which MLflow run is a trial's (None: the search's), and whether it has all of it.
+        """Store the MLflow run of a trial (None: of the search), and whether the run has the whole trial.
 
-        With the search, as Optuna lets nothing be added to a trial that has ended.
+        The study stores it, because Optuna adds nothing to a trial that has ended.
         """
         self._study.set_user_attr(_run_key(number), {"id": run_id, "recorded": recorded})
 
     def run_id(self) -> str | None:
-        """The search's MLflow run; None until there is one."""
+        """Return the id of the search's MLflow run; None before there is one."""
         return self._run(None).get("id")
 
     def _run(self, number: int | None) -> dict[str, Any]:
@@ -273,36 +272,36 @@ class Study:
         return found
 
     def place(self, number: int, node: str) -> None:
-        """A trial starts, or goes on, on a node."""
+        """Store that a trial starts or continues on a node."""
         self.note(number, nodes=list(dict.fromkeys([*self.trial(number).nodes, node])))
 
     def epoch(self, number: int, epoch: int, score: float, metrics: Mapping[str, float]) -> None:
-        """An epoch of a trial has ended; one that a moved trial repeats takes the place of the first."""
+        """Store the metrics of a trial's epoch; a restarted trial replaces those of the epochs that it repeats."""
         self._storage.set_trial_intermediate_value(self._id(number), epoch, score)
         self.note(number, **{f"{_EPOCH}{epoch}": dict(metrics)})
 
     def complete(self, number: int, score: float, seconds: float) -> None:
-        """A trial has run to its end, in so many seconds."""
+        """Store the score of a finished trial and its duration in seconds."""
         self.note(number, seconds=seconds)
         self._study.tell(number, score)
 
     def stop(self, number: int, reason: str) -> None:
-        """The scheduler has stopped a trial."""
+        """Store that the scheduler has stopped a trial."""
         self.note(number, reason=reason)
         self._study.tell(number, state=TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
-        """A trial has failed."""
+        """Store that a trial has failed."""
         self.note(number, reason=reason)
         self._study.tell(number, state=TrialState.FAIL)
 
     def best(self) -> Trial | None:
-        """The finished trial with the best score, the first of equals."""
+        """Return the finished trial with the best score, the first of equals."""
         complete = [trial for trial in self.trials() if trial.state == "complete"]
         return max(complete, key=lambda trial: (trial.score or 0.0, -trial.number), default=None)
 
     def for_plots(self, framework: str) -> optuna.Study:
-        """A framework's ended trials as a study in memory: all have the same values, here under short names."""
+        """Return a framework's finished and stopped trials as a study in memory, with short names of values."""
         study = optuna.create_study(direction="maximize")
         for trial in self._study.trials:
             if trial.user_attrs.get("framework") == framework and trial.state in (

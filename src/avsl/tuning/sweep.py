@@ -1,4 +1,4 @@
-"""The sweep: a search for each label ratio, and the registration of its winner."""
+"""Searches the best settings at each label ratio and registers the winner."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from avsl.tuning.study import Study, SweepError, Trial, alone, is_begun
 
 log = logging.getLogger(__name__)
 
-# Seconds that the end of a search waits for an MLflow that does not answer.
+# Seconds for which the end of a search waits for an MLflow that does not answer.
 _PATIENCE_S = 20.0
 _SHOWN = 10
-# What a search cannot change when it goes on.
+# The settings that must be equal when a search is resumed.
 _DECISIVE = {"name", "frameworks", "seed", "sampler", "startup", "scheduler"}
 
 
@@ -67,29 +67,29 @@ def sweep(overrides: Sequence[str] = ()) -> None:
     if tune.resume and not any(begun):
         raise SweepError(f"{searches[0].folder} holds no search to resume: leave tune.resume out")
     interrupt = Interrupt("ending the sweep; tune.resume=true continues it, and a second signal stops it at once")
-    asked = {"CPU": tune.resources.cpu, "GPU": tune.resources.gpu}
+    resources = {"CPU": tune.resources.cpu, "GPU": tune.resources.gpu}
     what = f"a trial of tune.resources.cpu = {tune.resources.cpu:g} and tune.resources.gpu = {tune.resources.gpu:g}"
-    cluster_of_trials = cluster(tune.address, asked, what, log_to_driver=False, runtime_env={"env_vars": WORKER})
-    fruitless = []
-    with interrupt.heeded(), cluster_of_trials, interrupt.heeded():
+    cluster_of_trials = cluster(tune.address, resources, what, log_to_driver=False, runtime_env={"env_vars": WORKER})
+    failures = []
+    with interrupt.handle(), cluster_of_trials, interrupt.handle():
         for search in searches:
-            if not interrupt.asked and (reason := search.run(interrupt)):
-                fruitless.append(f"label ratio {search.layout.ratio}: {reason}")
-    if interrupt.asked:
+            if not interrupt.requested and (reason := search.run(interrupt)):
+                failures.append(f"label ratio {search.layout.ratio}: {reason}")
+    if interrupt.requested:
         raise SystemExit(interrupt.code)
-    if fruitless:
-        raise SweepError("; ".join(fruitless))
+    if failures:
+        raise SweepError("; ".join(failures))
 
 
 class _Search:
-    """One label ratio's search, from its data to its winner.
+    """The search at one label ratio, from its data to its winner.
 
     A trial is a training like that of `avsl train` in a separate folder. The winner is evaluated and offered to the
     registry without a second training.
 
     Args:
         request: the search.
-        defaults: values of each framework without a search.
+        defaults: the default values of each framework.
     """
 
     def __init__(self, request: Request, defaults: Mapping[str, Mapping[str, Any]]) -> None:
@@ -100,7 +100,7 @@ class _Search:
         self.storage = Path(tune.storage or self.config.root / "sweep" / tune.name).resolve()
         self.layout = self._layout(self.config, self.storage)
         self.folder = self.layout.base / "search" / self.layout.ratio
-        # A sweep with other data settings than the DAG's has separate data.
+        # A sweep with data settings other than the DAG's has separate data.
         self.own_data = self.config.data.name in tune.settings.get("data", {})
 
     @staticmethod
@@ -108,7 +108,7 @@ class _Search:
         return Layout.of(config.model_copy(update={"root": root}))
 
     def run(self, interrupt: Interrupt) -> str:
-        """Search or resume the search and log the result; returns why nothing was found, or an empty string."""
+        """Start or resume the search and log the result; returns why it has no winner, or an empty string."""
         with alone(self.folder):
             return self._run(self._prepare(), interrupt)
 
@@ -139,7 +139,7 @@ class _Search:
             study.remaining(),
             " and ".join(frameworks),
             self.folder,
-            f"poor ones are stopped from epoch {first} of {epochs} on" if stops else "none is stopped early",
+            f"poor ones are stopped after epoch {first} of {epochs} or later" if stops else "none is stopped early",
         )
         if reason := self._why_not_to_offer(data_split):
             log.info("the winner will not be offered to the registry: %s", reason)
@@ -152,14 +152,14 @@ class _Search:
             execute(study, scheduler, lambda trial: self._shipped(trial, commit), records.changed, interrupt)
         finally:
             unwritten = records.close(_PATIENCE_S)
-        return self._finish(study, records, unwritten, interrupt.asked)
+        return self._finish(study, records, unwritten, interrupt.requested)
 
     def _prepare(self) -> Split:
-        """Prepare the data of all trials; a sweep with separate data has another folder."""
+        """Prepare the data of all trials; separate data lie in the sweep's storage."""
         base = self.request.base(self.request.tune.frameworks[0])
-        here = as_override("root", str(self.storage))
+        root = as_override("root", str(self.storage))
         if self.own_data:
-            prepare([*base, here])
+            prepare([*base, root])
         else:
             prepare(base)
             data = Layout.of(self.config).prepared.resolve()
@@ -167,12 +167,12 @@ class _Search:
                 self.layout.prepared.parent.mkdir(parents=True, exist_ok=True)
                 self.layout.prepared.unlink(missing_ok=True)
                 self.layout.prepared.symlink_to(data)
-        split([*base, here])
-        start([*base, here])
+        split([*base, root])
+        start([*base, root])
         return load_data(self.layout)[1]
 
     def _configured(self, trial: Trial) -> Config:
-        """The configuration of a trial as it was proposed, in a separate folder."""
+        """Return the configuration of a trial as it was proposed, with a separate root."""
         return Config.read({**trial.config, "root": self.folder / "trials" / str(trial.number)}, "")
 
     def _shipped(self, trial: Trial, commit: str) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class _Search:
         }
 
     def _command(self, trial: Trial) -> str:
-        # A separate root for separate data, so that the DAG's are not overwritten.
+        # Separate data need a separate root; otherwise they would overwrite the DAG's.
         own = [as_override("root", str(self.storage))] if self.own_data else []
         return shlex.join(["avsl", "run", *self.request.searched(trial.framework, trial.values), *own])
 
@@ -224,13 +224,13 @@ class _Search:
             try:
                 self._publish(best)
             except StorageError as error:
-                log.warning("%s; what was found is in %s", error, self.folder)
+                log.warning("%s; the results are in %s", error, self.folder)
         if interrupted or any(trial.state == "interrupted" for trial in trials):
             log.info("tune.resume=true resumes the interrupted trials")
         if best is not None or interrupted:
             return ""
-        reasons = "; ".join(sorted({trial.reason for trial in trials if trial.reason})) or "the time was over"
-        return f"none of {len(trials)} trials has come to its end: {reasons}"
+        reasons = "; ".join(sorted({trial.reason for trial in trials if trial.reason})) or "the time budget was used up"
+        return f"none of {len(trials)} trials was completed: {reasons}"
 
     def _offer(self, best: Trial, records: Records) -> str:
         """Evaluate the winner and offer it to the registry by the rule of `register`; returns the outcome."""
@@ -242,7 +242,7 @@ class _Search:
             store, _ = records.parent()
             if best.run_id is None:
                 return "not offered: MLflow was out of reach; tune.resume=true offers it when it is back"
-            # The training could not know the run that the driver has opened for it.
+            # The driver opened the run, so the training could not record it.
             RunRecord.load(layout.train).model_copy(update={"run_id": best.run_id}).save(layout.train)
             evaluate(
                 [
@@ -257,7 +257,7 @@ class _Search:
         return f"{decision.model} version {decision.version} {decision.action}: {decision.reason}"
 
     def _why_not_to_offer(self, data_split: Split) -> str:
-        """Why a winner cannot be registered: all models of a label ratio must share a split. Empty if it can."""
+        """Return why a winner cannot be registered; empty if it can. All models of a label ratio must share a split."""
         current = Layout.of(self.config).split
         if current.is_file() and Split.load(current).content_hash != data_split.content_hash:
             return f"its split is not the current one, {current}"
@@ -266,14 +266,14 @@ class _Search:
     def _apply(self, best: Trial) -> None:
         path = apply(self.request.project, best.framework, self.request.label_ratio, best.values)
         log.info("written to %s: the next `dvc repro` trains %s with it", path, best.framework)
-        asked = [f"framework={best.framework}", f"split.label_ratio={self.request.label_ratio}"]
-        here = compose(asked, self.request.project).model_dump(mode="json")
-        there = self.request.config(best.framework, best.values).model_dump(mode="json")
-        if differing := sorted(differing_values(here, there)):
-            log.warning("but the sweep had other values than it of %s", ", ".join(differing))
+        overrides = [f"framework={best.framework}", f"split.label_ratio={self.request.label_ratio}"]
+        of_dag = compose(overrides, self.request.project).model_dump(mode="json")
+        of_sweep = self.request.config(best.framework, best.values).model_dump(mode="json")
+        if differing := sorted(differing_values(of_dag, of_sweep)):
+            log.warning("but the sweep used other values of %s", ", ".join(differing))
 
     def _record(self, study: Study, records: Records, interrupted: bool) -> None:
-        """The search's own record in MLflow: plots and results."""
+        """Log plots and results to the search's MLflow run."""
         pictures = draw(study, self.request.tune.frameworks, self.folder / "plots")
         try:
             _, parent = records.parent()
@@ -284,7 +284,7 @@ class _Search:
             log.warning("%s; plots and results are in %s", error, self.folder)
 
     def _publish(self, best: Trial | None) -> None:
-        """Store at ``tune.results``, below the search's path: the study, result, plots, and the winner's files."""
+        """Copy the study, its result and plots, and the winner's files to ``tune.results``."""
         found = [self.folder / "study.db", self.folder / "result.json", *(self.folder / "plots").glob("*")]
         if best is not None:
             layout = Layout.of(self._configured(best))
@@ -299,12 +299,12 @@ class _Search:
 
 
 def _as_json(value: Any) -> Any:
-    """With lists where there are tuples, as it will be read back."""
+    """Convert tuples to lists, as they are read back from JSON."""
     return json.loads(json.dumps(value))
 
 
 def _print(trials: Sequence[Trial], title: str) -> None:
-    """The best trials, finished ones first, and a line on the others."""
+    """Print the best trials, finished ones first."""
     order = {"complete": 0, "stopped": 1, "interrupted": 2, "failed": 3}
     ranked = sorted(trials, key=lambda trial: (order[trial.state], -(trial.score or 0.0), trial.number))
     rows = [

@@ -26,18 +26,18 @@ from avsl.stages.train import train_and_export
 from avsl.training.checkpoint import find_checkpoint
 from avsl.training.loop import identity
 
-# A worker that the driver has lost may still be running and writing for a moment.
+# Seconds for which a trial waits for its lock: a worker that the driver has lost may still be writing.
 _PATIENCE_S = 120
 
 
 def run_trial(trial: Mapping[str, Any]) -> None:
     """Train, and report the node, every epoch and finally the outcome to Ray Tune.
 
-    A training that fails is an outcome and not an error of the worker, because Ray would start it again.
+    A failed training is an outcome, not an error of the worker, because Ray restarts a worker after an error.
 
     Args:
         trial: ``number``; ``config``, the whole configuration as JSON values, whose root is the trial's folder;
-            ``prepared``, ``split`` and ``start``, where the data and the start weights are; ``plugins``, see
+            ``prepared``, ``split`` and ``start``, the paths of the data and the start weights; ``plugins``, see
             :func:`avsl.config.plugins.load_again`; ``origin``, see :func:`avsl.stages.train.train_and_export`.
     """
     load_again(trial["plugins"])
@@ -81,7 +81,7 @@ def _train(config: Config, prepared: Path, split: Path, start: Path, origin: Map
 
 @lru_cache(maxsize=1)
 def _opened(prepared: Path, content_hash: str) -> PreparedData:
-    """The prepared set of all trials of a worker, with its cached features."""
+    """Open the prepared set once for all trials of a worker, with its cached features."""
     return PreparedData.open(prepared)
 
 
