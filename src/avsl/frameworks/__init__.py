@@ -8,6 +8,7 @@ from typing import Any
 from avsl.frameworks.branch import MakeBranch
 from avsl.frameworks.dmt import DMT, DMTConfig
 from avsl.frameworks.mean_teacher import MeanTeacher, MeanTeacherConfig
+from avsl.frameworks.mean_teacher_pair import MeanTeacherPair, MeanTeacherPairConfig
 from avsl.frameworks.pseudo_label import PseudoLabel, PseudoLabelConfig
 from avsl.frameworks.self_supervised import SelfSupervised, SelfSupervisedConfig
 from avsl.frameworks.supervised import Supervised, SupervisedConfig
@@ -20,6 +21,7 @@ FRAMEWORKS: dict[str, tuple[Callable[[MakeBranch, Any], Framework], type[StrictC
     "self_supervised": (SelfSupervised, SelfSupervisedConfig),
     "pseudo_label": (PseudoLabel, PseudoLabelConfig),
     "mean_teacher": (MeanTeacher, MeanTeacherConfig),
+    "mean_teacher_pair": (MeanTeacherPair, MeanTeacherPairConfig),
     "xpl": (XPL, XPLConfig),
     "dmt": (DMT, DMTConfig),
 }
