@@ -285,6 +285,8 @@ def test_a_project_adds_and_replaces_names(project: Path) -> None:
     assert compose(["model=resnet18"], project).model.name == "resnet18"
     with pytest.raises(ConfigError, match=r"mien.*mine.*resnet18"):
         compose(["model=mien"], project)
+    (folder / "tiny.yaml").write_text((folder / "mine.yaml").read_text().replace("name: mine", "name: tiny"))
+    assert compose([], project).model.image.stages == (2,), "the edit of a file is seen at once"
 
 
 TUNED = {"dmt": {"r10": {"trainer": {"learning_rate": 0.002}, "framework": {"dmt": {"delta": 0.33}}}}, "xpl": {}}

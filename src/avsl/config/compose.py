@@ -46,6 +46,10 @@ _REPLACING = re.compile(r"model\..*\b(backbone|kind)")
 # Hydra keeps its state in globals.
 _HYDRA = threading.Lock()
 
+# The latest compositions by all that decides them: Hydra takes 0.1 s for each, and a command repeats some.
+_COMPOSED: dict[str, DictConfig] = {}
+_KEPT = 64
+
 
 def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Config:
     """The configuration that a stage, a person and a sweep get when they ask for the same thing.
@@ -283,15 +287,31 @@ def _belonging(chosen: Mapping[str, Any], before: DictConfig) -> list[str]:
 def _compose_with(
     project: Path, defaults: Sequence[Any], values: Mapping[str, Any], overrides: Sequence[str]
 ) -> DictConfig:
-    """Hydra's composition of a defaults list, in which ``params`` stands for ``values``; any thread may ask for one."""
-    first, *others = [folder.resolve() for folder in conf_folders(project)]
-    searched = {"searchpath": [f"file://{folder}" for folder in others]}
+    """Compose a defaults list with Hydra, from any thread; ``params`` in the list stands for ``values``.
+
+    Callers must not change the returned tree.
+    """
+    first, *others = folders = [folder.resolve() for folder in conf_folders(project)]
+    nodes = {
+        (group, name): {"name": name, name: dict(model.LINKS)}
+        for group, registry in _REGISTRIES.items()
+        for name, (_, model) in registry.items()
+    }
+    files = [
+        [(path.relative_to(folder), path.read_bytes()) for path in sorted(folder.rglob("*.yaml"))] for folder in folders
+    ]
+    key = repr((files, nodes, list(defaults), dict(values), list(overrides)))
     with _HYDRA:
-        store = ConfigStore.instance()
-        for group, registry in _REGISTRIES.items():
-            for name, (_, model) in registry.items():
-                store.store(group=group, name=name, node={"name": name, name: dict(model.LINKS)})
-        store.store(name="params", node=dict(values), package="_global_")
-        store.store(name="run", node={"defaults": list(defaults), "hydra": searched})
-        with initialize_config_dir(str(first), version_base="1.3"):
-            return hydra_compose("run", list(overrides))
+        if key not in _COMPOSED:
+            store = ConfigStore.instance()
+            for (group, name), node in nodes.items():
+                store.store(group=group, name=name, node=node)
+            store.store(name="params", node=dict(values), package="_global_")
+            searched = {"searchpath": [f"file://{folder}" for folder in others]}
+            store.store(name="run", node={"defaults": list(defaults), "hydra": searched})
+            with initialize_config_dir(str(first), version_base="1.3"):
+                composed = hydra_compose("run", list(overrides))
+            if len(_COMPOSED) == _KEPT:
+                del _COMPOSED[next(iter(_COMPOSED))]
+            _COMPOSED[key] = composed
+        return _COMPOSED[key]
