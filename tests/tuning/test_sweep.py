@@ -442,3 +442,41 @@ def test_a_search_ends_with_its_time_and_goes_on_and_stores_what_it_found(
     assert {"study.db", "model.safetensors"} <= stored.keys()
     assert not {"last.ckpt", "prepared", "study.lock"} & stored.keys()
     nodes.remove_node(node)
+
+
+def test_the_best_trials_are_confirmed_with_the_seeds_of_the_matrix(project: Path, nodes: Cluster) -> None:
+    """The best mean wins and is registered with all its seeds; a session that resumes trains none of them again."""
+    with (project / "params.yaml").open("a") as file:
+        file.write(yaml.safe_dump({"matrix": {"seeds": [0, 1]}}))
+    node = _node(nodes)
+    asked = ["tune=small", "framework=mean_teacher", "tune.trials=3", "tune.confirm=2", "tune.scheduler=null"]
+    asked += [f"tune.address={nodes.address}", "trainer.epochs=2"]
+    sweep(asked)
+    result = _result(project)
+    scores = {trial["number"]: trial["score"] for trial in result["trials"]}
+    confirmed = {trial["trial"]: trial for trial in result["confirmed"]}
+    assert sorted(confirmed) == sorted(sorted(scores, key=lambda number: (-scores[number], number))[:2])
+    trained: dict[Path, RunRecord] = {}
+    for number, trial in confirmed.items():
+        folder = _search(project, 0.5) / "trials" / str(number) / "synthetic" / "train" / "0.5" / "mean_teacher-ezvsl"
+        trained |= {folder / seed: RunRecord.load(folder / seed) for seed in ("0", "1")}
+        ciou = [run.validation.ciou for path, run in trained.items() if path.parent == folder and run.validation]
+        assert trial["scores"] == {"0": ciou[0], "1": ciou[1]}
+        assert ciou[0] == scores[number]
+        assert trial["mean"] == pytest.approx(sum(ciou) / 2)
+        assert trial["luck"] == pytest.approx(ciou[0] - ciou[1])
+        assert trained[folder / "0"].split_hash != trained[folder / "1"].split_hash
+    assert confirmed[result["best"]]["mean"] == max(trial["mean"] for trial in confirmed.values())
+    assert says(result["registry"], "version 1 promoted", "2 seeds")
+    (run,) = _runs(_store(project), "seed")
+    assert (run.data.tags["trial"], run.data.tags["seed"]) == (str(result["best"]), "1")
+    assert run.data.metrics["validation/ciou"] == confirmed[result["best"]]["scores"]["1"]
+    means = {r.data.tags["trial"]: r.data.metrics.get("seeds/ciou") for r in _runs(_store(project), "trial")}
+    assert {int(k): mean for k, mean in means.items() if mean is not None} == {
+        number: trial["mean"] for number, trial in confirmed.items()
+    }
+    written = {path: (path / "model" / "model.safetensors").stat().st_mtime_ns for path in trained}
+    sweep([*asked, "tune.resume=true"])
+    assert _result(project)["confirmed"] == result["confirmed"]
+    assert {path: (path / "model" / "model.safetensors").stat().st_mtime_ns for path in trained} == written
+    nodes.remove_node(node)

@@ -6,6 +6,7 @@ import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import yaml
 
@@ -13,11 +14,11 @@ from avsl.config.compose import compose
 from avsl.config.models import Config, without_resumable_keys
 from avsl.errors import DataError
 from avsl.paths import Layout
-from avsl.records import load_evaluated
+from avsl.records import RunRecord, load_evaluated
 from avsl.registry.rules import Candidate
 from avsl.stages.evaluate import log_evaluation
 from avsl.stages.register import decide, read_candidates
-from avsl.tracking.runs import RESTORED_FROM, RunTags, find_run, start_or_resume_run
+from avsl.tracking.runs import RESTORED_FROM, RunTags, TrackedRun, find_run, start_or_resume_run
 from avsl.tracking.store import Store, open_store
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,6 @@ def _record(config: Config, store: Store, candidate: Candidate, unfinished: str 
     layout = Layout.of(config)
     trained = candidate.model_dir.parent
     params = without_resumable_keys(yaml.safe_load((trained / "config.yaml").read_text()))
-    with (trained / "curves.csv").open(newline="") as file:
-        curves = [{key: float(value) for key, value in line.items() if value} for line in csv.DictReader(file)]
     method, seed = trained.parts[-2:]
     evaluation = layout.evaluations / method / seed
     how, scores = load_evaluated(trained, evaluation)
@@ -78,13 +77,19 @@ def _record(config: Config, store: Store, candidate: Candidate, unfinished: str 
     name = f"{method} {layout.ratio} seed {how.seed}"
     with start_or_resume_run(store, candidate.data, name, tags, params, unfinished) as run:
         run.set_tags({RESTORED_FROM: candidate.run_id})
-        for line in curves:
-            epoch = int(line.pop("epoch"))
-            run.log_epoch(line, epoch)
-        if how.validation is not None:
-            validation = {"validation/ciou": how.validation.ciou, "validation/auc": how.validation.auc}
-            run.log_epoch(validation, len(curves))
-        run.log_folder(trained)
+        log_training(run, how, trained)
         log_evaluation(run, scores, evaluation, how.epochs)
     log.info("run %s of %s is recorded again as %s", candidate.run_id, name, run.run_id)
     return run.run_id
+
+
+def log_training(run: TrackedRun, how: RunRecord, trained: Path) -> None:
+    """Record what a training left in its folder: curves, validation scores and files."""
+    with (trained / "curves.csv").open(newline="") as file:
+        curves = [{key: float(value) for key, value in line.items() if value} for line in csv.DictReader(file)]
+    for line in curves:
+        epoch = int(line.pop("epoch"))
+        run.log_epoch(line, epoch)
+    if how.validation is not None:
+        run.log_epoch({"validation/ciou": how.validation.ciou, "validation/auc": how.validation.auc}, len(curves))
+    run.log_folder(trained)

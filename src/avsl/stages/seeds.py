@@ -9,7 +9,7 @@ import shutil
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,9 @@ from avsl.config.models import Config
 from avsl.config.params import matrix_seeds
 from avsl.errors import AvslError
 from avsl.files import project_root
+
+if TYPE_CHECKING:
+    from avsl.cluster import Interrupt
 
 log = logging.getLogger(__name__)
 
@@ -73,38 +76,59 @@ def side_by_side(step: str, tasks: Mapping[str, Sequence[Any]], config: Config) 
     share = {"CPU": resources.cpus, "GPU": gpus}
     what = f"a training of parallel.cpus = {resources.cpus:g} and parallel.gpus = {gpus:g}"
     with interrupt.handle(), cluster(resources.address, share, what, log_to_driver=True), interrupt.handle():
-        import ray
-
-        remote: Any = ray.remote(_call)
-        pending = {
-            remote.options(name=name, num_cpus=resources.cpus, num_gpus=gpus, max_retries=resources.retries).remote(
-                step, list(arguments), str(Path.cwd()), threads
-            ): name
-            for name, arguments in tasks.items()
-        }
-        failures: dict[str, str] = {}
-        cancelled = False
-        while pending:
-            done, _ = ray.wait(list(pending), timeout=_PATIENCE_S if cancelled else 0.5)
-            for task in done:
-                name = pending.pop(task)
-                try:
-                    failure = ray.get(task)
-                except ray.exceptions.RayError as error:
-                    failure = "" if cancelled else str(error).strip().splitlines()[-1]
-                if failure:
-                    failures[name] = failure
-                    log.warning("%s failed: %s", name, failure)
-            if cancelled and not done:
-                break
-            if interrupt.requested and not cancelled:
-                for task in pending:
-                    ray.cancel(task)
-                cancelled = True
+        failures = call_side_by_side(step, tasks, resources.cpus, gpus, resources.retries, interrupt)
     if interrupt.requested:
         raise SystemExit(interrupt.code)
     if failures:
         raise SeedError("; ".join(f"{name}: {failure}" for name, failure in failures.items()))
+
+
+def call_side_by_side(
+    step: str, tasks: Mapping[str, Sequence[Any]], cpus: float, gpus: float, retries: int, interrupt: Interrupt
+) -> dict[str, str]:
+    """Call a function for several tasks on the running Ray cluster; a failure stops no other task.
+
+    Args:
+        step: the function, as ``module:function``.
+        tasks: its arguments by the task's name, which begins the task's lines in the terminal.
+        cpus: cores of a task, and its threads for arithmetic.
+        gpus: GPUs of a task, or a share of one.
+        retries: how often a task is repeated after its worker or node has died.
+        interrupt: the person's request to end, which cancels the tasks.
+
+    Returns:
+        Why a task failed, by its name; nothing of a canceled task.
+    """
+    import ray  # takes seconds
+
+    remote: Any = ray.remote(_call)
+    threads = max(1, round(cpus))
+    pending = {
+        remote.options(name=name, num_cpus=cpus, num_gpus=gpus, max_retries=retries).remote(
+            step, list(arguments), str(Path.cwd()), threads
+        ): name
+        for name, arguments in tasks.items()
+    }
+    failures: dict[str, str] = {}
+    canceled = False
+    while pending:
+        done, _ = ray.wait(list(pending), timeout=_PATIENCE_S if canceled else 0.5)
+        for task in done:
+            name = pending.pop(task)
+            try:
+                failure = ray.get(task)
+            except ray.exceptions.RayError as error:
+                failure = "" if canceled else str(error).strip().splitlines()[-1]
+            if failure:
+                failures[name] = failure
+                log.warning("%s failed: %s", name, failure)
+        if canceled and not done:
+            break
+        if interrupt.requested and not canceled:
+            for task in pending:
+                ray.cancel(task)
+            canceled = True
+    return failures
 
 
 def _call(step: str, arguments: Sequence[Any], folder: str, threads: int) -> str:

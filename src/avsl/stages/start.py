@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import safe_open
@@ -18,18 +18,19 @@ from avsl.functional.seeds import derive_seed
 from avsl.models.start import save_start, start_file
 from avsl.paths import Layout
 from avsl.stages.seeds import forget_other_seeds, of_every_seed, side_by_side
+from avsl.tracking.runs import Unrecorded
 from avsl.training.checkpoint import find_checkpoint
 from avsl.training.logger import write_history
 from avsl.training.loop import check_accelerator, fit_on_all_devices, identity, sole_training
 
 log = logging.getLogger(__name__)
 
-_STUDENTS = (0, 1)
+STUDENTS = (0, 1)
 
 
 def start(overrides: Sequence[str] = ()) -> None:
     """Train the start weights of both students of one seed; what is there of the same identity is kept."""
-    for k in _STUDENTS:
+    for k in STUDENTS:
         start_student(list(overrides), k)
 
 
@@ -45,7 +46,7 @@ def start_seeds(overrides: Sequence[str] = ()) -> None:
         return
     seeds = of_every_seed(overrides)
     forget_other_seeds(folder, list(seeds))
-    tasks = {f"seed {seed} student {k}": (asked, k) for seed, asked in seeds.items() for k in _STUDENTS}
+    tasks = {f"seed {seed} student {k}": (asked, k) for seed, asked in seeds.items() for k in STUDENTS}
     side_by_side("avsl.stages.start:start_student", tasks, config)
 
 
@@ -69,7 +70,7 @@ def start_student(overrides: Sequence[str], k: int) -> None:
     checkpoint = layout.base / "state" / "start" / f"{layout.objective}-{layout.seed}-{k}" / "last.ckpt"
     with sole_training(checkpoint):
         resume = find_checkpoint(checkpoint, wanted) is not None
-        module, epochs, _ = fit_on_all_devices(training, data, split, _Unrecorded(), checkpoint, resume)
+        module, epochs, _ = fit_on_all_devices(training, data, split, Unrecorded(), checkpoint, resume)
         assert isinstance(module.framework, SelfSupervised)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_history(path.with_suffix(".csv"), epochs.history)
@@ -108,15 +109,3 @@ def _identity_of(path: Path) -> str:
     except Exception as error:  # a damaged file costs a training
         log.warning("%s cannot be read (%s): it is trained again", path, error)
         return ""
-
-
-class _Unrecorded:
-    """Stands for an MLflow run: the start's curves lie beside its weights."""
-
-    run_id = ""
-
-    def log_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """The history has them."""
-
-    def log_folder(self, path: Path) -> None:
-        """It stays where it is."""

@@ -93,6 +93,18 @@ class Recorder(Protocol):
         ...
 
 
+class Unrecorded:
+    """Stands for an MLflow run where there is none: the curves and files of a training stay in its folder."""
+
+    run_id = ""
+
+    def log_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Do nothing; the training's history has the metrics."""
+
+    def log_folder(self, path: Path) -> None:
+        """Do nothing; the folder stays in place."""
+
+
 class TrackedRun:
     """An open MLflow run; as a context it ends as FINISHED, or as FAILED or KILLED after an exception.
 

@@ -63,6 +63,8 @@ class TuneConfig(StrictConfig):
         concurrency: the number of trials that run at the same time; None fills the resources of the cluster.
         resources: the resources of a trial.
         retries: how often a trial is restarted after its worker or node has died.
+        confirm: how many of the best trials are trained with the other seeds of ``matrix.seeds`` too; the winner has
+            the best mean. 0 keeps the scores of the search.
         seed: the seed of the sampler.
         sampler: Optuna's TPE, or ``random``.
         startup: the number of trials, defaults included, before TPE learns from them.
@@ -85,6 +87,7 @@ class TuneConfig(StrictConfig):
     concurrency: int | None = Field(None, ge=1)
     resources: TrialResources = TrialResources()
     retries: int = Field(2, ge=0)
+    confirm: int = Field(3, ge=0)
     seed: int = Field(0, ge=0)
     sampler: Literal["tpe", "random"] = "tpe"
     startup: int = Field(10, ge=1)

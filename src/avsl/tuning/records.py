@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from avsl.config.models import Config
+from avsl.records import RunRecord
 from avsl.tracking.runs import RunTags, TrackedRun, start_or_resume_run
 from avsl.tracking.store import Store, TrackingError, open_store
 from avsl.tuning.study import Study, Trial
@@ -131,6 +132,16 @@ class Records:
         if self._thread.is_alive():  # it may be opening the run at this moment
             raise TrackingError("MLflow has not answered yet")
         return self._open()
+
+    def open_seed(self, trial: Trial, how: RunRecord) -> TrackedRun:
+        """Open a run below the sweep's for a trial's training with another seed; call it after :meth:`close`."""
+        store, parent = self.parent()
+        config = self._configure(trial).model_copy(update={"seed": how.seed})
+        tags = replace(self._origin.tags(trial.framework), seed=how.seed, split_hash=how.split_hash)
+        name = f"trial {trial.number} {trial.framework} seed {how.seed}"
+        run = start_or_resume_run(store, config.data.name, name, tags, config.model_dump(mode="json"))
+        run.set_tags({"mlflow.parentRunId": parent.run_id, "kind": "seed", "trial": str(trial.number)})
+        return run
 
     def _run(self) -> None:
         try:

@@ -25,13 +25,15 @@ from avsl.records import RunRecord
 from avsl.stages.evaluate import evaluate
 from avsl.stages.prepare import load_data, prepare, split
 from avsl.stages.register import decide, read_candidates
+from avsl.stages.restore import log_training
 from avsl.stages.start import start
 from avsl.storage import StorageError, upload
-from avsl.tracking.runs import git_commit
+from avsl.tracking.runs import TrackedRun, git_commit
 from avsl.tracking.store import TrackingError
 from avsl.training.loop import check_warm_ups
 from avsl.tuning.apply import apply
 from avsl.tuning.config import Request, read_requests
+from avsl.tuning.confirm import Confirmed, confirm, print_confirmed
 from avsl.tuning.execution import WORKER, execute, first_rung, make_scheduler
 from avsl.tuning.pictures import draw
 from avsl.tuning.records import Origin, Records
@@ -152,7 +154,15 @@ class _Search:
             execute(study, scheduler, lambda trial: self._shipped(trial, commit), records.changed, interrupt)
         finally:
             unwritten = records.close(_PATIENCE_S)
-        return self._finish(study, records, unwritten, interrupt.requested)
+        confirmed = confirm(
+            self.request,
+            self.config,
+            self.storage,
+            study.trials(),
+            lambda trial: self._shipped(trial, commit),
+            interrupt,
+        )
+        return self._finish(study, records, unwritten, confirmed, interrupt.requested)
 
     def _prepare(self) -> Split:
         """Prepare the data of all trials; separate data lie in the sweep's storage."""
@@ -192,19 +202,29 @@ class _Search:
         own = [as_override("root", str(self.storage))] if self.own_data else []
         return shlex.join(["avsl", "run", *self.request.searched(trial.framework, trial.values), *own])
 
-    def _finish(self, study: Study, records: Records, unwritten: Sequence[int], interrupted: bool) -> str:
+    def _finish(
+        self,
+        study: Study,
+        records: Records,
+        unwritten: Sequence[int],
+        confirmed: Sequence[Confirmed],
+        interrupted: bool,
+    ) -> str:
         """Log the result; offer and apply the winner unless the search was interrupted."""
-        trials, best = study.trials(), study.best()
+        trials = study.trials()
+        best = study.trial(confirmed[0].trial) if confirmed else study.best()
         for trial in trials:
             if trial.state in ("stopped", "failed") and trial.config:  # its checkpoint is not needed
                 shutil.rmtree(Layout.of(self._configured(trial)).state, ignore_errors=True)
         _print(trials, f"label ratio {self.layout.ratio}: best of {len(trials)} trials, by validation CIoU@0.5")
+        print_confirmed(confirmed, f"label ratio {self.layout.ratio}: the best trials over seeds")
         result: dict[str, Any] = {
             "label_ratio": self.request.label_ratio,
             "trials": [
                 asdict(replace(trial, config={}, epochs={})) | {"epochs": len(trial.epochs)} for trial in trials
             ],
             "unwritten_in_mlflow": list(unwritten),
+            "confirmed": [trial.as_json() for trial in confirmed],
         }
         if best is not None:
             result |= {"best": best.number, "reproduce": self._command(best)}
@@ -214,12 +234,13 @@ class _Search:
                 "MLflow lacks trials %s: tune.resume=true writes them when it is back", ", ".join(map(str, unwritten))
             )
         if best is not None and not interrupted:
-            result["registry"] = self._offer(study.trial(best.number), records)
+            seeds = list(confirmed[0].scores) if confirmed else [self.config.seed]
+            result["registry"] = self._offer(study.trial(best.number), seeds, records)
             log.info("registry: %s", result["registry"])
             if self.request.tune.apply:
                 self._apply(best)
         write_json(self.folder / "result.json", result)
-        self._record(study, records, interrupted)
+        self._record(study, records, confirmed, interrupted)
         if self.request.tune.results:
             try:
                 self._publish(best)
@@ -232,8 +253,8 @@ class _Search:
         reasons = "; ".join(sorted({trial.reason for trial in trials if trial.reason})) or "the time budget was used up"
         return f"none of {len(trials)} trials was completed: {reasons}"
 
-    def _offer(self, best: Trial, records: Records) -> str:
-        """Evaluate the winner and offer it to the registry by the rule of `register`; returns the outcome."""
+    def _offer(self, best: Trial, seeds: Sequence[int], records: Records) -> str:
+        """Evaluate the winner's seeds and offer them to the registry by the rule of `register`; returns the outcome."""
         config = self._configured(best)
         layout = Layout.of(config)
         if reason := self._why_not_to_offer(Split.load(layout.split)):
@@ -244,13 +265,19 @@ class _Search:
                 return "not offered: MLflow was out of reach; tune.resume=true offers it when it is back"
             # The driver opened the run, so the training could not record it.
             RunRecord.load(layout.train).model_copy(update={"run_id": best.run_id}).save(layout.train)
-            evaluate(
-                [
-                    *self.request.searched(best.framework, best.values),
-                    as_override("root", str(config.root)),
-                    as_override("tracking.uri", store.uri),
-                ]
-            )
+            asked = [
+                *self.request.searched(best.framework, best.values),
+                as_override("root", str(config.root)),
+                as_override("tracking.uri", store.uri),
+            ]
+            for seed in seeds:
+                trained = layout.cell / str(seed)
+                how = RunRecord.load(trained)
+                if not how.run_id:
+                    with records.open_seed(best, how) as run:
+                        log_training(run, how, trained)
+                    how.model_copy(update={"run_id": run.run_id}).save(trained)
+                evaluate([*asked, as_override("seed", seed)])
             decision = decide(config, store, read_candidates(config))
         except TrackingError as error:
             return f"not offered: {error}; tune.resume=true offers it again"
@@ -272,11 +299,15 @@ class _Search:
         if differing := sorted(differing_values(of_dag, of_sweep)):
             log.warning("but the sweep used other values of %s", ", ".join(differing))
 
-    def _record(self, study: Study, records: Records, interrupted: bool) -> None:
+    def _record(self, study: Study, records: Records, confirmed: Sequence[Confirmed], interrupted: bool) -> None:
         """Log plots and results to the search's MLflow run."""
         pictures = draw(study, self.request.tune.frameworks, self.folder / "plots")
         try:
-            _, parent = records.parent()
+            store, parent = records.parent()
+            for trial in confirmed:
+                run_id = study.trial(trial.trial).run_id
+                if run_id is not None:
+                    TrackedRun(store, run_id, resumed=False).log_epoch(trial.metrics, 0)
             for path in (*pictures, self.folder / "result.json"):
                 parent.log_file(path)
             parent.finish("KILLED" if interrupted else "FINISHED")
@@ -288,7 +319,7 @@ class _Search:
         found = [self.folder / "study.db", self.folder / "result.json", *(self.folder / "plots").glob("*")]
         if best is not None:
             layout = Layout.of(self._configured(best))
-            found += [*layout.train.rglob("*"), *layout.evaluation.rglob("*")]
+            found += [*layout.cell.rglob("*"), *layout.evaluated_cell.rglob("*")]
         with TemporaryDirectory() as staged:
             for path in found:
                 if path.is_file():

@@ -23,6 +23,7 @@ from avsl.paths import Layout
 from avsl.records import RunRecord
 from avsl.stages.prepare import load_data
 from avsl.stages.train import train_and_export
+from avsl.tracking.runs import Recorder, Unrecorded
 from avsl.training.checkpoint import find_checkpoint
 from avsl.training.loop import identity
 
@@ -45,7 +46,7 @@ def run_trial(trial: Mapping[str, Any]) -> None:
     started = time.monotonic()
     tune.report({"node": ray.get_runtime_context().get_node_id()})
     try:
-        score = _train(config, Path(trial["prepared"]), Path(trial["split"]), Path(trial["start"]), trial["origin"])
+        score = _train(trial, config, _Reports())
     except Exception as error:
         write_text(config.root / "error.txt", traceback.format_exc())
         lines = str(error).strip().splitlines() or [""]
@@ -54,11 +55,18 @@ def run_trial(trial: Mapping[str, Any]) -> None:
         tune.report({"outcome": "complete", "score": score, "seconds": time.monotonic() - started})
 
 
-def _train(config: Config, prepared: Path, split: Path, start: Path, origin: Mapping[str, str]) -> float:
+def train_again(trial: Mapping[str, Any]) -> None:
+    """Train a trial with another seed; arguments as of :func:`run_trial`. Its history lies in the training's folder."""
+    load_again(trial["plugins"])
+    _train(trial, Config.read(trial["config"], ""), Unrecorded())
+
+
+def _train(trial: Mapping[str, Any], config: Config, recorder: Recorder) -> float:
     """Train from the trial's checkpoint if it has one, unless a lost worker has already completed the training."""
+    prepared, split, start = (Path(trial[key]) for key in ("prepared", "split", "start"))
     layout = Layout.of(config)
     config.root.mkdir(parents=True, exist_ok=True)
-    with FileLock(config.root / "trial.lock", timeout=_PATIENCE_S):
+    with FileLock(config.root / f"trial-{config.seed}.lock", timeout=_PATIENCE_S):
         links = {layout.prepared: prepared, layout.split: split, layout.start_of_seed: start}
         for link, target in links.items():
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +80,7 @@ def _train(config: Config, prepared: Path, split: Path, start: Path, origin: Map
         trained = RunRecord.find(layout.train)
         if trained is None or trained.identity != wanted:
             resume = find_checkpoint(layout.checkpoint, wanted) is not None
-            train_and_export(config, data, data_split, _Reports(), origin, resume)
+            train_and_export(config, data, data_split, recorder, trial["origin"], resume)
         found = RunRecord.load(layout.train).validation
         if found is None:
             raise DataError(f"{layout.train}: the model was trained without validation")
