@@ -251,3 +251,20 @@ def test_the_same_outputs_give_the_same_page(made: Path, base: Path) -> None:
     """To the byte: no date, no random name."""
     report([f"root={base.parent}", "data=synthetic"])
     assert (base / "report" / "report.html").read_bytes() == (made / "report.html").read_bytes()
+
+
+def test_searches_say_how_much_of_the_first_score_was_luck(base: Path, page: _Page) -> None:
+    """A table for each search that has confirmed its best trials; without one there is no such section."""
+    assert "Searches" not in page.headings
+    result = {
+        "label_ratio": 0.1,
+        "trials": [{"number": 4, "framework": "dmt"}, {"number": 7, "framework": "xpl"}],
+        "confirmed": [{"trial": 7, "scores": {"0": 0.5, "1": 0.375, "2": 0.25}, "mean": 0.375, "luck": 0.1875}],
+    }
+    path = base.parent / "sweep" / "full" / base.name / "search" / "0.1" / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(result))
+    report([f"root={base.parent}", "data=synthetic"])
+    again = _Page((base / "report" / "report.html").read_text())
+    (table,) = (rows for caption, rows in again.tables.items() if says(caption, "full 10 %"))
+    assert table[1:] == [["7", "xpl", "50.0", "3", "37.5", "+18.8"]]

@@ -15,4 +15,5 @@ def make_page(comparison: Comparison) -> str:
     """
     title = f"Audio-visual source localization on {comparison.data.manifest.name}"
     lead = [f"{verdicts.answer()}." for verdicts in comparison.verdicts]
-    return render(title, lead, [section(comparison) for section in SECTIONS])
+    sections = (section(comparison) for section in SECTIONS)
+    return render(title, lead, [section for section in sections if section is not None])

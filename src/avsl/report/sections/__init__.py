@@ -1,4 +1,4 @@
-"""The sections of the comparison's page, one file each; a new one is a function and a line here."""
+"""The sections of the page, one file each; a new one is a function and a line here. None leaves a section out."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -12,9 +12,10 @@ from avsl.report.sections.data_card import data_card
 from avsl.report.sections.galleries import galleries
 from avsl.report.sections.overview import accuracy, frameworks_by_objectives
 from avsl.report.sections.runs import runs
+from avsl.report.sections.searches import searches
 from avsl.report.sections.verdicts import verdicts
 
-SECTIONS: Final[Sequence[Callable[[Comparison], Section]]] = (
+SECTIONS: Final[Sequence[Callable[[Comparison], Section | None]]] = (
     verdicts,
     accuracy,
     frameworks_by_objectives,
@@ -22,6 +23,7 @@ SECTIONS: Final[Sequence[Callable[[Comparison], Section]]] = (
     breakdowns,
     training_curves,
     galleries,
+    searches,
     data_card,
     runs,
 )
