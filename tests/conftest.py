@@ -32,6 +32,7 @@ pytest_plugins = [
     "tests.fixtures.records",
     "tests.fixtures.reference",
     "tests.fixtures.store",
+    "tests.fixtures.trainings",
 ]
 
 

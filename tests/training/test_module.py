@@ -1,13 +1,15 @@
-"""The module's own step: augmentation, loss and what is logged, without Lightning's loop."""
+"""Single steps: what is read, and how weights, teachers, momentum encoders and views change."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.fixtures.trainings import Fit, under, weights_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avsl.build import make_loader, make_reader
@@ -82,3 +84,68 @@ def test_independent_students_are_clipped_apart(framework: str, project: Path) -
         expected = size * min(1.0, 0.5 / float(norm))
         found = torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
         torch.testing.assert_close(found, torch.full_like(found, expected))
+
+
+@pytest.mark.parametrize("framework", sorted(FRAMEWORKS))
+def test_momentum_encoders_follow_every_student(framework: str, fit: Fit) -> None:
+    """θ_m ← m θ_m + (1 − m) θ after each step; their batch-norm sees each batch, as it is in training mode."""
+    steps = fit(f"framework={framework}", "objective=slavc", "objective.slavc.momentum=0.8")
+    assert len(steps.students) == len(steps.module.ensemble().members)
+    for name in steps.students:
+        names = weights_of(steps.module.get_submodule(f"{name}.model"))
+        for before, after in itertools.pairwise(steps.states):
+            kept, student = under(before, f"{name}.momentum."), under(after, f"{name}.model.")
+            for key, found in under(after, f"{name}.momentum.").items():
+                if key in names:
+                    torch.testing.assert_close(found, 0.8 * kept[key] + 0.2 * student[key])
+                elif key.endswith("num_batches_tracked"):
+                    assert int(found) == int(kept[key]) + 1
+
+
+@pytest.mark.parametrize("framework", ["mean_teacher", "dmt"])
+def test_teachers_average_their_students_once_the_warm_up_ends(framework: str, fit: Fit) -> None:
+    """A copy of the student after the first step; then θ_t ← β θ_t + (1 − β) θ."""
+    key = f"framework.{framework}"
+    steps = fit(f"framework={framework}", f"{key}.ema_decay=0.7", f"{key}.warmup_steps=1")
+    pairs = (
+        {"teacher": "student"} if framework == "mean_teacher" else {f"teachers.{k}": f"students.{k}" for k in (0, 1)}
+    )
+    for teacher, student in pairs.items():
+        names = weights_of(steps.module.get_submodule(f"framework.{student}.model"))
+        for number, (before, after) in enumerate(itertools.pairwise(steps.states)):
+            old, new, taught = (
+                under(state, f"framework.{part}.model.")
+                for state, part in ((before, teacher), (after, teacher), (after, student))
+            )
+            for name in names:
+                expected = taught[name] if number == 0 else 0.7 * old[name] + 0.3 * taught[name]
+                torch.testing.assert_close(new[name], expected)
+        assert any(not torch.equal(new[name], taught[name]) for name in names)
+
+
+def test_every_step_and_view_is_augmented_differently(fit: Fit) -> None:
+    """No two steps, views or runs of another seed share their crops; the weak view is cropped as weakly as is asked."""
+    scales = ["augment.weak_scale=0.9", "augment.strong_scale=0.4"]
+    first, again, other = (fit("framework=mean_teacher", f"seed={seed}", *scales) for seed in (0, 0, 1))
+    drawn = []
+    for batch in [*first.batches, *other.batches]:
+        assert batch.unlabeled is not None
+        assert batch.unlabeled.weak is not None
+        weak, strong = batch.unlabeled.weak.geometry, batch.unlabeled.strong[0].geometry
+        assert 0.9 <= float(weak[:, 1, 1].min()) <= float(weak[:, 1, 1].max()) <= 1
+        assert float(strong[:, 1, 1].min()) < 0.9
+        drawn += [strong, weak, batch.labeled.strong[0].geometry]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(drawn, 2))
+    for one, two in zip(first.batches, again.batches, strict=True):
+        assert torch.equal(one.labeled.strong[0].frame, two.labeled.strong[0].frame)
+
+
+@pytest.mark.parametrize("framework", ["dmt", "xpl"])
+def test_students_differ_and_so_do_seeds(framework: str, fit: Fit) -> None:
+    """In every matrix of their initial weights."""
+    runs = [fit(f"framework={framework}", f"seed={seed}") for seed in (0, 1)]
+    found = [under(run.states[0], f"{name}.model.") for run in runs for name in run.students]
+    assert len(found) == 4
+    kernels = [name for name, tensor in found[0].items() if tensor.ndim == 4 and min(tensor.shape[:2]) > 1]
+    for one, two in itertools.combinations(found, 2):
+        assert not any(torch.equal(one[name], two[name]) for name in kernels)
