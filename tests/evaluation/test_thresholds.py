@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.fixtures.localizers import Fake, Rows
+from tests.fixtures.messages import facts
 
 from avsl.data.loading import RowReader
 from avsl.data.prepared.reader import PreparedData
 from avsl.evaluation.evaluate import score_model
-from avsl.evaluation.maps import Maps
+from avsl.evaluation.maps import Maps, compute_maps
 from avsl.evaluation.scoring import score_part
-from avsl.evaluation.thresholds import choose_thresholds
+from avsl.evaluation.thresholds import choose_presence, choose_thresholds
 from avsl.functional import localization as F
 from avsl.types import AVBatch, AVOutput
 
@@ -61,3 +63,21 @@ def test_an_evaluation_says_how_validation_was_scored(maps: Maps, monkeypatch: p
     alone = score_model([Known()], maps.reader, parts, batch_size=4).figures
     assert alone["validation"]["cross_fitted"] is False
     assert alone["validation"]["ciou"] == alone["test"]["ciou"]
+
+
+def test_presence_keeps_all_but_a_twentieth_of_the_sounding_rows(reader: RowReader, parts: dict[str, Rows]) -> None:
+    """The peaks of 95 % of the sounding rows reach it, of no more than must; silent rows have no say."""
+    silent, generator = parts["test_offscreen"], np.random.default_rng(0)
+
+    def choose(rows: Rows, peaks: list[float]) -> float:
+        coming = iter(peaks)
+        model = Fake(lambda asked: torch.tensor([next(coming) for _ in asked])[:, None, None].expand(-1, 8, 8))
+        return choose_presence(compute_maps([model], reader, rows, 8))
+
+    for n, kept in ((40, 38), (30, 29), (10, 10)):
+        rows, peaks = np.resize(parts["test"], n), generator.permutation(np.linspace(0.1, 0.9, n))
+        presence = choose(rows, peaks.tolist())
+        assert (peaks >= presence - 1e-6).sum() == kept
+        assert choose(np.concatenate([rows, silent]), [*peaks.tolist(), *(0.01 for _ in silent)]) == presence
+    with pytest.raises(ValueError, match=facts("source")):
+        choose(silent, [0.5] * len(silent))
