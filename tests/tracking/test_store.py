@@ -197,16 +197,21 @@ def test_a_root_further_up_leaves_the_artifacts_where_they_are(
     assert not caplog.text
 
 
-def test_a_store_in_a_temporary_workspace_says_that_it_goes(
-    new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("workspace", [".dvc/tmp/exps/standalone/tmp1", ".dvc/tmp/exps/tmp2"])
+@pytest.mark.parametrize("uri", ["", "sqlite:///outputs/mlflow/mlflow.db"])
+def test_an_experiment_in_a_temporary_copy_uses_the_store_of_the_project(
+    workspace: str, uri: str, new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where DVC runs an experiment with --temp or --queue; the project's own store says nothing."""
+    """With `dvc exp run --temp` and `--queue`, whose copies of the project DVC deletes."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for folder, said in ((".dvc/tmp/exps/standalone/tmp1", 1), (".dvc/tmp/exps/tmp2", 1), ("project", 0)):
-        root = tmp_path / folder / "outputs"
-        (root / "mlflow").mkdir(parents=True)
-        shutil.copyfile(new_database, root / "mlflow" / "mlflow.db")
-        caplog.clear()
-        open_store(TrackingConfig(), root)
-        assert len(caplog.records) == said
-        assert (str(root) in caplog.text) == bool(said)
+    project = tmp_path / "project"
+    for folder in (project, project / workspace):
+        folder.mkdir(parents=True)
+        (folder / "params.yaml").touch()
+    monkeypatch.chdir(project / workspace)
+    (project / "outputs/mlflow").mkdir(parents=True)
+    shutil.copyfile(new_database, project / "outputs/mlflow/mlflow.db")
+    store = open_store(TrackingConfig(uri=uri), Path("outputs"))
+    assert store.uri == f"sqlite:///{project}/outputs/mlflow/mlflow.db"
+    assert store.artifact_root == (project / "outputs/mlflow/artifacts").as_uri()
+    assert not (project / workspace / "outputs").exists()

@@ -96,7 +96,8 @@ def open_store(config: TrackingConfig, root: Path, *, writes: bool = True) -> St
     """Open the store; several processes can do so at the same time.
 
     A local store is an SQLite database below ``root``, and so are its artifacts. If the database names artifacts in the
-    folder from which the checkout was copied or moved, a command that writes corrects the addresses and logs it.
+    folder from which the checkout was copied or moved, a command that writes corrects the addresses and logs it. An
+    experiment in a temporary copy of the project (``dvc exp run --temp`` or ``--queue``) uses the project's store.
 
     Args:
         config: settings of the store; a relative SQLite address is relative to the project's folder.
@@ -109,12 +110,13 @@ def open_store(config: TrackingConfig, root: Path, *, writes: bool = True) -> St
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{root.resolve()}/mlflow/mlflow.db"
+    root = _in_project(root.resolve())
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{root}/mlflow/mlflow.db"
     artifacts = config.artifact_root
     if not artifacts and not uri.startswith(("http://", "https://")):
         artifacts = "mlflow/artifacts"
     if uri.startswith(_SQLITE):
-        database = project_root() / uri.removeprefix(_SQLITE)
+        database = _in_project(project_root().resolve() / uri.removeprefix(_SQLITE))
         uri = f"{_SQLITE}{database}"
         if not writes and not database.is_file():
             raise TrackingError(
@@ -122,28 +124,27 @@ def open_store(config: TrackingConfig, root: Path, *, writes: bool = True) -> St
                 "from what `dvc pull` brings"
             )
         with one_sentence(f"the MLflow database {database} cannot be opened"):
-            if writes and _in_temporary_workspace(database):
-                log.warning(
-                    "%s lies in a temporary workspace of `dvc exp run --temp` or `--queue` and goes with it, its "
-                    "runs and champions too; after `dvc exp apply`, `avsl models restore` records them again",
-                    database,
-                )
             _create_database(database)
-            if root.resolve() in database.resolve().parents and not Path(artifacts).is_absolute():
-                _bring_home(database, root.resolve(), artifacts, writes=writes)
+            if root in database.resolve().parents and not Path(artifacts).is_absolute():
+                _bring_home(database, root, artifacts, writes=writes)
     elif uri.startswith(("http://", "https://")):
         _ask_server(uri)
     if artifacts and "://" not in artifacts:
-        artifacts = (root.resolve() / artifacts).as_uri()
+        artifacts = (root / artifacts).as_uri()
     with one_sentence(f"the MLflow store {uri} cannot be used"):
         client = _client(uri)
         client.search_experiments(max_results=1)
     return Store(client, artifacts or None, config.system_metrics)
 
 
-def _in_temporary_workspace(database: Path) -> bool:
-    """Whether the project is DVC's temporary copy for an experiment."""
-    return "/.dvc/tmp/exps/" in database.as_posix()
+def _in_project(path: Path) -> Path:
+    """``path``, or, if it lies in a temporary copy of the project, its place in the project itself.
+
+    DVC runs an experiment with ``--temp`` or ``--queue`` in such a copy and deletes it afterwards.
+    """
+    copy = project_root().resolve()
+    project, workspaces, _ = copy.as_posix().partition("/.dvc/tmp/exps/")
+    return Path(project) / path.relative_to(copy) if workspaces and path.is_relative_to(copy) else path
 
 
 def _bring_home(database: Path, root: Path, artifacts: str, *, writes: bool) -> None:
