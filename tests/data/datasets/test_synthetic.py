@@ -21,7 +21,7 @@ from avsl.data.datasets.synthetic import (
     SyntheticConfig,
     generate,
     make_scene,
-    synthesise,
+    synthesize,
 )
 from avsl.data.prepared.reader import PreparedData
 from avsl.errors import DataError
@@ -241,7 +241,7 @@ def test_timbres_are_told_apart_despite_pitch_tempo_and_phase() -> None:
     """Nearest centroid of coarse log spectra: far above the chance of 1 in 16, below perfect as pitch moves."""
 
     def spectrum(label: str, seed: int) -> NDArray[np.float64]:
-        signal = synthesise(label, np.random.default_rng(seed), 16000)
+        signal = synthesize(label, np.random.default_rng(seed), 16000)
         assert np.mean(signal**2) == pytest.approx(1)
         power = np.abs(np.fft.rfft(signal)[:8000]) ** 2
         edges = np.unique(np.geomspace(40, 7999, 40).astype(int))

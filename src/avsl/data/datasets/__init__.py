@@ -24,8 +24,8 @@ from avsl.data.prepared.format import Manifest
 from avsl.data.prepared.preparation import prepare_index
 from avsl.schema import StrictConfig
 
-# By name: what lists the rows of a data set on disk (an `IndexedConfig`), or makes a prepared set from nothing, and the
-# model of its settings.
+# For each name a function and the model of its settings: for a data set on disk (an `IndexedConfig`) the function that
+# lists its rows, for a generated one the function that makes the prepared set.
 DATASETS: dict[str, tuple[Callable[..., Any], type[StrictConfig]]] = {
     "synthetic": (synthetic.generate, synthetic.SyntheticConfig),
     "avsbench": (avsbench.read_index, avsbench.AVSBenchConfig),
@@ -42,7 +42,7 @@ DATASETS: dict[str, tuple[Callable[..., Any], type[StrictConfig]]] = {
 
 
 def on_disk() -> dict[str, tuple[Callable[[Any], Index], type[IndexedConfig]]]:
-    """The data sets that read a folder: what lists their rows, and the model of their settings."""
+    """Return the entries of `DATASETS` that read a folder."""
     return {name: (read, model) for name, (read, model) in DATASETS.items() if issubclass(model, IndexedConfig)}
 
 
@@ -50,13 +50,13 @@ def make_prepared(name: str, settings: StrictConfig, root: Path, workers: int) -
     """Make the prepared set ``root`` of a data set.
 
     Args:
-        name: one of `DATASETS`.
-        settings: an instance of its model.
-        root: folder of the prepared set; what an interrupted call has left there is kept.
-        workers: processes, at least 1.
+        name: key of `DATASETS`.
+        settings: instance of the data set's settings model.
+        root: folder of the prepared set; shards of an interrupted call are kept.
+        workers: number of processes, at least 1.
 
     Raises:
-        DataError: the data set's folder, annotations or lists cannot be used.
+        DataError: the folder, the annotations or a list of the data set cannot be used.
     """
     function, _ = DATASETS[name]
     if isinstance(settings, IndexedConfig):

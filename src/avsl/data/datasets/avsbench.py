@@ -28,10 +28,11 @@ class AVSBenchConfig(IndexedConfig):
     Attributes:
         subset: ``s4`` (one source: ``<split>/<class>/<video>/<video>_<k>.png``) or ``ms3`` (several: frames
             ``<video>/<video>.mp4_<k>.png``, masks ``<split>/<video>/<video>_<k>.png``).
-        boxes: JSON file with the test frames as boxes (``s4_box.json``, ``ms3_box.json``), which then are the test
-            part and its truth; empty: the masks are. A frame whose box is all zeros is one where nothing sounds.
-        leak: ``stop`` where ``train`` shares a recording with ``val`` or ``test``, or ``val`` with ``test``, as pieces
-            of one recording are videos of their own in MS3; or ``drop`` those videos from the former.
+        boxes: JSON file with boxes of the test frames (``s4_box.json``, ``ms3_box.json``); it defines the test part and
+            its truth. Empty: the masks do. A box of zeros marks a frame without a sounding object.
+        leak: what to do where ``train`` shares a recording with ``val`` or ``test``, or ``val`` with ``test``; in MS3
+            several videos are pieces of one recording. ``stop`` is an error, ``drop`` removes the videos from the
+            former part.
     """
 
     subset: Literal["s4", "ms3"] = "s4"
@@ -40,7 +41,7 @@ class AVSBenchConfig(IndexedConfig):
 
 
 def read_index(config: AVSBenchConfig) -> Index:
-    """List five frames of every video with a mask folder, and of the list of boxes.
+    """List five frames of each video that has a folder of masks or is in the list of boxes.
 
     Raises:
         DataError: there is neither ``gt_masks/`` nor a list of boxes, the list is wrong, or the parts leak.
@@ -66,7 +67,7 @@ def read_index(config: AVSBenchConfig) -> Index:
             _, *category, sound = Path(audio).parts
             k = Path(image).stem.rpartition("_")[2]
             if k not in _FRAMES or len(category) != (config.subset == "s4"):
-                raise DataError(f"{path}: '{image}' with '{audio}' is no frame of {config.subset}")
+                raise DataError(f"{path}: '{image}' with '{audio}' is not a frame of {config.subset}")
             entries.append(_entry(config, "test", "".join(category), Path(sound).stem, k, boxes))
     index = Index([entry for entry in entries if entry.part == "test"])
     leaks: list[Leak] = []
@@ -97,7 +98,7 @@ def _entry(
         picture=picture,
         sounds=(root / "audio_wav" / place / f"{video}.wav",),
         boxes=boxes,
-        # The list of boxes does not need the masks.
+        # Test frames with boxes need no mask.
         mask=None if unlabeled or (boxes is not None and not mask.is_file()) else mask,
         time_s=int(k) - 0.5,
     )

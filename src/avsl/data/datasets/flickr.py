@@ -20,20 +20,20 @@ from avsl.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Boxes are in pixels of a frame of this side.
 FRAME = 256
-"""Boxes are drawn in pixels of a frame of this side."""
 
 
 class FlickrConfig(ListedConfig):
     """A folder with ``frames/<id>.jpg``, ``audio/<id>.wav`` and ``Annotations/<id>.xml``, and the published lists.
 
     Attributes:
-        annotations: folder of the XML files, from the root.
+        annotations: folder of the XML files, relative to the root.
         test_list: file with the test ids.
-        labeled_list: file with the ids of the labeled pool, which is cut into train and validation.
-        train_list: published as ``flickr_10k.txt`` and ``flickr_144k.txt``.
-        silent_list: published as ``flickr_test_plus_silent.csv``.
-        test_share: not used, as the test rows are listed.
+        labeled_list: file with the ids of the labeled pool, which is divided into train and validation.
+        train_list: file with the ids of the unlabeled rows; published are ``flickr_10k.txt`` and ``flickr_144k.txt``.
+        silent_list: file with the silent pairs; published is ``flickr_test_plus_silent.csv``.
+        test_share: unused, because the test rows are listed.
     """
 
     annotations: str = "Annotations"
@@ -57,35 +57,35 @@ def read_index(config: FlickrConfig) -> Index:
         raise DataError(f"{root / config.labeled_list}: {len(both)} of its ids are test ids too, as '{min(both)}'")
     annotations = root / config.annotations
     rows = [media.entry(name, str) for name in [*tests, *labeled]]
-    # A list's names lead to no file but through the names of files that are there.
+    # A listed name is opened only if it names an existing picture, so no list can lead out of the folder.
     rows = [row if row.picture is None else _annotated(row, annotations / f"{row.sample_id}.xml") for row in rows]
     entries = assign_parts(rows, config, set(tests))
     return add_unannotated(entries, config, media, {*tests, *labeled}, "flickr", str)
 
 
 def _annotated(entry: Entry, path: Path) -> Entry:
-    """The row with its consensus boxes; every annotator's are kept for `avsl.functional.boxes.consensus_map`."""
+    """Add the consensus boxes to a row, and all annotators' boxes for `avsl.functional.boxes.consensus_map`."""
     try:
         annotators = read_boxes(path)
     except DataError as error:
         return replace(entry, broken=str(error))
-    drawn = np.concatenate([as_boxes([]), *annotators])
+    individual = np.concatenate([as_boxes([]), *annotators])
     agreed = consensus_boxes(annotators)
     broken = "" if len(agreed) else f"no two of {path.name}'s {len(annotators)} annotators agree on a pixel"
-    return replace(entry, boxes=agreed / FRAME, meta={"boxes_256": drawn.tolist()}, broken=broken)
+    return replace(entry, boxes=agreed / FRAME, meta={"boxes_256": individual.tolist()}, broken=broken)
 
 
 def consensus_boxes(annotators: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Boxes whose union is where at least two annotators agree.
+    """Return boxes whose union is the area on which at least two annotators agree.
 
     Published code adds up all boxes, so that two overlapping boxes of one annotator count as agreement; here they
     do not.
 
     Args:
-        annotators: (k, 4) x0, y0, x1, y1 of each annotator.
+        annotators: (k, 4) x0, y0, x1, y1 for each annotator.
 
     Returns:
-        (n, 4), every overlap of a box with another annotator's.
+        (n, 4), the overlaps of boxes of different annotators.
     """
     agreed = as_boxes([])
     for one, other in combinations(annotators, 2):
@@ -97,13 +97,13 @@ def consensus_boxes(annotators: list[NDArray[np.float64]]) -> NDArray[np.float64
 
 
 def read_boxes(path: Path) -> list[NDArray[np.float64]]:
-    """The boxes of each annotator, (k, 4) x0, y0, x1, y1 in 256 px.
+    """Read the boxes of each annotator, (k, 4) x0, y0, x1, y1 in pixels of a 256 px frame.
 
-    The file is root → object → bbox → (something that is skipped, xmin, ymin, xmax, ymax). Its publisher gives no
-    schema; an object is taken for one annotator.
+    The file's tree is root → object → bbox → (an ignored element, xmin, ymin, xmax, ymax). No schema is published; each
+    object is read as one annotator.
 
     Raises:
-        DataError: the file is missing, cannot be read, is not well-formed or declares an entity, or a bbox has not four
+        DataError: the file is missing, unreadable or malformed, declares an entity, or a bbox does not have four
             numbers.
     """
     if not path.is_file():
@@ -121,8 +121,8 @@ def read_boxes(path: Path) -> list[NDArray[np.float64]]:
 
 
 def _bbox_texts(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The index of the root's child with each bbox, and the texts of the bbox's children."""
-    # expat itself: ElementTree has no way to refuse the entities that expand without bound.
+    """Yield, for each bbox, the index of its object and the texts of its children."""
+    # expat, because ElementTree cannot refuse entities, which may expand without bound.
     found: list[tuple[int, list[str]]] = []
     open_tags: list[str] = []
     objects = 0
@@ -158,6 +158,6 @@ def _bbox_texts(path: Path) -> Iterator[tuple[int, list[str]]]:
         parser.Parse(content, True)
     except DataError:
         raise
-    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two: encodings that it does not know
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two: an unknown encoding
         raise DataError(f"{path}: not well-formed XML: {error}") from None
     yield from found

@@ -19,18 +19,19 @@ from avsl.errors import DataError
 class FolderConfig(CutConfig):
     """A folder of videos, or with ``frames/`` and ``audio/`` whose files have equal names.
 
-    A video gives one row, its middle frame and the sound around it, or ``frames_per_clip`` where it has no boxes.
-    Videos may lie in folders named after their classes. Rows of one recording lie on one side of the split.
+    A video becomes one row, its middle frame with the sound around it; a video without boxes becomes
+    ``frames_per_clip`` rows. Videos may lie in folders named after their classes. All rows of a recording are in the
+    same part.
 
     Attributes:
-        annotations: file in the folder with boxes, JSON or CSV (see
-            `avsl.data.annotation_files.read_annotations`); empty: none.
+        annotations: JSON or CSV file with boxes, relative to the folder (see
+            `avsl.data.annotation_files.read_annotations`); empty: no boxes.
         boxes: ``xyxy``: two corners; ``xywh``: a corner, width and height.
         units: ``fractions`` of the frame, or ``pixels`` of the picture in the folder.
-        recording_pattern: regular expression with one group, the recording that a clip of this name was cut from, as
+        recording_pattern: regular expression whose one group matches the recording in a clip's name, such as
             ``(.+)_take.``; empty: the usual forms of names (see `avsl.data.recordings.Recordings`). A ``recording``
-            in the annotation file goes before both.
-        test_share: of the annotated rows; what is not annotated is unlabeled training material.
+            in the annotation file has precedence.
+        test_share: share of the annotated rows in the test part; other rows are unlabeled training rows.
     """
 
     annotations: str = ""
@@ -47,12 +48,12 @@ class FolderConfig(CutConfig):
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from None
         if pattern and groups != 1:
-            raise ValueError(f"has {groups} groups, not one, the recording")
+            raise ValueError(f"has {groups} groups; one is needed, the recording")
         return pattern
 
 
 def read_index(config: FolderConfig) -> Index:
-    """List what is annotated and what else lies in the folder.
+    """List the annotated and all other clips of the folder.
 
     Raises:
         DataError: the folder or the annotation file is missing or wrong.
@@ -72,7 +73,7 @@ def read_index(config: FolderConfig) -> Index:
     rows = media.annotated(known, recordings)
     if config.units == "pixels":
         rows = [replace(row, in_pixels=True) for row in rows]
-    said = {name: (row.recording, "recording") for name, row in known.items() if row.recording}
-    counted = count_recordings(said.get(name) or recordings.match(name) for name in {*names, *known})
+    stated = {name: (row.recording, "recording") for name, row in known.items() if row.recording}
+    counted = count_recordings(stated.get(name) or recordings.match(name) for name in {*names, *known})
     index = add_pool(assign_parts(rows, config), media.pool(known, recordings))
     return replace(index, notes=[*media.notes, counted])

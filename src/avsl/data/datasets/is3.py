@@ -13,7 +13,7 @@ class IS3Config(CutConfig):
     """A folder with ``visual_frames/`` and ``audio_wav/``; rows of one image are a group.
 
     Attributes:
-        annotations: JSON file in the folder: each image twice, once for each of its sounds.
+        annotations: JSON file in the folder with two entries for each image, one for each sound.
     """
 
     annotations: str = "synthetic3240_bbox.json"

@@ -18,12 +18,12 @@ _Box = tuple[float, float, float, float]
 class MUSICConfig(CutConfig):
     """A folder with ``frames/<video>_<clip>_<frame>.jpg`` and ``audio/<video>.wav``, and one of the two box files.
 
-    A frame hears the middle of its video's recording, as in published code.
+    The sound of a frame is the middle of its video's recording, as in published code.
 
     Attributes:
-        subset: ``solo`` or ``duet`` (both players sound at once, both boxes are right).
+        subset: ``solo`` or ``duet`` (both players sound at once, so the truth is both boxes).
         annotations: JSON file in the folder; empty: ``music_<subset>.json``. Boxes are x, y, width, height as
-            fractions; published code reads them as corners, which empties 1,648 of the 2,124 solo boxes.
+            fractions; published code reads them as corners, which leaves 1,648 of the 2,124 solo boxes empty.
     """
 
     subset: Literal["solo", "duet"] = "solo"
@@ -75,5 +75,5 @@ def read_index(config: MUSICConfig) -> Index:
 
 
 def _video(name: str) -> str:
-    """The recording of a frame ``<video>_<clip>_<frame>``."""
+    """Return the video of a frame ``<video>_<clip>_<frame>``."""
     return name.rsplit("_", 2)[0]

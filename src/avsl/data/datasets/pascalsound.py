@@ -12,7 +12,7 @@ from avsl.data.partition import assign_parts
 class PascalSoundConfig(CutConfig):
     """A folder with ``frames/``, ``audio/`` and ``masks/`` whose files have equal names.
 
-    No list and no layout is published; every picture is a row, by default of ``test``.
+    Neither a list nor a layout is published; each picture is a row, of ``test`` by default.
     """
 
 

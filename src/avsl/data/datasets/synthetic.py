@@ -1,8 +1,8 @@
 """The embedded benchmark: procedural audio-visual scenes with exact boxes and masks.
 
-A class is a shape with a texture, and a timbre. Neither color nor position, size or slight rotation tells
-anything about it, and most shapes and textures belong to two classes. Each scene is drawn from its own random
-generator, seeded by (seed, part, number), so that neither the number of workers nor the shard size changes it.
+A class is a shape with a texture, and a timbre. Color, position, size and slight rotation are independent of the class,
+and most shapes and textures belong to two classes. Each scene has a random generator seeded by (seed, part, number), so
+it depends neither on the number of workers nor on the shard size.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 SAMPLE_RATE = 16000
-# Fractions of the frame. What is drawn may lose a little to the frame's edge or another object.
+# Fractions of the frame; the frame's edge or another object may hide a little of an object.
 AREA_RANGE = (0.02, 0.35)
 SMALL_RANGE = (0.02, 0.05)
 MIN_VISIBLE = 0.7
 SNR_DB = (0.0, 20.0)
 _OBJECT_COUNT_PROBABILITIES = (0.25, 0.4, 0.35)
-# The objects of one frame cover no more than this together.
+# Largest total area of one, two or three objects in a frame.
 _MAX_TOTAL_AREA = (0.34, 0.5, 0.42)
 
 
 class SyntheticConfig(StrictConfig):
-    """What to generate; every ``n_`` counts rows."""
+    """Sizes of the generated set; each ``n_`` is a number of rows."""
 
     image_size: int = Field(64, ge=32, le=512)
     duration_s: float = Field(1.0, ge=0.25, le=10.0)
@@ -112,7 +112,7 @@ _SHAPES: dict[str, Callable[[Array, Array], Array]] = {
 
 @dataclass(frozen=True)
 class _Surface:
-    """Where a texture is evaluated: coordinates, distance to the outline, pixels per unit, a random period, phase."""
+    """Inputs of a texture: coordinates, distance to the outline, pixels per unit, a random period and phase."""
 
     u: Array
     v: Array
@@ -143,17 +143,17 @@ _TEXTURES: dict[str, Callable[[_Surface], Array]] = {
 
 @dataclass(frozen=True)
 class _Timbre:
-    """A sound's recipe.
+    """Parameters of a sound.
 
     Attributes:
-        pitch: Hz, before the jitter.
+        pitch: in Hz, before the jitter.
         partials: (multiple of the pitch, amplitude).
         vibrato: rate in Hz, depth in semitones.
-        glide: semitones the pitch moves within each pulse.
+        glide: change of the pitch within each pulse, in semitones.
         tremolo: rate in Hz, depth in [0, 1].
         pulses: rate in Hz, decay in 1/s; (0, 0) is a sustained sound.
         noise: band in Hz.
-        noise_share: of the amplitude, in [0, 1].
+        noise_share: share of the noise in the amplitude, in [0, 1].
     """
 
     pitch: float = 440.0
@@ -204,19 +204,19 @@ def _unit_power(signal: Array) -> Array:
 
 
 def _noise(rng: np.random.Generator, n: int, shape: Callable[[Array], Array]) -> Array:
-    """Noise of unit power whose spectrum's magnitude follows ``shape`` (of the frequency in Hz)."""
+    """Draw noise of unit power whose magnitude spectrum is ``shape``, a function of the frequency in Hz."""
     frequency = np.arange(n // 2 + 1, dtype=np.float64) * (SAMPLE_RATE / n)
     parts = rng.standard_normal((2, len(frequency)))
     return _unit_power(np.fft.irfft(shape(frequency) * (parts[0] + 1j * parts[1]), n))
 
 
-def synthesise(label: str, rng: np.random.Generator, n: int) -> Array:
-    """One sound of a class.
+def synthesize(label: str, rng: np.random.Generator, n: int) -> Array:
+    """Synthesize a sound of a class.
 
     Args:
         label: one of ``CLASSES``.
-        rng: source of pitch, tempo, phase and onset.
-        n: samples at 16 kHz.
+        rng: draws pitch, tempo, phase and onset.
+        n: number of samples at 16 kHz.
 
     Returns:
         (n,) of unit power.
@@ -254,8 +254,8 @@ def synthesise(label: str, rng: np.random.Generator, n: int) -> Array:
 
 
 def _record(labels: Sequence[str], rng: np.random.Generator, n: int) -> tuple[NDArray[np.int16], float]:
-    """The labels' sounds, equally loud, with background noise: (n,) int16 and the SNR in dB."""
-    signal = _unit_power(np.sum([synthesise(label, rng, n) for label in labels], axis=0))
+    """Mix the labels' sounds, equally loud, with background noise; returns (n,) int16 and the SNR in dB."""
+    signal = _unit_power(np.sum([synthesize(label, rng, n) for label in labels], axis=0))
     snr = rng.uniform(*SNR_DB)
     tilt = rng.uniform(0, 0.5)
     noise = _noise(rng, n, lambda f: np.maximum(f, 50.0) ** -tilt)
@@ -269,7 +269,7 @@ def _record(labels: Sequence[str], rng: np.random.Generator, n: int) -> tuple[ND
 
 @dataclass(frozen=True)
 class _Body:
-    """An object where it lies: its window in the frame, its coverage there, its texture's mix of two colors."""
+    """A placed object: its window in the frame, its coverage there, and its texture's mix of two colors."""
 
     window: tuple[slice, slice]
     coverage: Array
@@ -299,7 +299,7 @@ def _body(label: str, center: Array, area: float, rng: np.random.Generator, side
 
 
 def _areas(rng: np.random.Generator, count: int, small: int | None) -> Array:
-    """Log-uniform areas whose sum leaves room."""
+    """Draw log-uniform areas whose sum is at most `_MAX_TOTAL_AREA`."""
     while True:
         areas = np.exp(rng.uniform(np.log(0.022), np.log(0.34), count))
         if small is not None:
@@ -309,7 +309,7 @@ def _areas(rng: np.random.Generator, count: int, small: int | None) -> Array:
 
 
 def _centers(rng: np.random.Generator, areas: Array) -> Array | None:
-    """(n, 2) centers far enough apart, drawn all at once so that no object is favored; None where no draw fits."""
+    """Draw (n, 2) centers far enough apart, together so that no object is favored; None if none of the draws fits."""
     radius = np.sqrt(areas)
     margin = np.minimum(0.58 * radius, 0.5)[:, None]
     draws = margin + rng.random((32, len(areas), 2)) * (1 - 2 * margin)
@@ -321,7 +321,7 @@ def _centers(rng: np.random.Generator, areas: Array) -> Array | None:
 
 
 def _visible(bodies: Sequence[_Body], side: int) -> list[NDArray[np.bool_]]:
-    """Each body's visible pixels, (side, side); a later body lies on top."""
+    """Return each body's visible pixels, (side, side); a later body covers earlier ones."""
     free = np.ones((side, side), dtype=bool)
     masks = []
     for body in reversed(bodies):
@@ -335,9 +335,9 @@ def _visible(bodies: Sequence[_Body], side: int) -> list[NDArray[np.bool_]]:
 def _arrange(
     labels: Sequence[str], rng: np.random.Generator, side: int, small: int | None
 ) -> tuple[list[_Body], list[NDArray[np.bool_]]]:
-    """Place the objects so that each stays visible and within its range of areas; drawn again until it fits.
+    """Draw places until each object is visible and within its range of areas.
 
-    ``small`` is the position of the object that must be within ``SMALL_RANGE``.
+    ``small`` is the index of the object that must be within ``SMALL_RANGE``.
     """
     while True:
         areas = _areas(rng, len(labels), small)
@@ -357,7 +357,7 @@ def _arrange(
 
 
 def _color(rng: np.random.Generator, unlike: Sequence[Array], distance: float) -> Array:
-    """An RGB color at least ``distance`` away from each of ``unlike``."""
+    """Draw an RGB color at least ``distance`` away from each of ``unlike``."""
     while True:
         for color in rng.uniform(0, 255, (8, 3)):
             if all(np.sqrt(((color - other) ** 2).sum()) >= distance for other in unlike):
@@ -365,7 +365,7 @@ def _color(rng: np.random.Generator, unlike: Sequence[Array], distance: float) -
 
 
 def _backdrop(rng: np.random.Generator, side: int) -> tuple[Array, Array]:
-    """(side, side, 3) background with strokes and blotches that belong to no class, and its mean color."""
+    """Draw a (side, side, 3) background with strokes and blotches of no class; returns its base color too."""
     base = rng.uniform(40, 215, 3)
     grid = (np.arange(side) + 0.5) / side
     angle = rng.uniform(0, 2 * np.pi)
@@ -393,7 +393,7 @@ def _backdrop(rng: np.random.Generator, side: int) -> tuple[Array, Array]:
 def _draw(
     labels: Sequence[str], rng: np.random.Generator, side: int, small: int | None
 ) -> tuple[Array, list[NDArray[np.bool_]]]:
-    """A frame with one object per label and each object's visible pixels; which lies on top is random."""
+    """Draw a frame with one object per label, in random order; returns each object's visible pixels too."""
     bodies, masks = _arrange(labels, rng, side, small)
     canvas, base = _backdrop(rng, side)
     for body in bodies:
@@ -412,7 +412,7 @@ def _box(mask: NDArray[np.bool_]) -> list[float]:
 
 
 def _swap_counts(rows: int) -> list[int]:
-    """Objects per frame, two and three in turn, that add up to ``rows``."""
+    """Return numbers of objects per frame, alternating two and three, that add up to ``rows``."""
     counts: list[int] = []
     left = rows
     while left:
@@ -425,7 +425,7 @@ def _swap_counts(rows: int) -> list[int]:
 
 
 def _plan(config: SyntheticConfig) -> list[tuple[str, int, int]]:
-    """(part, number of the scene, its rows), in order."""
+    """Return (part, number of the scene, its number of rows), in order."""
     rows = {
         "train": config.n_train,
         "validation": config.n_validation,
@@ -440,7 +440,7 @@ def _plan(config: SyntheticConfig) -> list[tuple[str, int, int]]:
 
 
 def _shards(config: SyntheticConfig) -> list[list[tuple[str, int, int]]]:
-    """The plan cut into shards; a scene's rows stay together."""
+    """Divide the plan into shards; a scene's rows stay together."""
     shards: list[list[tuple[str, int, int]]] = [[]]
     filled = 0
     for scene in _plan(config):
@@ -453,13 +453,13 @@ def _shards(config: SyntheticConfig) -> list[list[tuple[str, int, int]]]:
 
 
 def make_scene(config: SyntheticConfig, part: str, i: int, rows: int = 1) -> list[Sample]:
-    """The i-th scene of a part.
+    """Make the i-th scene of a part.
 
     Args:
         config: frame size, duration and seed.
         part: one of ``PARTS``.
-        i: number of the scene; the sounding classes take turns.
-        rows: of the scene: the objects of a ``test_swap`` frame, 1 elsewhere.
+        i: number of the scene; sounding classes alternate with it.
+        rows: number of rows, one for each object of a ``test_swap`` frame, otherwise 1.
 
     Returns:
         One sample per sound; the label of a duet joins its two classes by ``+``.
@@ -529,12 +529,12 @@ def generate(config: SyntheticConfig, root: Path, workers: int) -> Manifest:
     """Generate the benchmark and its contact sheet into ``root``; the bytes depend on ``config`` alone.
 
     Args:
-        config: what to generate.
+        config: sizes of the set.
         root: folder of the prepared set; finished shards of an interrupted call with this config are kept.
-        workers: processes, at least 1.
+        workers: number of processes, at least 1.
 
     Returns:
-        The manifest, as written.
+        The written manifest.
     """
     manifest, _ = prepare_shards(
         root,

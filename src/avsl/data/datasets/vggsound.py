@@ -1,4 +1,4 @@
-"""VGGSound (Chen et al., ICASSP 2020, arXiv 2004.14368) as the unlabeled material for VGG-SS's boxes."""
+"""VGGSound (Chen et al., ICASSP 2020, arXiv 2004.14368): unlabeled training clips beside the boxes of VGG-SS."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class VGGSoundConfig(CutConfig):
     """Clips ``<YouTube id>_<start, six digits>.mp4`` (or ``frames/`` and ``audio/``) with the official list.
 
     Attributes:
-        metadata: CSV in the folder without a header: YouTube id, start in seconds, class, ``train`` or ``test``. Its
-            ``train`` clips are unlabeled rows; their class is kept, as it is no box.
-        annotations: VGG-SS's JSON in the folder; empty: no box, so nothing but unlabeled rows.
-        test_share: of the annotated videos.
-        leak: ``stop`` where the training clips hold rows or videos of the held-out parts, or ``drop`` those rows.
+        metadata: CSV file in the folder, without a header: YouTube id, start in seconds, class, ``train`` or ``test``.
+            The ``train`` clips are unlabeled rows, which keep their class.
+        annotations: VGG-SS's JSON file in the folder; empty: all rows are unlabeled.
+        test_share: share of the annotated videos in the test part.
+        leak: what to do with training clips that are rows or share videos of the held-out parts: ``stop`` is an error,
+            ``drop`` leaves them out.
     """
 
     metadata: str = "vggsound.csv"
@@ -47,7 +48,7 @@ def read_index(config: VGGSoundConfig) -> Index:
 
 
 def _training_clips(path: Path) -> Iterator[tuple[str, str]]:
-    """Clip name and class of each row for training."""
+    """Yield the name and the class of each training clip."""
     for number, (video, start, label, split, *_) in enumerate(read_table(path, 4, "list of clips"), start=1):
         if not (start.isascii() and start.isdigit()) or split not in ("train", "test"):
             raise DataError(f"{path}: row {number} is not 'id,seconds,class,train|test': '{video},{start},…,{split}'")

@@ -11,15 +11,15 @@ from avsl.data.partition import assign_parts
 
 
 class VGGSoundDuetConfig(CutConfig):
-    """VGG-SS's folder with the list of pairs, which are the rows of ``test``.
+    """VGG-SS's folder with a list of pairs, which are the rows of ``test``.
 
-    Each frame of a pair hears the sum of both sounds, and its own boxes are the truth, as in published code. With a
-    ``test_share`` below 1 the other videos' clips, heard alone, are for training and validation, and the pairs that
-    hold one of them are left out.
+    The sound of both frames of a pair is the sum of both sounds, and the truth of a frame is its own boxes, as in
+    published code. With a ``test_share`` below 1 the clips of the other videos, each with its own sound, are training
+    and validation rows, and pairs that hold one of them are left out.
 
     Attributes:
-        annotations: VGG-SS's JSON in the folder.
-        pairs: CSV in it without a header: clip, class, second clip, its class.
+        annotations: VGG-SS's JSON file in the folder.
+        pairs: CSV file in the folder, without a header: clip, class, second clip, its class.
     """
 
     annotations: str = "vggss.json"
@@ -27,7 +27,7 @@ class VGGSoundDuetConfig(CutConfig):
 
 
 def read_index(config: VGGSoundDuetConfig) -> Index:
-    """List two rows for each pair of test clips, and what else is annotated.
+    """List two rows for each pair of test clips, and the other annotated clips.
 
     Raises:
         DataError: a file is missing or wrong, or a clip of a pair has no boxes.

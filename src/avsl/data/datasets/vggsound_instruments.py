@@ -14,9 +14,9 @@ class VGGSoundInstrumentsConfig(CutConfig):
     """A folder with ``frames/``, ``audio/`` and ``masks/``.
 
     Attributes:
-        test_list: CSV in the folder without a header: id, class; the masked rows, which are cut by ``test_share``.
-        pairs: CSV of id, class, second id, its class: the rows of ``test_duet``, where each frame hears the sum of both
-            sounds, but for those that hold a clip that is not in ``test``; empty: none.
+        test_list: CSV file in the folder, without a header: id, class; the masked rows, which ``test_share`` divides.
+        pairs: CSV file of id, class, second id, its class: the rows of ``test_duet``, whose sound is the sum of both
+            sounds. Pairs with a clip outside ``test`` are left out. Empty: no pairs.
     """
 
     test_list: str = "vgginstruments_test.csv"

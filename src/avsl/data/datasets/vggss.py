@@ -17,17 +17,17 @@ from avsl.errors import DataError
 class VGGSSConfig(ListedConfig):
     """A folder in VGG-SS's layout: an annotation file and ``frames/`` with ``audio/``, or clips ``<id>.mp4``.
 
-    All published boxes lie in the 5,158 test clips, so labeled, validation and test rows are cut from these.
+    All published boxes belong to the 5,158 test clips, so labeled, validation and test rows are chosen among these.
 
     Attributes:
         annotations: JSON file in the folder, a list of ``file``, ``class`` and ``bbox`` (fractions of the frame).
-        test_list: file with the test ids, one a line (first column of a CSV); empty: ``test_share`` of the sources.
-        test_share: used without ``test_list`` only.
-        heard_list: open set: file with the ids that are cut into train, validation and ``test``
-            (``vggss_heard_test.csv``); empty: all that the unheard list does not name.
-        unheard_list: open set: file with the ids of ``test_unheard`` (``vggss_unheard_test.csv``); empty: none.
-        silent_list: published as ``vggss_test_plus_silent.csv``.
-        train_list: published as ``vggss_10k.txt`` and ``vggss_144k.txt``.
+        test_list: file with the test ids, one a line (first column of a CSV); empty: ``test_share`` of the recordings.
+        test_share: share of the recordings in the test part; used only without ``test_list``.
+        heard_list: for the open set, file with the ids that are divided into train, validation and ``test``
+            (``vggss_heard_test.csv``); empty: all ids that the unheard list does not name.
+        unheard_list: for the open set, file with the ids of ``test_unheard`` (``vggss_unheard_test.csv``); empty: none.
+        silent_list: file with the silent pairs; published is ``vggss_test_plus_silent.csv``.
+        train_list: file with the ids of the unlabeled rows; published are ``vggss_10k.txt`` and ``vggss_144k.txt``.
     """
 
     annotations: str = "vggss.json"
@@ -51,7 +51,7 @@ def read_index(config: VGGSSConfig) -> Index:
 
 
 def _cut(config: VGGSSConfig, rows: list[Entry], media: Media) -> list[Entry]:
-    """The annotated rows with their parts."""
+    """Assign the annotated rows to parts."""
     by_id = {row.sample_id: row for row in rows}
 
     def named(file: str, what: str) -> list[Entry]:
@@ -59,14 +59,11 @@ def _cut(config: VGGSSConfig, rows: list[Entry], media: Media) -> list[Entry]:
         ids = read_list(path, what)
         if not by_id.keys() & set(ids):
             raise DataError(f"{path}: none of its {len(ids)} ids is annotated")
-        bare = f"listed in {file} but not annotated in {config.annotations}"
-        return [by_id.get(name) or media.entry(name, broken=bare) for name in ids]
+        unannotated = f"listed in {file} but not annotated in {config.annotations}"
+        return [by_id.get(name) or media.entry(name, broken=unannotated) for name in ids]
 
-    unheard = (
-        [replace(row, part="test_unheard") for row in named(config.unheard_list, "list of unheard clips")]
-        if (config.unheard_list)
-        else []
-    )
+    listed = named(config.unheard_list, "list of unheard clips") if config.unheard_list else []
+    unheard = [replace(row, part="test_unheard") for row in listed]
     if config.heard_list:
         heard = named(config.heard_list, "list of heard clips")
     else:
