@@ -30,17 +30,17 @@ from avsl.objectives import OBJECTIVES
 from avsl.schema import ConfigError, StrictConfig, lookup
 from avsl.storage import is_remote
 
-# The groups whose names need no file: what a name is made of stands beside its class.
+# Groups whose names need no YAML file, because their defaults are in settings models.
 _REGISTRIES: Mapping[str, Mapping[str, tuple[Any, type[StrictConfig]]]] = {
     "data": DATASETS,
     "objective": OBJECTIVES,
     "framework": FRAMEWORKS,
 }
 
-# What the path of a result says of it.
+# Settings that the path of a result contains.
 _CELL = {"framework", "objective", "split.label_ratio", "seed"}
 
-# Settings of a model that others belong to.
+# Settings of a model whose change makes other settings obsolete.
 _REPLACING = re.compile(r"model\..*\b(backbone|kind)")
 
 # Hydra keeps its state in globals.
@@ -52,33 +52,33 @@ _KEPT = 64
 
 
 def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Config:
-    """The configuration that a stage, a person and a sweep get when they ask for the same thing.
+    """Compose a configuration; stages, commands and sweeps use this function, so equal requests give equal results.
 
-    Hydra composes the files of `conf_folders`; params.yaml names one of each group and sets values; ``overrides`` come
-    last. Values that params.yaml gives for one name (``framework.dmt``) apply only where that name is selected; its
-    section ``tuned`` holds what sweeps have found, ``tuned.dmt.r03`` for DMT at a ratio of 0.03, and overrides its
-    other sections there. Where params.yaml or an override replaces a backbone or a kind of audio encoder, the arguments
-    of the one before are left out. Where settings are not params.yaml's, and ``root`` is not among ``overrides``, the
-    configuration's `Variant` keeps the results out of the folders of the DAG's, whose stages always write there.
+    Hydra composes the files of `conf_folders`; params.yaml selects a name of each group and sets values; ``overrides``
+    come last. Values that params.yaml sets for a name (``framework.dmt``) apply only if that name is selected. Its
+    section ``tuned`` holds the results of sweeps, such as ``tuned.dmt.r03`` for DMT at a ratio of 0.03, which override
+    its other sections. If params.yaml or an override replaces a backbone or a kind of audio encoder, the arguments of
+    the previous one are left out. If settings differ from params.yaml's and ``overrides`` set no ``root``, the
+    configuration's `Variant` separates the results from the folders that the DAG's stages write.
 
     Args:
         overrides: Hydra overrides (``framework=dmt``, ``split.label_ratio=0.1``).
         project: the folder with params.yaml; found from the working directory by default.
 
     Raises:
-        ConfigError: an override or params.yaml names an unknown key or choice, or a value is out of range.
+        ConfigError: an override or params.yaml has an unknown key or name, or a value out of range.
     """
     project = project or project_root()
-    overrides, asked = parse_overrides(overrides)
+    overrides, parsed = parse_overrides(overrides)
     config = _compose(overrides, project)
-    keys = {override.key_or_group for override in asked}
+    keys = {override.key_or_group for override in parsed}
     if keys <= _CELL or "root" in keys or "DVC_STAGE" in os.environ:
         return config
     names = {"framework": config.framework.name, "objective": config.objective.name}
     cell = names | {"split.label_ratio": config.split.label_ratio, "seed": config.seed}
     try:
         plain = _compose([as_override(key, value) for key, value in cell.items()], project)
-    except ConfigError:  # params.yaml is not complete without the overrides, so nothing is made by it alone
+    except ConfigError:  # params.yaml is incomplete without the overrides, so the DAG has no results
         return config
     if plain.data.name != config.data.name:
         return config
@@ -88,9 +88,7 @@ def compose(overrides: Sequence[str] = (), project: Path | None = None) -> Confi
 def _compose(overrides: Sequence[str], project: Path) -> Config:
     params = _read_project(project)
     try:
-        # First which choices are made, by params.yaml, an experiment or the command line; then with their values.
-        chosen = _hydra(project, params, {}, overrides)
-        selected = {group: str(chosen[group]["name"]) for group in GROUPS}
+        selected = _selected_names(project, params, overrides)
         values = applicable_values(params, selected)
         overrides = [*_replaced_arguments(project, params, values, overrides), *overrides]
         tree = _hydra(project, params, values, overrides)
@@ -102,8 +100,17 @@ def _compose(overrides: Sequence[str], project: Path) -> Config:
         raise ConfigError(" ".join(str(error).split())) from None
 
 
+def _selected_names(project: Path, params: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
+    """Return the name of each group that params.yaml, an experiment or an override selects."""
+    typed = {override.key_or_group: override.value() for override in parse_overrides(overrides)[1]}
+    if "experiment" in typed:  # it may select names itself
+        tree = _hydra(project, params, {}, overrides)
+        return {group: str(tree[group]["name"]) for group in GROUPS}
+    return {group: str(typed.get(f"{group}.name", typed.get(group, params[group]["name"]))) for group in GROUPS}
+
+
 def _from_project(config: Config, project: Path) -> Config:
-    """The configuration whose outputs and data set start at the project's folder, wherever the command is typed."""
+    """Make relative paths of outputs and data set relative to the project's folder, not to the working directory."""
     if project.resolve() == Path.cwd().resolve():
         return config
     data, root = config.data.settings, getattr(config.data.settings, "root", "")
@@ -115,19 +122,19 @@ def _from_project(config: Config, project: Path) -> Config:
 
 
 def compose_group(group: str, name: str, overrides: Sequence[str], project: Path) -> dict[str, Any]:
-    """One Hydra group by itself, for what is no part of a run's configuration.
+    """Compose a single Hydra group that is not part of a run's configuration.
 
     Args:
-        group: its folder in conf/, the section that it fills, and the prefix of its keys in ``overrides``.
-        name: the choice.
-        overrides: applied over it.
+        group: the group's folder in conf/, its section, and the prefix of its keys in ``overrides``.
+        name: a name of the group.
+        overrides: overrides of the group's values.
         project: the folder with params.yaml.
 
     Returns:
-        The section, plain and not validated.
+        The section as plain values, not validated.
 
     Raises:
-        ConfigError: there is no such choice, or an override cannot be read.
+        ConfigError: the group has no such name, or an override cannot be read.
     """
     _read_project(project)
     lookup(name, _names(group, project), group)
@@ -142,13 +149,13 @@ def compose_group(group: str, name: str, overrides: Sequence[str], project: Path
 
 
 def parse_overrides(overrides: Sequence[str]) -> tuple[list[str], list[Override]]:
-    """Overrides as Hydra reads them, each as text and parsed.
+    """Parse overrides with Hydra; returns them as texts and parsed.
 
-    A value that Hydra's grammar refuses (spaces beside umlauts, ``=``, brackets, a quote) is quoted, so that it is the
-    text that was typed.
+    A value that Hydra's grammar refuses (spaces beside umlauts, ``=``, brackets, a quote) is quoted, so that it stands
+    for the typed text.
 
     Raises:
-        ConfigError: one is no override.
+        ConfigError: a text is not an override.
     """
     parser = OverridesParser.create()
     texts, parsed = [], []
@@ -168,19 +175,19 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[list[str], list[Override]
 
 
 def as_override(key: str, value: Any) -> str:
-    """``key=value`` as Hydra reads it, so that the very value comes out again."""
+    """Write ``key=value`` such that Hydra reads exactly this value."""
     if not isinstance(value, str):
         return f"{key}={json.dumps(value)}"
     if re.fullmatch(r"[A-Za-z_][\w./:+-]*", value) and value.lower() not in ("true", "false", "null", "inf", "nan"):
         return f"{key}={value}"
-    # Within quotes a backslash is itself, but before a quote.
+    # Within quotes a backslash is literal, except before a quote.
     doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)
     escaped = doubled.replace("'", r"\'")
     return f"{key}='{escaped}'"
 
 
 def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The values of a section, by dotted key."""
+    """Yield the values of a section with their dotted keys."""
     if isinstance(value, Mapping):
         for inner, what in value.items():
             yield from leaves(f"{key}.{inner}", what)
@@ -196,7 +203,7 @@ def _plain(tree: DictConfig) -> dict[str, Any]:
 
 
 def _tuned_values(params: Mapping[str, Any], framework: str, label_ratio: float) -> Mapping[str, Any]:
-    """What a sweep has found for this framework at this ratio, as sections of params.yaml."""
+    """Return the result of a sweep for this framework and ratio, as sections of params.yaml."""
     tuned = params.get("tuned") or {}
     for name, ratios in tuned.items():
         lookup(name, FRAMEWORKS, "framework in params.yaml's section 'tuned':")
@@ -204,29 +211,29 @@ def _tuned_values(params: Mapping[str, Any], framework: str, label_ratio: float)
             number = str(key).removeprefix("r").replace("_", ".")
             if not re.fullmatch(r"\d+(\.\d+)?", number) or ratio_key(float(number) / 100) != key:
                 raise ConfigError(f"unknown key 'tuned.{name}.{key}': allowed are label ratios, as r03 for 0.03")
-    if isinstance(label_ratio, str):  # what is no number is refused with the rest of the configuration
+    if isinstance(label_ratio, str):  # the validation of the configuration refuses it
         return {}
     found: Mapping[str, Any] = (tuned.get(framework) or {}).get(ratio_key(label_ratio)) or {}
     return found
 
 
 def _hydra(project: Path, params: Mapping[str, Any], values: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """Compose, each over the one before: the groups, config.yaml, ``values``, an experiment, ``overrides``."""
-    overrides, asked = parse_overrides(overrides)
-    for text, override in zip(overrides, asked, strict=True):
+    """Compose groups, config.yaml, ``values``, an experiment and ``overrides``; later ones override earlier ones."""
+    overrides, parsed = parse_overrides(overrides)
+    for text, override in zip(overrides, parsed, strict=True):
         if override.is_sweep_override():
             key, _, value = text.partition("=")
             quoted = shlex.quote(as_override(key, value))
             raise ConfigError(
                 f"'{text}' gives several values where a run takes one; one value with a comma is {quoted}"
             )
-    # Hydra knows only the keys its files write down; which keys there are is for the models to say.
+    # Hydra knows only the keys in its files, so every override may add a key; the settings models refuse unknown ones.
     wanted = [
         text if text.startswith(("+", "~")) or o.key_or_group in (*GROUPS, "experiment") else f"++{text}"
-        for text, o in zip(overrides, asked, strict=True)
+        for text, o in zip(overrides, parsed, strict=True)
     ]
     choices = [(group, params[group]["name"]) for group in GROUPS]
-    choices += [(o.key_or_group, o.value()) for o in asked if o.key_or_group in (*GROUPS, "experiment")]
+    choices += [(o.key_or_group, o.value()) for o in parsed if o.key_or_group in (*GROUPS, "experiment")]
     for group, name in choices:
         lookup(str(name), _names(group, project), group)
     groups = [{group: params[group]["name"]} for group in GROUPS]
@@ -235,14 +242,14 @@ def _hydra(project: Path, params: Mapping[str, Any], values: Mapping[str, Any], 
 
 
 def _read_project(project: Path) -> dict[str, Any]:
-    """params.yaml's values, with the project's own methods in the registries."""
+    """Read params.yaml and load the project's plug-ins."""
     params = read_params(project)
     load_plugins(params, project)
     return params
 
 
 def _names(group: str, project: Path) -> dict[str, None]:
-    """The names of a group: files in conf/ and entries of a registry."""
+    """Return the names of a group: its files in conf/ and the entries of its registry."""
     files = {path.stem for folder in conf_folders(project) for path in (folder / group).glob("*.yaml")}
     return dict.fromkeys(files | set(_REGISTRIES.get(group, {})))
 
@@ -250,17 +257,17 @@ def _names(group: str, project: Path) -> dict[str, None]:
 def _replaced_arguments(
     project: Path, params: Mapping[str, Any], values: Mapping[str, Any], overrides: Sequence[str]
 ) -> list[str]:
-    """Overrides that delete what belongs to a backbone, or to a kind of audio encoder, that is replaced.
+    """Return overrides that delete the arguments of a replaced backbone or kind of audio encoder.
 
-    It is replaced by ``values``, which may have arguments for the new one, or by ``overrides``.
+    ``values``, which may have arguments of the new one, or ``overrides`` replace it.
     """
-    asked = list(zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True))
-    typed = {o.key_or_group: o.value() for _, o in asked if _REPLACING.fullmatch(o.key_or_group)}
+    parsed = list(zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True))
+    typed = {o.key_or_group: o.value() for _, o in parsed if _REPLACING.fullmatch(o.key_or_group)}
     stated = dict(leaves("model", values.get("model") or {}))
     written = {key: value for key, value in stated.items() if _REPLACING.fullmatch(key)}
     if not typed and not written:
         return []
-    groups = [text for text, o in asked if o.key_or_group in (*GROUPS, "experiment")]
+    groups = [text for text, o in parsed if o.key_or_group in (*GROUPS, "experiment")]
     by_command = _belonging(typed, _hydra(project, params, values, groups))
     by_file = _belonging(written, _hydra(project, params, {}, groups)) if written else []
     found = [f"~{inner}" for inner in by_command]
@@ -272,7 +279,7 @@ def _replaced_arguments(
 
 
 def _belonging(chosen: Mapping[str, Any], before: DictConfig) -> list[str]:
-    """The sections of a tree that belong to backbones and kinds other than the ``chosen`` ones."""
+    """Return the sections of a tree that belong to backbones and kinds other than the ``chosen`` ones."""
     found: list[str] = []
     for key in sorted(chosen, reverse=True):  # an encoder's kind comes before its backbone
         section, _, setting = key.rpartition(".")

@@ -24,11 +24,11 @@ from avsl.tracking.store import TrackingConfig
 
 
 class SecondStudent(StrictConfig):
-    """The encoders in which the second student of a framework with two differs from the first.
+    """Encoders of the second student, in a framework with two students.
 
     Attributes:
-        image: its image encoder; None for the first one's.
-        audio: its audio encoder; None for the first one's.
+        image: image encoder; None for that of the first student.
+        audio: audio encoder; None for that of the first student.
     """
 
     image: ImageEncoderConfig | None = None
@@ -39,15 +39,15 @@ class ModelSection(LocalizerConfig):
     """A localizer.
 
     Attributes:
-        name: the Hydra choice it comes from.
-        second: what the second student has instead (DMT's paper: VGGish and SoundNet audio).
+        name: the name of the Hydra file with these settings.
+        second: encoders of the second student (in DMT's paper: VGGish and SoundNet for audio).
     """
 
     name: str
     second: SecondStudent = SecondStudent()
 
     def student(self, k: int) -> LocalizerConfig:
-        """The k-th student's localizer."""
+        """Return the configuration of the k-th student."""
         fields = {name: getattr(self, name) for name in LocalizerConfig.model_fields}
         if k:
             fields |= {name: encoder for name, encoder in self.second if encoder is not None}
@@ -55,30 +55,30 @@ class ModelSection(LocalizerConfig):
 
 
 class TrainerConfig(StrictConfig):
-    """Training.
+    """Settings of a training.
 
     Attributes:
-        name: the Hydra choice it comes from.
-        epochs: passes over as many rows as the training part has.
-        batch_size: rows of a step, of all devices together.
-        labeled_batch_size: how many of them are labeled, where there are unlabeled ones.
+        name: the name of the Hydra file with these settings.
+        epochs: number of epochs; in each, as many rows are drawn as the training part has.
+        batch_size: rows of a step, on all devices together.
+        labeled_batch_size: labeled rows of a step if there are unlabeled ones too.
         learning_rate: peak of the cosine schedule.
         warmup_share: share of all steps in which the learning rate rises linearly.
         final_lr_share: share of the peak learning rate at which the cosine schedule ends.
-        weight_decay: AdamW's, on matrices and kernels.
-        gradient_clip: highest norm of each student's gradient; 0 leaves it alone.
-        precision: Lightning's name, never chosen by what the machine has.
+        weight_decay: weight decay of AdamW, on matrices and kernels.
+        gradient_clip: largest norm of each student's gradient; 0 disables clipping.
+        precision: Lightning's name of the precision; it never depends on the machine.
         accelerator: ``cpu`` or ``gpu``.
-        devices: how many of them, on one machine; each is a process that takes an equal share of a step's rows.
-            Contrastive negatives are of all of them, batch-norm statistics of each one's own rows; the first one's
-            are kept.
+        devices: number of devices, on one machine; each is a process with an equal share of a step's rows. Contrastive
+            negatives are the rows of all processes; batch-norm statistics are those of a process's own rows, and the
+            first process's are exported.
         channels_last: memory layout of images and kernels.
-        cache_features: compute spectrograms once and keep them in a file beside the prepared set.
+        cache_features: compute spectrograms once and store them in a file beside the prepared set.
         checkpoint_every: steps between checkpoints.
-        checkpoint_every_s: seconds after which a checkpoint is written all the same.
-        loss_limit: a loss beyond it, on either side of 0, has exploded and counts as not finite.
-        non_finite: what becomes of a step whose loss or gradient is NaN or infinite: ``stop`` ends the training,
-            ``skip`` changes nothing by it and counts it.
+        checkpoint_every_s: longest time between checkpoints, in seconds.
+        loss_limit: a loss with a larger absolute value counts as not finite.
+        non_finite: how to handle a step with a NaN or infinite loss or gradient: ``stop`` ends the training, ``skip``
+            leaves the step out and counts it.
     """
 
     SPACE: ClassVar[Mapping[str, Any]] = {
@@ -118,23 +118,24 @@ class TrainerConfig(StrictConfig):
 
 
 class StartConfig(StrictConfig):
-    """The self-supervised training whose weights every framework of a seed starts from.
+    """The self-supervised training whose weights all frameworks of a seed start from.
 
     Attributes:
-        epochs: its passes over the training part; 0 for frameworks that start from the model's initial weights.
+        epochs: its number of epochs; with 0 frameworks start from the model's initial weights.
     """
 
     epochs: int = Field(0, ge=0)
 
 
 class ParallelConfig(StrictConfig):
-    """What each of the trainings that run side by side takes, and where they run.
+    """Resources of each of several simultaneous trainings.
 
     Attributes:
-        cpus: cores of a training, and the threads of its arithmetic: results do not depend on the machine's cores.
-        gpus: share of a GPU of a training, with ``trainer.accelerator=gpu``.
-        address: of a Ray cluster whose nodes share the project's folder; empty means RAY_ADDRESS, else this machine.
-        retries: how often a training whose worker or node has died is started again.
+        cpus: cores of a training, and threads of its arithmetic, so that results do not depend on the machine's cores.
+        gpus: GPUs of a training, or a share of one, with ``trainer.accelerator=gpu``.
+        address: the address of a Ray cluster whose nodes share the project's folder; empty means RAY_ADDRESS, else this
+            machine.
+        retries: how often a training is restarted after its worker or node has died.
     """
 
     cpus: float = Field(1, gt=0)
@@ -144,12 +145,12 @@ class ParallelConfig(StrictConfig):
 
 
 class EvaluateConfig(StrictConfig):
-    """Evaluation.
+    """Settings of an evaluation.
 
     Attributes:
-        batch_size: rows at a time.
-        gallery: validation clips drawn in the gallery.
-        ogl: an object prior with which the model is scored beside the model alone; None for none.
+        batch_size: rows in a batch.
+        gallery: number of validation clips in the gallery.
+        ogl: object prior; the model is scored with it in addition to alone. None disables it.
     """
 
     batch_size: int = Field(100, ge=1)
@@ -161,15 +162,15 @@ class RegisterConfig(StrictConfig):
     """The choice of a champion.
 
     Attributes:
-        prefer: among methods that are not told apart on validation, the one that costs less to serve (``cost``) or
-            the one with the higher mean score (``score``).
+        prefer: which of the methods without a significant difference on validation becomes champion: the one that
+            costs less to serve (``cost``) or the one with the higher mean score (``score``).
     """
 
     prefer: Literal["cost", "score"] = "cost"
 
 
 class Choice(StrictConfig):
-    """A section of the form ``{name: X, X: {…}}``, its inner part validated by X's own model."""
+    """A section of the form ``{name: X, X: {…}}``, whose inner part X's settings model validates."""
 
     name: str
     settings: SerializeAsAny[StrictConfig]
@@ -180,7 +181,7 @@ class Choice(StrictConfig):
 
 
 def _choice(registry: Mapping[str, tuple[Any, type[StrictConfig]]], what: str) -> BeforeValidator:
-    """Reads a choice among ``registry``."""
+    """Make a validator that reads a section with a name of ``registry``."""
 
     def read(section: Any) -> Choice:
         if isinstance(section, Choice):
@@ -200,13 +201,13 @@ def _choice(registry: Mapping[str, tuple[Any, type[StrictConfig]]], what: str) -
 
 
 class Variant(StrictConfig):
-    """Folders apart for what a person asks for with other settings than params.yaml's; empty for the DAG's own.
+    """Names of separate folders for results of settings other than params.yaml's; empty for the DAG's folders.
 
     Attributes:
-        data: of the prepared set.
-        split: of the split.
-        start: of the start weights.
-        train: of the training and all after it.
+        data: folder name of the prepared set.
+        split: folder name of the split.
+        start: folder name of the start weights.
+        train: folder name of the training and all later steps.
         keys: the settings that differ.
     """
 
@@ -217,7 +218,7 @@ class Variant(StrictConfig):
     keys: tuple[str, ...] = ()
 
 
-# Sections that decide nothing about a training.
+# Sections that do not affect a training's result.
 _INDECISIVE = {"parallel", "evaluate", "register", "tracking"}
 
 # Pydantic warns that the key hides `ABCMeta.register`, which nothing here calls.
@@ -225,11 +226,11 @@ warnings.filterwarnings("ignore", 'Field name "register" in "Config" shadows an 
 
 
 class Config(StrictConfig):
-    """One run's configuration.
+    """The configuration of a run.
 
     Attributes:
-        seed: of the networks' weights, the data order, the augmentation and, without ``split.seed``, the split.
-        root: folder of everything that is made.
+        seed: seed of the networks' weights, the data order, the augmentation and, without ``split.seed``, the split.
+        root: folder of all outputs.
         data: the data set and its settings.
         split: labeled share and its seed.
         model: the localizer.
@@ -238,11 +239,11 @@ class Config(StrictConfig):
         augment: augmentation.
         start: the self-supervised weights to start from.
         trainer: optimization.
-        parallel: resources of the trainings that run side by side.
+        parallel: resources of each of several simultaneous trainings.
         evaluate: evaluation.
         register: the choice of a champion.
         tracking: MLflow.
-        variant: where the results lie; `avsl.config.compose.compose` fills it.
+        variant: names of separate folders; `avsl.config.compose.compose` sets it.
     """
 
     seed: int = Field(0, ge=0)
@@ -263,39 +264,40 @@ class Config(StrictConfig):
 
     @model_validator(mode="after")
     def _seed_of_split(self) -> Self:
-        """The run's seed chooses the labeled rows too, unless ``split.seed`` says otherwise."""
+        """Use the run's seed for the split if ``split.seed`` is not set."""
         if self.split.seed is None:
             object.__setattr__(self, "split", self.split.model_copy(update={"seed": self.seed}))
         return self
 
     def __eq__(self, other: object) -> bool:
-        """Whether all settings are the same, wherever the results lie."""
+        """Return whether all settings but ``variant`` are equal."""
         return isinstance(other, Config) and vars(self) | {"variant": None} == vars(other) | {"variant": None}
 
     __hash__ = None  # type: ignore[assignment]  # settings hold mappings
 
     def training_hash(self) -> str:
-        """SHA-256 of all that decides a training's result, apart from the data and the code.
+        """Return the SHA-256 of all settings that affect a training's result, except those of the data.
 
-        `trainer.non_finite` is no part of it: no checkpoint is written after a step that it decides on unless that step
-        was skipped, so what stopped may go on with ``skip``.
+        It leaves out ``trainer.non_finite``, because a training that stopped may continue with ``skip``: no checkpoint
+        is written after a step that is not finite, unless that step was skipped.
         """
         decisive = without_resumable_keys(self.model_dump(mode="json", exclude={"data", *_INDECISIVE}))
         return digest(decisive)
 
     def variant_of(self, plain: Config) -> Variant:
-        """Where this configuration's results lie, where those of ``plain`` lie in the DAG's own folders.
+        """Return the folder names of this configuration's results, if those of ``plain`` lie in the DAG's folders.
 
-        What is the same in both is shared; which framework, objective, label ratio and seed they are of says the path.
+        Results that do not depend on the differing settings are shared. Framework, objective, label ratio and seed are
+        not compared, because paths contain them.
         """
-        here, there = (
+        own, of_dag = (
             without_resumable_keys(config.model_dump(mode="json", exclude=_INDECISIVE)) for config in (self, plain)
         )
-        differing = differing_values(here, there)
+        differing = differing_values(own, of_dag)
         names = []
-        # The length of the trainings after it decides nothing about the start.
+        # The start does not depend on the number of epochs of the later trainings.
         of_start = ("data", "model", "objective", "augment", "start", "trainer"), {"trainer.epochs"}
-        for sections, others in ((("data",), set()), (("data", "split"), set()), of_start, (tuple(here), set())):
+        for sections, others in ((("data",), set()), (("data", "split"), set()), of_start, (tuple(own), set())):
             found = {
                 key: value
                 for key, value in differing.items()
@@ -307,20 +309,20 @@ class Config(StrictConfig):
 
 
 def without_resumable_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's values less what may differ between a training and its continuation."""
+    """Return a configuration's values without those that may differ when a training is resumed."""
     trainer = {key: value for key, value in values["trainer"].items() if key != "non_finite"}
     return {key: value for key, value in values.items() if key not in ("root", "variant")} | {"trainer": trainer}
 
 
-def differing_values(here: Any, there: Any, key: str = "") -> dict[str, Any]:
-    """What ``here`` has other than ``there``, by dotted key; None for what it lacks."""
-    if isinstance(here, Mapping) and isinstance(there, Mapping):
-        keys = dict.fromkeys([*here, *there])
-        inner = (differing_values(here.get(k), there.get(k), f"{key}.{k}".strip(".")) for k in keys)
+def differing_values(values: Any, others: Any, key: str = "") -> dict[str, Any]:
+    """Return the values that differ from ``others``, by dotted key; None for a missing one."""
+    if isinstance(values, Mapping) and isinstance(others, Mapping):
+        keys = dict.fromkeys([*values, *others])
+        inner = (differing_values(values.get(k), others.get(k), f"{key}.{k}".strip(".")) for k in keys)
         return {name: value for found in inner for name, value in found.items()}
-    return {} if here == there else {key: here}
+    return {} if values == others else {key: values}
 
 
 def digest(values: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON values, whatever the order of their keys."""
+    """Return the SHA-256 of JSON values, independent of the order of their keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

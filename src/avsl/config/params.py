@@ -23,25 +23,25 @@ CONF = Path(__file__).parent / "conf"
 
 
 def conf_folders(project: Path) -> list[Path]:
-    """Where configuration files are looked for: ``conf`` beside params.yaml, where there is one, and the package's."""
+    """Return the folders of configuration files: ``conf`` beside params.yaml if it exists, and the package's."""
     own = project / "conf"
     return [own, CONF] if own.is_dir() else [CONF]
 
 
 def ratio_key(label_ratio: float) -> str:
-    """A label ratio as a key of ``tuned``, in per cent: r03 is 0.03, r10 is 0.1, r00_5 is 0.005, r100 is 1.
+    """Return the key of a label ratio in ``tuned``, in percent: r03 is 0.03, r10 is 0.1, r00_5 is 0.005, r100 is 1.
 
-    DVC takes a dot in a key for a step into a section.
+    The key has no dot, because DVC reads one as a separator of sections.
     """
     whole, _, rest = f"{100 * label_ratio:.6g}".partition(".")
     return f"r{whole.zfill(2)}{f'_{rest}' if rest else ''}"
 
 
 def read_params(project: Path) -> dict[str, Any]:
-    """params.yaml as plain values, with a name for each of `GROUPS`; a project without the file has the defaults.
+    """Read params.yaml, with a name for each of `GROUPS`; a project without the file has the defaults.
 
     Raises:
-        ConfigError: it is not YAML, or no mapping, or a group's section has no name.
+        ConfigError: the file is not YAML or not a mapping, or a group's section has no name.
     """
     path = project / "params.yaml"
     try:
@@ -62,10 +62,10 @@ def read_params(project: Path) -> dict[str, Any]:
 
 
 def matrix_seeds(project: Path) -> list[int]:
-    """The seeds of the DAG's trainings, ``matrix.seeds`` of params.yaml; ``seed`` alone where it names none.
+    """Return the seeds of the DAG's trainings: ``matrix.seeds`` of params.yaml, or ``seed`` if there are none.
 
     Raises:
-        ConfigError: they are not different whole numbers from 0 on.
+        ConfigError: the seeds are not distinct integers of at least 0.
     """
     params = read_params(project)
     seeds = (params.get("matrix") or {}).get("seeds", [params.get("seed", 0)])
@@ -79,7 +79,7 @@ def matrix_seeds(project: Path) -> list[int]:
 
 
 def applicable_values(params: Mapping[str, Any], selected: Mapping[str, str]) -> dict[str, Any]:
-    """What params.yaml sets, less the values it gives for choices that are not made."""
+    """Return params.yaml's values without those of names that are not selected."""
     values: dict[str, Any] = {}
     for section, value in params.items():
         if section in ("matrix", "plugins", "tuned"):  # the DAG's stages; modules; what is laid over the rest

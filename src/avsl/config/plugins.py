@@ -15,12 +15,12 @@ _LOADED: dict[str, tuple[str, Path]] = {}
 
 
 def plugin_files() -> dict[str, Path]:
-    """The source files of the loaded modules, by name."""
+    """Return the source files of the loaded modules, by name."""
     return {name: file for name, (_, file) in sorted(_LOADED.items())}
 
 
 def loaded_plugins() -> list[tuple[str, str]]:
-    """Name and project folder of each loaded module, for `load_again` in another process."""
+    """Return the name and project folder of each loaded module, for `load_again` in another process."""
     return [(name, folder) for name, (folder, _) in _LOADED.items()]
 
 
@@ -28,7 +28,7 @@ def load_again(plugins: Iterable[tuple[str, str]]) -> None:
     """Load the modules that another process has loaded.
 
     Raises:
-        ConfigError: there is no such module; names it and the project's folder.
+        ConfigError: a module does not exist; the message names it and the project's folder.
     """
     for name, folder in plugins:
         _load(name, Path(folder))
@@ -41,7 +41,7 @@ def load_plugins(params: Mapping[str, Any], project: Path) -> list[str]:
     ``OBJECTIVES["mine"] = (Mine, MineConfig)`` adds an objective.
 
     Raises:
-        ConfigError: ``plugins`` is no list of module names, or there is no such module.
+        ConfigError: ``plugins`` is not a list of module names, or a module does not exist.
     """
     names = params.get("plugins") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
