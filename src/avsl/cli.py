@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from avsl import __version__
 from avsl.errors import AvslError
+from avsl.logs import start_logging
 
 # Everything else is imported by the command that needs it: torch, Lightning and MLflow take seconds.
 
@@ -363,9 +363,7 @@ def call(step: Callable[[], int | None]) -> int:
     Mistakes that name a file, key or value, and what the system refuses (a full disk, a file that may not be read), are
     one sentence on stderr and code 2; anything else is a defect and keeps its traceback.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # Lightning says by itself, twice, what hardware there is.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    start_logging()
     try:
         return step() or 0
     except ConnectionError:

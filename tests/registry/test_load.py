@@ -9,9 +9,10 @@ import pytest
 from tests.fixtures.messages import facts
 from tests.fixtures.store import MakeCandidate
 
+from avsl.config.compose import compose
 from avsl.inference.predictor import Predictor
 from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, save_exported
-from avsl.registry.load import load_predictor
+from avsl.registry.load import exported_model, load_predictor
 from avsl.registry.packaging import model_code
 from avsl.registry.promotion import promote
 from avsl.schema import ConfigError
@@ -21,9 +22,18 @@ RATE = 16000
 
 
 def test_models_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    """An empty folder, an impossible ratio and a foreign URI are named."""
-    with pytest.raises(ConfigError, match=facts(tmp_path)):
-        load_predictor(checkpoint=tmp_path, data="synthetic", ratio=0.1)
+    """A folder without a model, a file, an impossible ratio and a foreign URI are named."""
+    text = tmp_path / "best.pth"
+    text.write_text("epoch,loss")
+    for checkpoint in (tmp_path, text, tmp_path / "none"):
+        with pytest.raises(ConfigError, match=facts(checkpoint)):
+            load_predictor(checkpoint=checkpoint, data="synthetic", ratio=0.1)
+    for name in (str(text), str(tmp_path / "none"), "avsl-synthetic-ratio-0.1"):
+        with (
+            pytest.raises(ConfigError, match=facts(f"'{name}' models:/NAME@ALIAS models:/NAME/VERSION")),
+            exported_model(name, compose()),
+        ):
+            pass
     with pytest.raises(ConfigError, match=facts("1.5")):
         load_predictor(data="synthetic", ratio=1.5)
     with pytest.raises(TrackingError, match=facts("models:/NAME@ALIAS models:/NAME/VERSION")):

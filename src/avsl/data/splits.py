@@ -67,7 +67,7 @@ class Split(StrictConfig):
             DataError: the file is missing or not a split, or its hash does not match its ids.
         """
         if not path.is_file():
-            raise DataError(f"{path}: no such split file")
+            raise DataError(f"split {path} is missing: `avsl split` makes it")
         try:
             split = cls.model_validate_json(path.read_bytes())
         except ValidationError as error:

@@ -18,11 +18,11 @@ from avsl.errors import DataError
 from avsl.files import project_root, whole_file, write_text
 from avsl.inference.predictor import Predictor
 from avsl.labels.clips import ClipFolder
-from avsl.labels.perception import named_model
 from avsl.labels.rounds import Rounds, Suggestion
 from avsl.labels.tasks import Frame, file_name, read_frames, write_frames
 from avsl.labels.tools import TOOLS
 from avsl.labels.tools.task import Task
+from avsl.registry.load import exported_model
 from avsl.schema import lookup
 
 # People hear more than the model does.
@@ -65,7 +65,7 @@ def export(
     if model is None:
         tasks = _write_media(folder, todo, frames, out, None, "")
     else:
-        with named_model(model, config) as (path, source):
+        with exported_model(model, config) as (path, source):
             tasks = _write_media(folder, todo, frames, out, Predictor.load(path), source)
     write_frames(rounds.folder, frames.values())
     steps = tool.write(out, tasks)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,30 +23,13 @@ from avsl.functional.pseudo_labels import to_finest_grid
 from avsl.labels.clips import ClipFolder
 from avsl.labels.strategies.pool import Perception
 from avsl.models import Localizer, LocalizerEnsemble, load_exported
-from avsl.registry.versions import model_folder, parse_address
-from avsl.tracking.store import open_store
+from avsl.registry.load import exported_model
 from avsl.types import AVBatch, AVOutput
 
 log = logging.getLogger(__name__)
 
 _BATCH = 16
 _SAMPLE_RATE = 16000
-
-
-def named_model(name: str, config: Config) -> AbstractContextManager[tuple[Path, str]]:
-    """The folder of an exported model, and where it is from, for as long as the context lasts.
-
-    Args:
-        name: a folder with model.json, or ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
-        config: says where the MLflow store is.
-
-    Raises:
-        TrackingError: the address is neither form, or there is no such model.
-    """
-    if not name.startswith("models:"):
-        return nullcontext((Path(name), name))
-    parse_address(name)
-    return model_folder(open_store(config.tracking, config.root, writes=False), name)
 
 
 @dataclass(frozen=True)
@@ -77,7 +59,7 @@ class Perceiver:
             The model; None without a name where the encoders have no weights either.
         """
         if name is not None:
-            with named_model(name, config) as (path, _):
+            with exported_model(name, config) as (path, _):
                 model, stated = load_exported(path)
                 yield cls(model, stated.image_size, stated.sample_rate, stated.duration_s)
             return

@@ -21,7 +21,7 @@ from avsl.files import write_text
 from avsl.functional.boxes import box_mask
 from avsl.inference.predictor import Predictor
 from avsl.labels.clips import ClipFolder
-from avsl.labels.perception import named_model
+from avsl.registry.load import exported_model
 from avsl.report.page import Picture, Section, Table, embed_image, render
 from avsl.schema import ConfigError
 from avsl.viz.overlay import overlay
@@ -87,7 +87,7 @@ def review(overrides: Sequence[str] = (), model: str | None = None, worst: int =
     if model is None:
         findings, source = _look(folder, annotated, None), ""
     else:
-        with named_model(model, config) as (path, source):
+        with exported_model(model, config) as (path, source):
             findings = _look(folder, annotated, Predictor.load(path))
     path = config.root / config.data.name / "labels" / "review.html"
     write_text(path, _page(findings, len(annotated), source, worst))

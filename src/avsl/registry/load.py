@@ -46,6 +46,8 @@ def load_predictor(
         TrackingError: the URI is none, or MLflow has no such model.
     """
     if checkpoint is not None:
+        if not checkpoint.is_dir():
+            raise ConfigError(f"{checkpoint} is not the folder of an exported model")
         return _checked(Predictor.load(checkpoint, device), str(checkpoint))
     if uri is None:
         if not 0 < ratio <= 1:
@@ -70,9 +72,15 @@ def exported_model(model: str, config: Config) -> Iterator[tuple[Path, str]]:
         config: says where the registry is.
 
     Raises:
-        TrackingError: there is no such folder, and no such registered model.
+        ConfigError: it is neither a folder nor the address of a registered model.
+        TrackingError: there is no such registered model.
     """
-    if Path(model).is_dir():
+    if not model.startswith("models:"):
+        if not Path(model).is_dir():
+            raise ConfigError(
+                f"model '{model}' is neither the folder of an exported model nor models:/NAME@ALIAS or "
+                "models:/NAME/VERSION"
+            )
         yield Path(model), model
         return
     parse_address(model)

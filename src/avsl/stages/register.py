@@ -90,7 +90,8 @@ def decide(config: Config, store: Store, candidates: Sequence[Candidate]) -> Dec
         return model_card(model_name(data, ratio), trained, evaluation, split, evidence)
 
     # Of any seed: all have the same validation clips.
-    split_hash = Split.load(min(layout.splits.glob("*.json"))).validation_hash
+    splits = sorted(layout.splits.glob("*.json")) or [layout.split]
+    split_hash = Split.load(splits[0]).validation_hash
     prefer = config.register.prefer
     decision = promote(
         store, candidates, data, ratio, split_hash, METRIC, model_code(), prefer=prefer, describe=describe

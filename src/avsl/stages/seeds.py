@@ -17,6 +17,7 @@ from avsl.config.models import Config
 from avsl.config.params import matrix_seeds
 from avsl.errors import AvslError
 from avsl.files import project_root
+from avsl.logs import start_logging
 
 if TYPE_CHECKING:
     from avsl.cluster import Interrupt
@@ -135,8 +136,7 @@ def _call(step: str, arguments: Sequence[Any], folder: str, threads: int) -> str
     """In a worker: call the function; returns why it failed, nothing where it did not."""
     os.chdir(folder)
     torch.set_num_threads(threads)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    start_logging()
     module, _, name = step.partition(":")
     try:
         getattr(importlib.import_module(module), name)(*arguments)
