@@ -24,10 +24,10 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-_FIT = "training/test_fit.py"
-_EMA = f"{_FIT}::test_teachers_average_their_students_once_the_warm_up_ends"
-_MOMENTUM = f"{_FIT}::test_momentum_encoders_follow_every_student"
-_AUGMENTED = f"{_FIT}::test_every_step_and_view_is_augmented_differently"
+_MODULE, _OPTIMIZER = "training/test_module.py", "training/test_optimizer.py"
+_EMA = f"{_MODULE}::test_teachers_average_their_students_once_the_warm_up_ends"
+_MOMENTUM = f"{_MODULE}::test_momentum_encoders_follow_every_student"
+_AUGMENTED = f"{_MODULE}::test_every_step_and_view_is_augmented_differently"
 _PSEUDO = "functional/test_pseudo_labels.py"
 _CURRICULUM = "functional/test_curriculum.py"
 _CONTRASTIVE = "functional/test_contrastive.py"
@@ -84,42 +84,42 @@ MUTANTS = (
         "training/optimizer.py",
         "return final + (1 - final) * cosine",
         "return 1.0",
-        (f"{_FIT}::test_the_learning_rate_rises_and_falls_as_a_cosine",),
+        (f"{_OPTIMIZER}::test_the_learning_rate_rises_and_falls_as_a_cosine",),
     ),
     Mutant(
         "no warm-up of the learning rate",
         "training/optimizer.py",
         "return (step + 1) / warmup",
         "return 1.0",
-        (f"{_FIT}::test_the_learning_rate_rises_and_falls_as_a_cosine",),
+        (f"{_OPTIMIZER}::test_the_learning_rate_rises_and_falls_as_a_cosine",),
     ),
     Mutant(
         "lr_scale is ignored",
         "training/optimizer.py",
         '"lr": trainer.learning_rate * group["lr_scale"]',
         '"lr": trainer.learning_rate',
-        (f"{_FIT}::test_an_objectives_own_parameters_learn_at_their_own_rate",),
+        (f"{_OPTIMIZER}::test_an_objectives_own_parameters_learn_at_their_own_rate",),
     ),
     Mutant(
         "no weight decay",
         "training/optimizer.py",
         "weight_decay=trainer.weight_decay",
         "weight_decay=0.0",
-        (f"{_FIT}::test_matrices_decay_and_vectors_do_not",),
+        (f"{_OPTIMIZER}::test_matrices_decay_and_vectors_do_not",),
     ),
     Mutant(
         "vectors decay too",
         "frameworks/branch.py",
         'groups.append({"params": rest, "lr_scale": lr_scale, "weight_decay": 0.0})',
         'groups.append({"params": rest, "lr_scale": lr_scale})',
-        (f"{_FIT}::test_matrices_decay_and_vectors_do_not",),
+        (f"{_OPTIMIZER}::test_matrices_decay_and_vectors_do_not",),
     ),
     Mutant(
         "no clipping",
         "training/module.py",
         "            clip_gradients(self, gradient_clip_val)",
         "            pass",
-        (f"{_FIT}::test_gradients_are_clipped",),
+        (f"{_OPTIMIZER}::test_gradients_are_clipped",),
     ),
     Mutant(
         "one norm for both students",
@@ -147,7 +147,7 @@ MUTANTS = (
         "build.py",
         "torch.manual_seed(derive_seed(config.seed, k))",
         "torch.manual_seed(derive_seed(config.seed, 0))",
-        (f"{_FIT}::test_students_differ_and_so_do_seeds[dmt]",),
+        (f"{_MODULE}::test_students_differ_and_so_do_seeds[dmt]",),
     ),
     Mutant(
         "a weak view cropped like a strong one",
@@ -161,7 +161,7 @@ MUTANTS = (
         "training/means.py",
         "warp(truth.unsqueeze(1), geometry)",
         "truth.unsqueeze(1)",
-        (f"{_FIT}::test_pseudo_labels_are_measured_in_the_view_they_were_made_in",),
+        ("training/test_means.py::test_pseudo_labels_are_measured_in_the_view_they_were_made_in",),
     ),
     # Objectives.
     Mutant(

@@ -32,9 +32,10 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class RowFile:
-    """Rows cut into shards; other processes read the same file.
+    """Rows divided into shards, in a temporary file that several processes read; a context manager removes the file.
 
-    It is a context manager that removes the file.
+    The format is Arrow's, because a worker maps the file and decodes only its shard's record batch; Parquet would
+    compress and decompress rows that are read once.
 
     Attributes:
         path: path of the Arrow file with one record batch per shard; `pandas.read_feather` opens it.
@@ -48,10 +49,10 @@ class RowFile:
 
     @classmethod
     def write(cls, path: Path, entries: Iterable[Entry], most: int) -> RowFile:
-        """Write rows into a file.
+        """Write rows to a file.
 
-        A shard ends after ``most`` rows, or at a row whose hash says so, which are two in ``most`` rows. A new or
-        removed row therefore changes its shard and at most a few others.
+        A shard ends after ``most`` rows, or at a row whose hash is below a limit, on average two in ``most`` rows. A
+        new or removed row therefore changes its shard and at most a few others.
 
         Args:
             path: path of the file.
@@ -74,7 +75,7 @@ class RowFile:
         self.path.unlink(missing_ok=True)
 
     def shard(self, k: int) -> Sequence[Entry]:
-        """The rows of shard ``k``."""
+        """Read the rows of shard ``k``."""
         with pa.memory_map(str(self.path)) as file:
             return [_entry(row) for row in pa.ipc.open_file(file).get_batch(k).to_pylist()]
 
@@ -95,7 +96,7 @@ def _shards(entries: Iterable[Entry], most: int) -> Iterator[list[Entry]]:
 
 
 def _values(entry: Entry) -> dict[str, Any]:
-    """A row as Arrow values."""
+    """Convert a row to Arrow values."""
     row = {field.name: getattr(entry, field.name) for field in fields(Entry)}
     return row | {
         "picture": _text(entry.picture),
