@@ -111,10 +111,10 @@ def test_what_is_not_told_apart_says_what_would_tell_it(base: Path, add_evaluati
     pairs = {(row["first"], row["second"]): row for row in _read(base / "report" / "pairs.csv")}
     assert [len(pairs), pairs["dmt", "xpl"]["common seeds"]] == [6, "2"]
     assert pairs["mean_teacher", "xpl"]["difference (95 % interval)"] == "-20.0 (-100.0 to 100.0)"
-    untold = pairs["mean_teacher", "dmt"]
-    assert untold["first is"] == "not told apart"
-    assert int(untold["more seeds"]) > 0
-    assert untold["or more test clips"] == "no number"
+    tied = pairs["mean_teacher", "dmt"]
+    assert tied["first is"] == "not told apart"
+    assert int(tied["more seeds"]) > 0
+    assert tied["or more test clips"] == "no number"
     answer = (base / "report" / "comparison.md").read_text().splitlines()[1]
     assert "mean_teacher, +45.0" in answer
     assert "not told apart from dmt" in answer

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.fixtures.messages import facts
 
-from avsl.statistics import Pair, Summary, compare_pairs, holm, summarize_seeds, untold_groups
+from avsl.statistics import Pair, Summary, compare_pairs, holm, summarize_seeds, tied_groups
 from avsl.statistics.intervals import Variances
 
 Tables = dict[str, NDArray[np.float64]]
@@ -59,7 +59,7 @@ def test_trainings_that_vary_are_not_taken_for_methods_that_differ() -> None:
 
 
 def test_a_large_difference_is_told_with_its_sign() -> None:
-    """Better one way round, worse the other; a third method equal to one of the two stays untold."""
+    """Better one way round, worse the other; a third method equal to one of the two is tied."""
     tables = trained(np.random.default_rng(2), {"weak": 0.4, "strong": 0.65, "weak too": 0.4}, n_seeds=5, n=600)
     pairs = {(pair.first, pair.second): pair for pair in compare(tables, range(600))}
     assert list(pairs) == [("weak", "strong"), ("weak", "weak too"), ("strong", "weak too")]
@@ -145,14 +145,14 @@ def test_many_pairs_can_still_be_told() -> None:
 
 def test_groups_hold_all_that_are_not_told_apart_from_one_another() -> None:
     """The largest ones; who stands between two groups is in both, who is told from all in none."""
-    untold = {("a", "b"), ("b", "c"), ("c", "d"), ("b", "d")}
+    tied = {("a", "b"), ("b", "c"), ("c", "d"), ("b", "d")}
     nothing = Summary(0.0, 0.0, 0.0, 0.0, Variances(0.0, 0.0, 0.0, 2, 2))
     pairs = [
-        Pair(*names, [0, 1], nothing, 0.5, "not told apart" if names in untold else "better")
+        Pair(*names, [0, 1], nothing, 0.5, "not told apart" if names in tied else "better")
         for names in combinations("abcde", 2)
     ]
-    assert untold_groups(pairs) == [["a", "b"], ["b", "c", "d"]]
-    assert untold_groups([]) == []
+    assert tied_groups(pairs) == [["a", "b"], ["b", "c", "d"]]
+    assert tied_groups([]) == []
 
 
 def test_holm_by_hand() -> None:

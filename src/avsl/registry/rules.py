@@ -223,13 +223,13 @@ def judge(candidates: Sequence[Candidate], split_hash: str, metric: str, prefer:
             skipped |= dict.fromkeys((candidate.run_id for candidate in of), why)
     full = {method: of for method, of in methods.items() if len(of) == most}
     best = max(full, key=means.__getitem__)
-    untold = _not_told_apart(full, best)
+    tied = _not_told_apart(full, best)
     chosen = best
     if prefer == "cost":
-        chosen = min([best, *untold], key=lambda method: (max(c.cost for c in full[method]), -means[method]))
+        chosen = min([best, *tied], key=lambda method: (max(c.cost for c in full[method]), -means[method]))
     winner = max(full[chosen], key=lambda candidate: candidate.score)
     ranks[winner.model] = replace(ranks[winner.model], level=means[best])
-    evidence = _evidence(full, means, best, untold, winner)
+    evidence = _evidence(full, means, best, tied, winner)
     return Contest(winner, ranks, evidence, skipped)
 
 
@@ -252,7 +252,7 @@ def _evidence(
     methods: Mapping[str, Sequence[Candidate]],
     means: Mapping[str, float],
     best: str,
-    untold: Sequence[str],
+    tied: Sequence[str],
     winner: Candidate,
 ) -> str:
     scores = [candidate.score for candidate in methods[winner.method]]
@@ -268,8 +268,8 @@ def _evidence(
         )
     else:
         parts.append(f"the highest of {len(methods)} method{'' if len(methods) == 1 else 's'}")
-        if untold:
-            parts.append(f"not told apart from {', '.join(untold)}")
+        if tied:
+            parts.append(f"not told apart from {', '.join(tied)}")
     if len(scores) > 1:
         parts.append(f"seed {winner.seed} is its best with {winner.score:.6g}")
     return "; ".join(parts)

@@ -14,7 +14,7 @@ from typing import Any
 from avsl.data.prepared.reader import PreparedData
 from avsl.paths import Layout
 from avsl.records import EvaluationRecord, RunRecord
-from avsl.statistics import Needed, Pair, Summary, plan, untold_groups
+from avsl.statistics import Needed, Pair, Summary, plan, tied_groups
 
 # Share of frames given a box with a sound that no source in view makes, by its key among the scores.
 NEGATIVES = {"boxed_silence": "silence", "boxed_noise": "noise", "boxed_offscreen": "off-screen sound"}
@@ -131,7 +131,7 @@ class Verdicts:
     @property
     def groups(self) -> list[list[str]]:
         """The groups of models that the tests do not tell apart."""
-        return untold_groups(self.pairs)
+        return tied_groups(self.pairs)
 
     def needed(self, pair: Pair) -> Needed:
         """What would tell a difference of this size, if the pair is not told apart."""
@@ -147,14 +147,14 @@ class Verdicts:
         if seeds == 1:
             return f"{named} has the highest CIoU, {mean}; no verdict on methods, as each has one seed"
         of_best = [pair for pair in self.pairs if pair.first == best.model]
-        untold = [pair.second for pair in of_best if pair.verdict == "not told apart"]
+        tied = [pair.second for pair in of_best if pair.verdict == "not told apart"]
         fewer = [cell.model for cell in self.cells if len(cell.trainings) < seeds]
         better = next((pair for pair in of_best if pair.verdict == "better"), None)
         parts = [f"{named} has the highest mean, {mean}"]
         if better:
             parts = [f"{named}, {format_difference(better.difference)} over {better.second}"]
-        if untold:
-            parts.append(f"not told apart from {join(untold)}")
+        if tied:
+            parts.append(f"not told apart from {join(tied)}")
         if fewer:
             parts.append(f"{join(fewer)} with fewer seeds")
         return "; ".join(parts)

@@ -1,7 +1,7 @@
 """What scores of several seeds and test recordings say: intervals, paired comparisons, power."""
 
 from avsl.statistics.intervals import Summary, bootstrap_interval, summarize_seeds
-from avsl.statistics.paired import Pair, compare_pairs, holm, untold_groups
+from avsl.statistics.paired import Pair, compare_pairs, holm, tied_groups
 from avsl.statistics.power import Needed, plan
 
 __all__ = [
@@ -13,5 +13,5 @@ __all__ = [
     "holm",
     "plan",
     "summarize_seeds",
-    "untold_groups",
+    "tied_groups",
 ]

@@ -95,7 +95,7 @@ def compare_pairs(
     return found
 
 
-def untold_groups(pairs: Sequence[Pair]) -> list[list[str]]:
+def tied_groups(pairs: Sequence[Pair]) -> list[list[str]]:
     """The largest groups of two or more methods that the tests do not tell apart, in the order of the pairs.
 
     A method may be in several: a and b may not be told apart, nor b and c, although a is better than c.

@@ -8,7 +8,6 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
 from torchmetrics import SumMetric
 
 from avsl.build import make_framework
@@ -54,28 +53,22 @@ class SemiModule(lightning.LightningModule):
         self.finite = torch.tensor(True)
         self._measured: dict[str, Weighted] = {}
 
-    def training_step(self, rows: TrainingRows, batch_idx: int) -> Tensor:
+    def training_step(self, rows: TrainingRows, batch_idx: int) -> torch.Tensor:
         """Augment the rows and compute the framework's loss."""
         self.step = rows.step
         seed = derive_seed(self.config.seed, 2000, rows.step, *([self.global_rank] if self.global_rank else []))
         torch.manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        n_strong, weak = self.framework.n_views, self.framework.needs_weak_view
         batch = make_views(
-            rows.labeled,
-            rows.unlabeled,
-            self.config.augment,
-            n_strong=self.framework.n_views,
-            weak=self.framework.needs_weak_view,
-            generator=torch.Generator(self.device).manual_seed(seed),
+            rows.labeled, rows.unlabeled, self.config.augment, n_strong=n_strong, weak=weak, generator=generator
         )
         output = self.framework.training_step(batch, rows.step)
         self._measured = measure_step(output, batch, rows.hidden)
         return output.loss.total
 
     def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, *args: Any, **kwargs: Any
     ) -> None:
         """Clip each student's gradient; Lightning's clipping would refuse the fused optimizer."""
         if gradient_clip_val:
