@@ -1,1 +1,1 @@
-"""From a folder without boxes to a labeled one: which clips to label, exchange with annotation tools, how many."""
+"""Labeling a folder: choice of clips, exchange with annotation tools, forecast of the number of labels."""

@@ -1,4 +1,4 @@
-"""Several annotators of one frame: how far they agree, and what they agree on."""
+"""Agreement and consensus of several annotators of one frame."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _iou(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def agreement(annotators: Sequence[NDArray[np.float64]], width: int, height: int) -> float:
-    """Mean IoU of what each two annotators marked, 1 where both say that nothing in view sounds.
+    """Return the mean IoU of all pairs of annotators; a pair that both see no sounding object counts as 1.
 
     Args:
         annotators: (k, 4) boxes in pixels of each, at least two.

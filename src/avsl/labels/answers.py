@@ -1,4 +1,4 @@
-"""`avsl labels import`: what annotators said becomes the annotation file that ``data=folder`` reads."""
+"""`avsl labels import`: turns annotators' answers into the annotation file that ``data=folder`` reads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _ANSWERS = "answers.csv"
 _COLUMNS = ("id", "annotator", "x0", "y0", "x1", "y1")
-# Tools round; a box that leaves its frame by less is cut off at its edge.
+# Tools round; a box that exceeds its frame by less than this is clipped.
 _ROUNDING_PX = 1.0
 _MOST_BYTES = 2**30
 
@@ -104,7 +104,7 @@ def import_answers(
 
 
 def _read(path: Path) -> list[Answer]:
-    """The answers of a file of any known format."""
+    """Read the answers of a file of any known format."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     with _unpacked(path) as inner:
@@ -116,7 +116,7 @@ def _read(path: Path) -> list[Answer]:
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[Path]:
-    """The file itself, or the one JSON or XML file within a zip."""
+    """Yield the path of the file, or of the one JSON or XML file in a zip, unpacked."""
     if not zipfile.is_zipfile(path):
         yield path
         return
@@ -134,7 +134,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
 def _check(
     found: Sequence[tuple[Path, Answer]], frames: Mapping[str, Frame], annotator: str
 ) -> tuple[_Answers, set[str]]:
-    """The answers by clip and annotator, and the clips that nobody answered; all that is wrong is said at once."""
+    """Return the answers by clip and annotator, and clips without an answer; an error names all faults."""
     by_file = {frame.file: frame for frame in frames.values()}
     answers: _Answers = {}
     unanswered: set[str] = set()
@@ -182,7 +182,7 @@ def _problem(answer: Answer, frame: Frame) -> str:
 
 
 def _clean(answer: Answer, frame: Frame) -> NDArray[np.float64]:
-    """The boxes within the frame, each once."""
+    """Return the boxes clipped to the frame, without duplicates."""
     boxes = np.clip(as_boxes(answer.boxes), 0, [frame.width, frame.height] * 2)
     kept: list[NDArray[np.float64]] = []
     for box in boxes:
@@ -224,7 +224,7 @@ def _merge_into(
     frames: Mapping[str, Frame],
     rounds: Rounds,
 ) -> dict[str, Annotation]:
-    """The annotations with the merged answers, in the units of the file; clips without agreement are left out."""
+    """Merge answers into the annotations, in the units of the file; clips without agreement are left out."""
     after = dict(before)
     recordings = {name: row.recording for name, row in rounds.chosen().items()}
     for name, boxes in merged.items():
@@ -264,7 +264,7 @@ def _report(
     before: Mapping[str, Annotation],
     after: Mapping[str, Annotation],
 ) -> None:
-    """Say what was answered, how far annotators agree, and what changed in the annotation file."""
+    """Log the answers, the annotators' agreement and the changes of the annotation file."""
     disputed = sorted(name for name, boxes in merged.items() if boxes is None)
     changes = Counter(_change(before.get(name), after.get(name)) for name in merged)
     print_table(

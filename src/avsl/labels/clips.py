@@ -1,4 +1,4 @@
-"""The folder that is being labeled: its clips, what is annotated of them, and on which side of the split each lies."""
+"""The folder to label: its clips, their annotations and their parts."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class ClipFolder:
 
     @property
     def annotations(self) -> Path:
-        """The annotation file, whether it is there or not."""
+        """The path of the annotation file, which may not exist."""
         return Path(self.settings.root) / self.settings.annotations
 
     def annotated(self) -> dict[str, Annotation]:
-        """What the annotation file says of each clip, in its order and units, as corners; nothing without a file."""
+        """Return each clip's annotation as corners, in the file's order and units; empty without a file."""
         if not self.annotations.is_file():
             return {}
         media = Media.read(Path(self.settings.root), class_folders=True)
@@ -80,11 +80,11 @@ class ClipFolder:
         return {media.find(written, row.label): row for written, row in read.items()}
 
     def open_clips(self) -> list[Entry]:
-        """The clips that nobody has annotated, in order of their names."""
+        """Return the clips without annotation, sorted by name."""
         return sorted((clip for clip in self.clips.values() if not clip.annotated), key=lambda clip: clip.sample_id)
 
     def read_frame(self, clip: Entry) -> NDArray[np.uint8]:
-        """The frame that `prepare` takes of a clip: (H, W, 3) RGB, upright and at full resolution.
+        """Read the frame that `prepare` uses of a clip: (H, W, 3) RGB, upright and at full resolution.
 
         Raises:
             DataError: the file is missing or cannot be used.
@@ -94,7 +94,7 @@ class ClipFolder:
         return read_frame(clip.picture, clip.time_s)
 
     def read_sound(self, clip: Entry, sample_rate: int, duration_s: float | None = None) -> NDArray[np.float32]:
-        """The sound around that frame.
+        """Read the sound around that frame.
 
         Args:
             clip: one of `clips`.
@@ -115,7 +115,7 @@ class ClipFolder:
 
 
 def one_a_recording(clips: Iterable[Entry], rng: np.random.Generator) -> list[Entry]:
-    """A clip of each recording, drawn at random, in random order."""
+    """Draw a clip of each recording, in random order."""
     by_recording: dict[str, list[Entry]] = {}
     for clip in clips:
         by_recording.setdefault(clip.source_id, []).append(clip)

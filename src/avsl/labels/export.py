@@ -25,14 +25,14 @@ from avsl.labels.tools.task import Task
 from avsl.registry.load import exported_model
 from avsl.schema import lookup
 
-# People hear more than the model does.
+# Annotators hear more of the sound than the model.
 _SAMPLE_RATE = 44100
 
 
 def export(
     overrides: Sequence[str], to: str, model: str | None = None, out: Path | None = None, labels: Path | None = None
 ) -> Path:
-    """Write what is suggested and not annotated yet as tasks: frames, sounds, and the tool's own files.
+    """Write the suggested clips without annotations as tasks: frames, sounds, and the tool's files.
 
     A frame is upright and at full resolution, a sound as long as what the model hears, around the frame. A model's
     boxes go along to be corrected, but not for the test part: what is measured must not depend on it.
@@ -115,7 +115,7 @@ def _write_media(
 
 
 def _page(tasks: Sequence[Task]) -> str:
-    """A page that shows every frame and plays its sound, for tools that cannot."""
+    """Write a page that shows each frame and plays its sound, for tools that cannot."""
     rows = [
         f'<figure><img src="{html.escape(task.frame)}" loading="lazy"><figcaption>{html.escape(task.id)}</figcaption>'
         f'<audio controls preload="none" src="{html.escape(task.sound)}"></audio></figure>\n'

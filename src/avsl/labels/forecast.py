@@ -57,7 +57,7 @@ def forecast_labels(
         raise ConfigError(f"--more {more}: at least one label more")
     config = compose(overrides)
     probes = _probes(config, overrides)
-    # Where params.yaml takes ratios of all samples, what learns from a share of the labels lies in another folder.
+    # If params.yaml takes ratios of all samples, trainings on a share of the labels have another folder.
     folders = [Layout.of(compose(words)).base / "evaluate" for words in (overrides, *probes)]
     folders = list(dict.fromkeys(folders))
     found = {ratio for folder in folders for ratio in _ratios(folder, config)}
@@ -92,7 +92,7 @@ def forecast_labels(
 
 
 def read_runs(folders: Iterable[Path]) -> dict[str, list[Run]]:
-    """The evaluations below some folders, by method; those that cannot be read are named in a warning."""
+    """Read the evaluations below some folders, by method; a warning names unreadable ones."""
     runs: dict[str, list[Run]] = {}
     for folder in folders:
         for record in _records(folder):
@@ -109,14 +109,14 @@ def _records(folder: Path) -> Iterator[EvaluationRecord]:
 
 
 def _ratios(folder: Path, config: Config) -> Iterator[float]:
-    """The label ratios at which the configured method has been evaluated."""
+    """Return the label ratios at which the configured method has been evaluated."""
     for record in _records(folder):
         if (record.framework, record.objective) == (config.framework.name, config.objective.name):
             yield record.label_ratio
 
 
 def _probes(config: Config, overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides that train the configured method on each share of the labels in `_PROBES`."""
+    """Return the overrides that train the configured method on each share of the labels in `_PROBES`."""
     rest = [text for text in overrides if not text.startswith(("split.label_ratio=", "split.ratio_of="))]
     of_labels = [] if config.split.ratio_of == "annotated" else ["split.ratio_of=annotated"]
     return [[*rest, f"split.label_ratio={share}", *of_labels] for share in _PROBES]
@@ -157,7 +157,7 @@ def _tested(method: str, test: BackTest) -> dict[str, str]:
 
 
 def _plot(made: Mapping[str, Forecast], runs: Mapping[str, Sequence[Run]], target: float) -> Figure:
-    """Runs and curves, dashed where no run has so many labels, up to four times the labels seen."""
+    """Plot runs and curves up to four times the largest number of labels, dashed beyond the runs."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")

@@ -55,11 +55,11 @@ class Curve:
     scale: float
 
     def score(self, labels: float) -> float:
-        """The score at a number of labels."""
+        """Return the score at a number of labels."""
         return float(self.limit - self.drop * (labels / self.scale) ** -self.slope)
 
     def labels(self, score: float) -> float:
-        """The labels at which the curve reaches a score; infinity where it never does.
+        """Return the number of labels at which the curve reaches a score; infinity if it never does.
 
         Example:
             >>> round(Curve(limit=0.9, drop=0.4, slope=0.5, scale=100).labels(0.7), 6)
@@ -75,7 +75,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A curve through runs, and others through runs that might have been.
+    """A curve fitted to runs, and curves fitted to bootstrap samples of them.
 
     Attributes:
         curve: the fitted one.
@@ -88,18 +88,18 @@ class Forecast:
     most: int
 
     def score(self, labels: float) -> tuple[float, float, float]:
-        """The score at a number of labels, with its 95 % interval."""
+        """Return the score at a number of labels, with its 95 % interval."""
         low, high = np.percentile([other.score(labels) for other in self.others], [2.5, 97.5])
         return self.curve.score(labels), float(low), float(high)
 
     def labels(self, score: float) -> tuple[float, float, float]:
-        """The labels that a score needs, with their 95 % interval; infinity where a curve never reaches it."""
+        """Return the number of labels that a score needs, with its 95 % interval; infinity if it is never reached."""
         needed = np.sort([other.labels(score) for other in self.others])
         low, high = (needed[round(share * (len(needed) - 1))] for share in (0.025, 0.975))
         return self.curve.labels(score), float(low), float(high)
 
     def is_far(self, labels: float) -> bool:
-        """Whether so many labels are more than `FAR` times those that were seen."""
+        """Return whether a number of labels is more than `FAR` times the largest one of the runs."""
         return labels > FAR * self.most
 
 
@@ -140,7 +140,7 @@ def forecast(runs: Sequence[Run], seed: int = 0) -> Forecast:
 
 
 def _fit(runs: Sequence[Run], start: Curve | None) -> Curve:
-    """Least squares, with the limit in [0, 1], a drop >= 0 and a slope in [0, 3]."""
+    """Fit by least squares, with the limit in [0, 1], a drop >= 0 and a slope in [0, 3]."""
     labels = np.array([run.labels for run in runs], dtype=np.float64)
     scores = np.array([run.score for run in runs])
     scale = float(np.exp(np.log(labels).mean()))
@@ -161,7 +161,7 @@ def _fit(runs: Sequence[Run], start: Curve | None) -> Curve:
 
 @dataclass(frozen=True)
 class BackTest:
-    """What a forecast from fewer labels would have said.
+    """A forecast from fewer labels, beside the result.
 
     Attributes:
         seen: the most labels of the runs that it was made from.
@@ -181,7 +181,7 @@ class BackTest:
 
 
 def back_test(runs: Sequence[Run]) -> list[BackTest]:
-    """Forecast, from the runs up to each number of labels, those with more; none where no more than three are there."""
+    """Forecast the runs with more labels from those with fewer; none if there are three numbers of labels or fewer."""
     counts = sorted({run.labels for run in runs})
     tests = []
     for k in range(_FEWEST, len(counts)):

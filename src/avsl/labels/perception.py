@@ -1,4 +1,4 @@
-"""What a model makes of clips: embeddings, and how far its two localizers agree."""
+"""Passes clips through a model: embeddings, and the agreement of its two localizers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SAMPLE_RATE = 16000
 
 @dataclass(frozen=True)
 class Perceiver:
-    """Localizers that see and hear clips.
+    """Localizers, and the decoding of clips for them.
 
     Attributes:
         model: one localizer, or two whose confidences are averaged.
@@ -51,7 +51,7 @@ class Perceiver:
     @classmethod
     @contextmanager
     def open(cls, name: str | None, config: Config, folder: ClipFolder) -> Iterator[Perceiver | None]:
-        """The model that a person named; else the configuration's encoders, where they have pretrained weights.
+        """Load the named model, else the configuration's encoders if they have pretrained weights.
 
         Pretrained encoders stand under a head of random weights, which keeps distances by and large.
 

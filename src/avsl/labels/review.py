@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _SAMPLE_RATE = 16000
 _GRID = 256
 _TINY, _WHOLE = 0.002, 0.95
-# From here on boxes and model disagree: their masks share less than half of what either marks.
+# Below this IoU the masks of boxes and model disagree.
 _STRONG = 0.5
 _WIDTH = 480
 
@@ -110,7 +110,7 @@ def _look(folder: ClipFolder, clips: Sequence[Entry], predictor: Predictor | Non
 
 
 def _examine(folder: ClipFolder, clip: Entry, predictor: Predictor | None) -> Finding | None:
-    """What looks wrong of one annotation; None where nothing does."""
+    """Check one annotation; returns None if nothing looks wrong."""
     frame = folder.read_frame(clip)
     height, width = frame.shape[:2]
     boxes = as_boxes([]) if clip.boxes is None else clip.boxes / ((width, height) * 2 if clip.in_pixels else 1.0)

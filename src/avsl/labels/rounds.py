@@ -15,7 +15,7 @@ from avsl.files import write_json, write_text
 
 TEST = "test.csv"
 PARTS = "parts.json"
-# What decides on which side of the split a recording lies.
+# Settings that determine the part of a recording.
 _DECISIVE = ("seed", "test_share", "validation_share", "recording_pattern")
 
 
@@ -57,12 +57,12 @@ class Rounds:
 
     @property
     def last(self) -> int:
-        """The number of the last round; 0 where there is none."""
+        """The number of the last round; 0 before the first."""
         numbers = [int(path.stem.removeprefix("round-")) for path in self.folder.glob("round-[0-9][0-9].csv")]
         return max(numbers, default=0)
 
     def path(self, number: int) -> Path:
-        """The file of a round."""
+        """Return the path of a round's file."""
         return self.folder / f"round-{number:02d}.csv"
 
     def test(self) -> list[Suggestion]:
@@ -78,11 +78,11 @@ class Rounds:
         return [Suggestion(*row) for row in read_rows(path, _COLUMNS)]
 
     def write(self, path: Path, rows: Iterable[Suggestion]) -> None:
-        """Write a list of suggestions, whole or not at all."""
+        """Write a list of suggestions atomically."""
         write_table(path, _COLUMNS, (astuple(row) for row in rows))
 
     def check_parts(self, settings: FolderConfig) -> None:
-        """Compare what decides the parts with what the first round recorded, if there was one.
+        """Compare the settings that determine the parts with those that the first round recorded.
 
         Raises:
             DataError: a value differs, so that clips would change sides.
@@ -102,7 +102,7 @@ class Rounds:
                 )
 
     def write_parts(self, settings: FolderConfig) -> None:
-        """Record what decides the parts."""
+        """Record the settings that determine the parts."""
         write_json(self.folder / PARTS, _decisive(settings))
 
 
@@ -111,7 +111,7 @@ def _decisive(settings: FolderConfig) -> dict[str, object]:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
-    """The rows of a CSV that `write_table` wrote; none where there is no file.
+    """Read the rows of a CSV that `write_table` wrote; none if the file does not exist.
 
     Raises:
         DataError: its columns are others, or it is no CSV.
@@ -129,7 +129,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV, whole or not at all."""
+    """Write a CSV atomically."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_text(path, text.getvalue())

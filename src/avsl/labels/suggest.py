@@ -125,7 +125,7 @@ def suggest(
 def _read_settings(
     overrides: Sequence[str], strategy: str, model: type[StrategyConfig], project: Path
 ) -> tuple[SuggestConfig, StrategyConfig, list[str]]:
-    """The settings of all strategies, those of the chosen one, and the other overrides."""
+    """Return the settings of all strategies, those of the chosen one, and the other overrides."""
     texts, parsed = parse_overrides(overrides)
     is_own = [override.key_or_group.startswith("labels.") for override in parsed]
     section = compose_group(
@@ -154,12 +154,12 @@ def _draw_test(folder: ClipFolder, wanted: int, rng: np.random.Generator) -> lis
 
 
 def _counts(folder: ClipFolder, before: dict[str, Suggestion]) -> Counter[str]:
-    """How many clips of each part are annotated or were suggested."""
+    """Count the annotated or suggested clips of each part."""
     return Counter(clip.part for name, clip in folder.clips.items() if clip.annotated or name in before)
 
 
 def _validation_clips(folder: ClipFolder, before: dict[str, Suggestion], budget: int) -> int:
-    """How many clips of a round are for validation: what brings all labels nearest to the configured share."""
+    """Return the number of validation clips of a round that brings the labels closest to the configured share."""
     counts = _counts(folder, before)
     share = folder.settings.validation_share
     lacking = round(share * (counts["validation"] + counts["train"] + budget)) - counts["validation"]
@@ -169,7 +169,7 @@ def _validation_clips(folder: ClipFolder, before: dict[str, Suggestion], budget:
 def _make_pool(
     folder: ClipFolder, candidates: list[Entry], known: list[Entry], perceiver: Perceiver | None
 ) -> tuple[list[Entry], Pool]:
-    """What a strategy chooses from; where a model looks at the candidates, those that it can decode."""
+    """Return the candidates of a strategy; with a model, only those that it can decode."""
     perceptions = None
     if perceiver is not None:
         candidates, seen = perceiver.perceive(folder, candidates)
@@ -178,7 +178,7 @@ def _make_pool(
 
 
 def _readable(folder: ClipFolder, clips: Iterable[Entry], wanted: int) -> list[Entry]:
-    """The first ``wanted`` clips that can be decoded; those before them that cannot are named in a warning."""
+    """Return the first ``wanted`` decodable clips; a warning names broken ones before them."""
     found: list[Entry] = []
     for clip in clips:
         if len(found) == wanted:

@@ -1,4 +1,4 @@
-"""Which clip a file of a task folder is of: ``labels/tasks.csv``, which grows with every export."""
+"""The list of exported frames, ``labels/tasks.csv``, which maps files of a task folder to clips."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Frame:
 
 
 def read_frames(labels: Path) -> dict[str, Frame]:
-    """The exported frames by clip; none before the first export.
+    """Read the exported frames by clip; none before the first export.
 
     Raises:
         DataError: the file is not one of ours.
@@ -45,12 +45,12 @@ def read_frames(labels: Path) -> dict[str, Frame]:
 
 
 def write_frames(labels: Path, frames: Iterable[Frame]) -> None:
-    """Write the list, whole or not at all."""
+    """Write the list atomically."""
     write_table(labels / _FILE, _COLUMNS, ((f.id, f.file, f.width, f.height) for f in frames))
 
 
 def file_name(name: str, taken: Iterable[str]) -> str:
-    """A name that every file system and tool takes, and that is not taken."""
+    """Return a unique name that is valid for all file systems and tools."""
     plain = stem = re.sub(r"[^A-Za-z0-9.-]+", "_", name)
     used = {other.lower() for other in taken}
     number = 1

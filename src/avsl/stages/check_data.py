@@ -1,4 +1,4 @@
-"""A look at a data set on disk before anything is prepared."""
+"""Checks a data set on disk before it is prepared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from avsl.storage import is_remote
 
 
 def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
-    """Print what a data set's folder holds of what its lists name: by part, what is missing and what is broken.
+    """Print for each part of a data set which of its listed clips are present, missing or broken.
 
     Args:
         name: of the data set.
@@ -48,7 +48,7 @@ def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
         ]
     )
     settings = cast("IndexedConfig", fetched(composed.data.settings, composed.root / "cache"))  # a `model`
-    # A leak is one of the things to be told, not a reason to tell nothing.
+    # Report a leak among the other findings instead of failing at it.
     lenient = {"leak": "drop"} if "leak" in model.model_fields else {}
     index = read(settings.model_copy(update=lenient))
     states = check_index(name, index, settings, os.cpu_count() or 1)
@@ -81,7 +81,7 @@ def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
 
 
 def _training(states: Sequence[PartState]) -> tuple[bool, str]:
-    """Whether something can be trained, and a sentence on the labels."""
+    """Return whether the set can be trained on, and a sentence on its labels."""
     usable = {state.part: state.usable for state in states}
     boxes = {state.part: state.annotated for state in states}
     if not usable.get("train"):

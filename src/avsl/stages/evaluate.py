@@ -35,7 +35,7 @@ from avsl.viz.overlay import GalleryRow, gallery, save_png
 
 log = logging.getLogger(__name__)
 
-# The scores whose standard deviation over seeds the cell's summary gives.
+# Scores with a standard deviation over seeds in the summary of a cell.
 _SPREAD = ("validation_ciou", "test_ciou", "test_auc")
 
 
@@ -60,7 +60,7 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     save_figure(plot_curves(_read_curves({"": layout.train / "curves.csv"})), layout.evaluation / "curves.png")
     write_evaluation(config, data, result, scores, layout.evaluation)
     store = replace(open_store(config.tracking, config.root), system_metrics=False)
-    # Not as a resumed run: a second evaluation's figures must replace the first one's.
+    # A resumed run would keep the figures of an earlier evaluation; these replace them.
     run = TrackedRun(store, trained.run_id, resumed=False)
     log_evaluation(run, scores, layout.evaluation, config.trainer.epochs)
     say_caveats(f"{layout.method} at {layout.ratio}", scores)
@@ -69,7 +69,7 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
 
 
 def evaluate_seeds(overrides: Sequence[str] = ()) -> None:
-    """Score one cell (framework, objective, label ratio) with every seed of the matrix, and draw and sum them up.
+    """Score one cell (framework, objective, label ratio) with all seeds of the matrix; plot and summarize them.
 
     The runs of its seeds get a parent in MLflow (`avsl.tracking.cells.link_seeds`).
 
@@ -99,13 +99,13 @@ def evaluate_seeds(overrides: Sequence[str] = ()) -> None:
 
 
 def say_caveats(name: str, scores: Figures) -> None:
-    """Warn of what a reader of a model's test score must know."""
+    """Log the caveats of a model's test score."""
     for caveat in scores.caveats:
         log.warning("%s: %s", name, caveat)
 
 
 def headline(test: PartScores) -> str:
-    """The figure of ``test`` that comes first: CIoU@0.5, or the false-positive rate where nothing in view sounds."""
+    """Return the main figure of ``test``: CIoU@0.5, or the false-positive rate if no source is in view."""
     if test.n:
         return f"test CIoU@0.5 {100 * test.scores['ciou']:.1f} %"
     rate = 100 * test.scores["false_positive_rate"]
@@ -144,7 +144,7 @@ def log_evaluation(run: TrackedRun, scores: Figures, folder: Path, epoch: int) -
 
 
 def _read_curves(histories: Mapping[str, Path]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """The curves of trainings by panel, and within by their name and the training's."""
+    """Read the curves of trainings, grouped by panel."""
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for training, history in histories.items():
         with history.open(newline="") as file:
@@ -175,7 +175,7 @@ def _save_validation(data: PreparedData, result: Evaluation, target: Path) -> No
 
 
 def _draw_gallery(config: Config, data: PreparedData, result: Evaluation, threshold: float, target: Path) -> None:
-    """Clips, chosen at random to avoid a favorable choice."""
+    """Choose clips at random, to avoid a favorable choice."""
     maps = result.validation
     confidence = maps.confidence.numpy()
     front_end = LogMel(LogMelConfig(sample_rate=data.manifest.sample_rate))

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def import_checkpoint(
     method: str, files: Sequence[Path], overrides: Sequence[str] = (), *, momentum: bool = False
 ) -> None:
-    """Take in a published model, as a person asks for it; no stage of the DAG does.
+    """Import a published model; no stage of the DAG does this.
 
     Its fixed threshold is chosen on the validation part of the data set, as every model's is, and it is scored as
     every model is. ``<root>/<data>/imported/<method>`` gets the exported ``model``, ``metrics.json``,

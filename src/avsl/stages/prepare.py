@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def say_where(config: Config, folder: Path) -> None:
-    """Say that settings which are not params.yaml's have their results in ``folder``, apart from the DAG's."""
+    """Log that results of settings other than params.yaml's are in ``folder``, separate from the DAG's."""
     log.warning(
         "%s: not as in params.yaml, so results go to %s; root=%s puts them in the place of params.yaml's",
         ", ".join(config.variant.keys),
@@ -47,7 +47,7 @@ def prepare(overrides: Sequence[str] = ()) -> None:
 
 
 def fetched(settings: StrictConfig, cache: Path) -> StrictConfig:
-    """The settings of a data set whose files are here."""
+    """Return the settings of a data set with a local root; a root on S3 is mirrored in ``cache``."""
     root = getattr(settings, "root", "")  # a generated set has none
     if not is_remote(root):
         return settings
@@ -88,7 +88,7 @@ def split_seeds(overrides: Sequence[str] = ()) -> None:
 
 
 def _check_parts(data: PreparedData, name: str) -> None:
-    """Refuse a set that cannot be trained, given a threshold and tested; one without any boxes needs training rows."""
+    """Refuse a set without training, validation or test rows; a set without any boxes needs training rows only."""
     if not data.annotated.any() and len(data.indices("train")):
         log.warning(
             "%s: no row has boxes: framework=self_supervised alone can be trained, and nothing can be scored", data.root

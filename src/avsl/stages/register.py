@@ -40,7 +40,7 @@ def register(overrides: Sequence[str] = ()) -> None:
 
 
 def read_candidates(config: Config) -> list[Candidate]:
-    """The evaluated models of the configuration's data set and label ratio, of every method and seed.
+    """Read the evaluated models of the configuration's data set and label ratio, of all methods and seeds.
 
     An evaluation of another model than its training left is left out, with a warning.
     """
@@ -80,7 +80,7 @@ def read_candidates(config: Config) -> list[Candidate]:
 
 
 def decide(config: Config, store: Store, candidates: Sequence[Candidate]) -> Decision:
-    """Promote among candidates of the configuration's data set and label ratio, and say what became of it."""
+    """Promote one of the candidates of the configuration's data set and label ratio, and log the decision."""
     layout, data, ratio = Layout.of(config), config.data.name, config.split.label_ratio
 
     def describe(winner: Candidate, evidence: str) -> str:

@@ -1,4 +1,4 @@
-"""The registry rebuilt from what the DAG's stages left, as `dvc pull` brings it to another machine."""
+"""Rebuilds the registry from the outputs of the DAG's stages, as `dvc pull` fetches them on another machine."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def restore(overrides: Sequence[str] = ()) -> None:
 
 
 def _recorded(config: Config, store: Store, candidate: Candidate) -> Candidate:
-    """The candidate with a run that the store has: its own, or one recorded from what its stages left."""
+    """Return the candidate with a run in the store: its own, or one recorded from its stages' outputs."""
     found = find_run(store, candidate.data, candidate.run_id)
     if found is None or (found.run_id != candidate.run_id and found.status != "FINISHED"):
         run_id = _record(config, store, candidate, None if found is None else found.run_id)
@@ -57,7 +57,7 @@ def _recorded(config: Config, store: Store, candidate: Candidate) -> Candidate:
 
 
 def _record(config: Config, store: Store, candidate: Candidate, unfinished: str | None) -> str:
-    """Record a training and its evaluation again, or go on where a killed call stopped; returns the run."""
+    """Record a training and its evaluation again, or finish what a killed call began; returns the run."""
     layout = Layout.of(config)
     trained = candidate.model_dir.parent
     params = without_resumable_keys(yaml.safe_load((trained / "config.yaml").read_text()))
@@ -84,7 +84,7 @@ def _record(config: Config, store: Store, candidate: Candidate, unfinished: str 
 
 
 def log_training(run: TrackedRun, how: RunRecord, trained: Path) -> None:
-    """Record what a training left in its folder: curves, validation scores and files."""
+    """Record the outputs of a training: curves, validation scores and files."""
     with (trained / "curves.csv").open(newline="") as file:
         curves = [{key: float(value) for key, value in line.items() if value} for line in csv.DictReader(file)]
     for line in curves:

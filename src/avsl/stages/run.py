@@ -1,4 +1,4 @@
-"""All steps of one experiment in one process."""
+"""Runs all steps of an experiment in one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def run(overrides: Sequence[str] = ()) -> None:
-    """All steps of one seed; what is there already for the same configuration and code is kept."""
+    """Run all steps of one seed; existing results of the same configuration and code are kept."""
     prepare(overrides)
     split(overrides)
     start(overrides)

@@ -1,4 +1,4 @@
-"""Scores of a trained model on another data set than its own."""
+"""Scores a trained model on another data set."""
 
 from __future__ import annotations
 

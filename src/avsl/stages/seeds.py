@@ -1,4 +1,4 @@
-"""A step for every seed of the matrix, side by side as Ray tasks."""
+"""Runs a step for all seeds of the matrix in parallel, as Ray tasks."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seconds that tasks have for their last words after a request to end.
+# Seconds that tasks have to write checkpoints after a request to end.
 _PATIENCE_S = 30.0
 
 
 class SeedError(AvslError):
-    """One or several seeds of a step failed; the others are done."""
+    """One or several seeds of a step failed; the others are complete."""
 
 
 def of_every_seed(overrides: Sequence[str]) -> dict[int, list[str]]:
-    """A step's overrides for each seed of params.yaml's ``matrix.seeds``."""
+    """Return a step's overrides for each seed of params.yaml's ``matrix.seeds``."""
     return {seed: [*overrides, f"seed={seed}"] for seed in matrix_seeds(project_root())}
 
 
 def forget_other_seeds(folder: Path, seeds: Sequence[int]) -> None:
-    """Delete what a step left in ``folder`` for seeds that the matrix no longer has."""
+    """Delete the outputs of a step in ``folder`` for seeds that the matrix no longer has."""
     for path in folder.glob("*"):
         if path.stem.isdecimal() and int(path.stem) not in seeds:
             log.info("%s goes: params.yaml's matrix.seeds no longer has it", path)
@@ -133,7 +133,7 @@ def call_side_by_side(
 
 
 def _call(step: str, arguments: Sequence[Any], folder: str, threads: int) -> str:
-    """In a worker: call the function; returns why it failed, nothing where it did not."""
+    """Call the function in a worker; returns the reason of a failure, else an empty string."""
     os.chdir(folder)
     torch.set_num_threads(threads)
     start_logging()
@@ -143,7 +143,7 @@ def _call(step: str, arguments: Sequence[Any], folder: str, threads: int) -> str
     except (AvslError, OSError) as error:
         return str(error)
     except Exception as error:
-        # A defect keeps its traceback, in the task's lines.
+        # A defect logs its traceback in the task's output.
         log.warning("%s", traceback.format_exc())
         return f"{type(error).__name__}: {error}"
     return ""

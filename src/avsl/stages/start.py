@@ -1,4 +1,4 @@
-"""The start: a self-supervised training per seed and student, from which every framework of that seed starts."""
+"""The start: self-supervised trainings, one for each seed and student, whose weights all frameworks start from."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ STUDENTS = (0, 1)
 
 
 def start(overrides: Sequence[str] = ()) -> None:
-    """Train the start weights of both students of one seed; what is there of the same identity is kept."""
+    """Train the start weights of both students of one seed; existing weights of the same identity are kept."""
     for k in STUDENTS:
         start_student(list(overrides), k)
 
 
 def start_seeds(overrides: Sequence[str] = ()) -> None:
-    """Train the start weights of every seed of the matrix, side by side; without a start, leave an empty folder."""
+    """Train the start weights of all seeds of the matrix in parallel; without epochs, leave an empty folder."""
     config = compose(overrides)
     folder = Layout.of(config).start_of_seed.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def start_seeds(overrides: Sequence[str] = ()) -> None:
 
 
 def start_student(overrides: Sequence[str], k: int) -> None:
-    """Train the start weights of the k-th student of one seed, continuing from its own checkpoint where there is one.
+    """Train the start weights of the k-th student of one seed, from its checkpoint if it has one.
 
     Raises:
         TrainingError: another training uses the same state, or a step was not finite.
@@ -79,7 +79,7 @@ def start_student(overrides: Sequence[str], k: int) -> None:
 
 
 def training_of(config: Config, k: int) -> Config:
-    """The self-supervised training of the k-th student: all clips, no labels, whatever the framework and the ratio."""
+    """Return the configuration of the k-th student's self-supervised training, on all clips without labels."""
     model = ModelSection(name=config.model.name, **dict(config.model.student(k)))
     return config.model_copy(
         update={
@@ -94,13 +94,13 @@ def training_of(config: Config, k: int) -> Config:
 
 
 def _all_clips(data: PreparedData) -> Split:
-    """A split in which no clip of the training part is labeled."""
+    """Make a split in which no clip of the training part is labeled."""
     ids = [data.sample_ids[row] for row in data.indices("train").tolist()]
     return make_split(data, SplitConfig(label_ratio=1.0)).model_copy(update={"labeled": [], "unlabeled": ids})
 
 
 def _identity_of(path: Path) -> str:
-    """Of the training that left the start weights; empty where there are none or they cannot be read."""
+    """Read the identity of the training that wrote start weights; empty if the file is missing or unreadable."""
     if not path.is_file():
         return ""
     try:

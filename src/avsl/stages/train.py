@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 def train_seeds(overrides: Sequence[str] = ()) -> None:
-    """Train one cell (framework, objective, label ratio) with every seed of the matrix, side by side.
+    """Train one cell (framework, objective, label ratio) with all seeds of the matrix in parallel.
 
     A seed whose training has the same settings, split, start weights and code is kept.
     """
@@ -52,7 +52,7 @@ def train_seeds(overrides: Sequence[str] = ()) -> None:
 
 
 def train_if_changed(overrides: Sequence[str] = ()) -> None:
-    """Train unless there is a training of the same settings, split, start weights and code."""
+    """Train unless a training of the same settings, split, start weights and code exists."""
     config = compose(overrides)
     layout = Layout.of(config)
     _, split = load_data(layout)
@@ -64,7 +64,7 @@ def train_if_changed(overrides: Sequence[str] = ()) -> None:
 
 
 def train(overrides: Sequence[str] = ()) -> None:
-    """Train a framework over an objective at one label ratio, continuing from its own checkpoint where there is one."""
+    """Train a framework with an objective at one label ratio, from its checkpoint if it has one."""
     config = compose(overrides)
     check_accelerator(config.trainer)
     layout = Layout.of(config)
@@ -104,7 +104,7 @@ def train(overrides: Sequence[str] = ()) -> None:
 
 
 def _some(ids: Sequence[str]) -> Sequence[str]:
-    """Up to a thousand of the samples, evenly spaced: enough to say how high a model's confidence is."""
+    """Select up to a thousand evenly spaced samples, enough to estimate a model's confidence."""
     return ids[:: -(-len(ids) // 1000)]
 
 

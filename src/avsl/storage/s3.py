@@ -47,7 +47,7 @@ from avsl.files import PART, whole_file
 log = logging.getLogger(__name__)
 
 _SCHEME = "s3://"
-# Files on their way at the same time, and requests of all of them together.
+# Number of simultaneous transfers, and of requests of all transfers together.
 _AT_ONCE = 16
 _TRANSFER = TransferConfig(
     multipart_threshold=8 << 20,
@@ -74,7 +74,7 @@ class StorageError(AvslError):
 
 @dataclass(frozen=True)
 class Report:
-    """What a transfer did.
+    """The result of a transfer.
 
     Attributes:
         transferred: files that were sent or fetched.
@@ -88,12 +88,12 @@ class Report:
 
 
 def is_remote(root: str) -> bool:
-    """Whether a data root is an S3 address."""
+    """Return whether a data root is an S3 address."""
     return root.startswith(_SCHEME)
 
 
 def local_root(root: str, cache: Path) -> Path:
-    """The folder of a data root: itself, or the mirror of an S3 address in ``cache``, brought up to date.
+    """Return the folder of a data root: itself, or the updated mirror of an S3 address in ``cache``.
 
     The mirror holds what the address holds and nothing else, so that what is made from it does not depend on where
     the data lay. Processes that ask for the same mirror wait for each other.
@@ -112,7 +112,7 @@ def local_root(root: str, cache: Path) -> Path:
 
 
 def listing(uri: str) -> dict[str, str]:
-    """The ETag of each file below an address, by its path there with "/", in order of the paths; fetches none.
+    """Return the ETag of each file below an address, by its path with "/", sorted; no file is fetched.
 
     Raises:
         StorageError: as :func:`download`, as far as asking goes.
@@ -217,7 +217,7 @@ class _Object:
 
 @dataclass(frozen=True)
 class _Place:
-    """An address, and the client to reach it by; the prefix is empty or ends in "/"."""
+    """An address and its client; the prefix is empty or ends in "/"."""
 
     uri: str
     bucket: str
@@ -226,7 +226,7 @@ class _Place:
 
     @classmethod
     def at(cls, uri: str) -> _Place:
-        """The place of an address, by the environment's AWS settings."""
+        """Return the place of an address, with the environment's AWS settings."""
         bucket, prefix = _parse(uri)
         try:
             session = Session()
@@ -239,7 +239,7 @@ class _Place:
         return cls(uri, bucket, prefix, client)
 
     def objects(self) -> dict[str, _Object]:
-        """What is below the prefix, by name."""
+        """Return the objects below the prefix, by name."""
         found = {}
         with self.one_sentence():
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix):
@@ -252,7 +252,7 @@ class _Place:
         return found
 
     def check_names(self, names: Iterable[str]) -> None:
-        """Refuse keys that cannot be files below one folder, all of them together."""
+        """Refuse keys that cannot all be files below one folder."""
         names = set(names)
         for name in names:
             if "\0" in name or {"", ".", ".."} & set(name.split("/")):
@@ -264,7 +264,7 @@ class _Place:
                     raise StorageError(f"{self.uri}: the key '{key}' would be both a file and the folder of '{name}'")
 
     def equal(self, item: _Object, path: Path) -> bool | None:
-        """Whether a file holds an object's bytes, as the module says; None where nothing tells."""
+        """Return whether a file holds an object's bytes, by the module's rules; None if it cannot be checked."""
         if path.stat().st_size != item.size:
             return False
         found = _MD5.fullmatch(item.etag)
@@ -308,7 +308,7 @@ class _Place:
         raise self._damaged(item.key)
 
     def store(self, manager: Any, path: Path, key: str, advance: _Advance) -> None:
-        """Store a file with its SHA-256, which S3 compares before it takes it."""
+        """Store a file with its SHA-256, which S3 verifies."""
         for _ in range(_FILE_ATTEMPTS):
             sent = _Counted(advance)
             arguments = {"ChecksumAlgorithm": "SHA256"}
@@ -322,7 +322,7 @@ class _Place:
         raise self._damaged(key)
 
     def for_all(self, work: Callable[[Any, _Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-        """Call ``work`` with a transfer manager and each item, many at once; the first failure ends all."""
+        """Call ``work`` with a transfer manager and each item in parallel; the first failure ends all."""
         with ThreadPoolExecutor(_AT_ONCE) as pool, create_transfer_manager(self.client, _TRANSFER) as manager:
             jobs = [pool.submit(work, manager, item) for item in items]
             try:
@@ -333,7 +333,7 @@ class _Place:
 
     @contextmanager
     def one_sentence(self, key: str | None = None) -> Iterator[None]:
-        """Turn what boto3 raises, about an object where ``key`` names it, into a StorageError."""
+        """Turn an error of boto3, on the object ``key`` if it is given, into a StorageError."""
         try:
             yield
         except (aws.BotoCoreError, aws.ClientError, RetriesExceededError, S3DownloadFailedError) as error:
@@ -370,11 +370,11 @@ class _Place:
 
 
 class _DamagedError(Exception):
-    """What arrived is not what was sent."""
+    """The received bytes differ from those that were sent."""
 
 
 class _Counted:
-    """Passes a transfer's progress in bytes on, as an s3transfer subscriber; what is sent again counts back."""
+    """Reports a transfer's progress in bytes, as an s3transfer subscriber; a repeated request counts back."""
 
     def __init__(self, advance: _Advance) -> None:
         self._advance = advance
@@ -386,7 +386,7 @@ class _Counted:
 
 
 class _Pinned(_Counted):
-    """A download of the very object that was listed, without asking about it again."""
+    """A download of exactly the listed object, without another request for its properties."""
 
     def __init__(self, item: _Object, advance: _Advance) -> None:
         super().__init__(advance)
@@ -398,7 +398,7 @@ class _Pinned(_Counted):
 
 
 class _CRC32:
-    """zlib's CRC-32 by hashlib's interface."""
+    """zlib's CRC-32 with the interface of hashlib."""
 
     def __init__(self, data: bytes = b"") -> None:
         self._value = zlib.crc32(data)
@@ -410,7 +410,7 @@ class _CRC32:
         return self._value.to_bytes(4, "big")
 
 
-# By the field of S3's answer.
+# Keys are fields of S3's answer.
 _ALGORITHMS: dict[str, Callable[..., Any]] = {
     "ChecksumSHA256": hashlib.sha256,
     "ChecksumSHA1": hashlib.sha1,
@@ -419,7 +419,7 @@ _ALGORITHMS: dict[str, Callable[..., Any]] = {
 
 
 def _digest(path: Path, algorithm: Callable[..., Any], part_size: int | None) -> bytes:
-    """The digest of a file, or, as multipart uploads have it, of its parts' digests."""
+    """Return the digest of a file, or, for a multipart upload, the digest of its parts' digests."""
     parts = []
     with path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -442,7 +442,7 @@ def _parse(uri: str) -> tuple[str, str]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The files of a folder, by their path in it with "/"."""
+    """Return the files of a folder, by their relative path with "/"."""
     if not folder.is_dir():
         raise StorageError(f"{folder}: no such folder")
     files = {}
@@ -457,7 +457,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _prune(folder: Path, names: Iterable[str]) -> None:
-    """Delete all but the files of these names, and the folders that are empty then."""
+    """Delete all files but those of these names, and empty folders."""
     wanted = set(names)
     for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder
         if path.is_dir() and not path.is_symlink():

@@ -1,4 +1,4 @@
-"""The figure of methods over their seeds: every seed a dot, groups that are not told apart joined by a line."""
+"""Plots methods over their seeds: a dot for each seed, and a line that joins methods that are not told apart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from avsl.viz.curves import PALETTE, dress, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Between two joining lines, as a share of a panel's width.
+# Distance of two joining lines, as a share of a panel's width.
 _STEP: Final = 0.03
 
 

@@ -1,4 +1,4 @@
-"""Every clip with the same chance."""
+"""Chooses clips uniformly at random."""
 
 from __future__ import annotations
 

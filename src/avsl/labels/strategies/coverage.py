@@ -1,4 +1,4 @@
-"""Clips that are unlike what is labeled."""
+"""Chooses clips that differ from the labeled ones."""
 
 from __future__ import annotations
 

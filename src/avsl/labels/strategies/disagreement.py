@@ -1,4 +1,4 @@
-"""Clips on which DMT's teachers or XPL's peers disagree."""
+"""Chooses clips on which DMT's teachers or XPL's peers disagree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from avsl.labels.strategies.pool import Choice, Pool, StrategyConfig, draw_highe
 
 
 class DisagreementConfig(StrategyConfig):
-    """What counts beside disagreement.
+    """Settings of the choice by disagreement.
 
     Attributes:
         diversity: exponent of the distance to the nearest labeled clip: 0 ignores it, and a round may then hold the

@@ -1,4 +1,4 @@
-"""Some clips for coverage, the others for disagreement."""
+"""Chooses some clips for coverage, the others for disagreement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avsl.labels.strategies.pool import Choice, Pool, StrategyConfig
 
 
 class HybridConfig(StrategyConfig):
-    """The mixture.
+    """Settings of the mixture.
 
     Attributes:
         explore: share of a round that `coverage` chooses.
@@ -29,7 +29,7 @@ class HybridConfig(StrategyConfig):
 
 
 def hybrid(pool: Pool, settings: HybridConfig, rng: np.random.Generator) -> Iterator[Choice]:
-    """Take turns, each strategy seeing what the other has taken; the score is that of the one whose turn it was."""
+    """Alternate both strategies on one pool; a clip's score is that of the strategy that chose it."""
     unlike = coverage(pool, settings.coverage, rng)
     doubted = disagreement(pool, settings.disagreement, rng)
     due = 0.0

@@ -1,4 +1,4 @@
-"""What a strategy chooses from."""
+"""The candidates that a strategy chooses from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StrategyConfig(StrictConfig):
 
 @dataclass(frozen=True)
 class Perception:
-    """What a model makes of clips.
+    """A model's outputs for clips.
 
     Attributes:
         embeddings: (n, D), of unit length: the sound's and the frame's embedding of every localizer.
@@ -54,7 +54,7 @@ class Choice:
 
 
 class Pool:
-    """Candidates, one clip of each recording, and what is known of them.
+    """Candidates, one clip of each recording, with their outputs and classes.
 
     Args:
         labels: the candidates' classes, empty where not known.
@@ -130,6 +130,6 @@ Strategy = Callable[[Pool, Any, np.random.Generator], Iterator[Choice]]
 
 
 def draw_highest(values: NDArray[np.float64], pool: Pool, rng: np.random.Generator) -> int:
-    """The remaining candidate with the highest value, drawn among equals."""
+    """Return the remaining candidate with the highest value, drawn at random among equals."""
     among = np.where(pool.remaining, values, -np.inf)
     return int(rng.choice(np.flatnonzero(among == among.max())))

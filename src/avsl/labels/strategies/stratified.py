@@ -1,4 +1,4 @@
-"""Every class its share."""
+"""Chooses clips such that each class gets its share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avsl.schema import ConfigError
 
 
 class StratifiedConfig(StrategyConfig):
-    """How many labels a class gets.
+    """Settings of the shares of classes.
 
     Attributes:
         balance: ``proportional`` to its clips, or ``equal`` for every class.

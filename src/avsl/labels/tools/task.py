@@ -1,4 +1,4 @@
-"""What is exchanged with annotation tools: tasks go out, answers come back."""
+"""Tasks for annotation tools, and the answers that they export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SOUND = "sound"
 """The label of a box around a source that sounds."""
 SILENT = "nothing in view sounds"
-"""The answer of who sees no source of the sound."""
+"""The answer if no source of the sound is in view."""
 FRAMES, SOUNDS = "frames", "sounds"
 
 
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one annotator says of one frame.
+    """One annotator's answer for one frame.
 
     Attributes:
         frame: as the tool names it: the clip or the frame's file.
