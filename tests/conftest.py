@@ -22,7 +22,8 @@ from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 
 from avsl.functional.geometry import identity
-from avsl.models import LocalizerConfig, make_front_end
+from avsl.models import LocalizerConfig
+from avsl.models.audio import make_audio_encoder
 from avsl.tracking.store import TrackingConfig, TrackingError, open_store
 from avsl.types import AVBatch
 
@@ -71,7 +72,7 @@ class MakeView(Protocol):
 @pytest.fixture(scope="session")
 def make_view(tiny: LocalizerConfig) -> MakeView:
     """Draws views that the tiny localizer can see."""
-    key = make_front_end(tiny.audio).key
+    key = make_audio_encoder(tiny.audio, 1).front_end.key
 
     def make(rows: int, seed: int, *, mask: bool = False, sound: bool = False) -> AVBatch:
         generator = torch.Generator().manual_seed(seed)

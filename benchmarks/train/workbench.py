@@ -56,9 +56,9 @@ class Training:
         self.config = config
         split = make_split(data, config.split)
         rows = np.concatenate([data.rows_of(split.labeled), data.rows_of(split.unlabeled)])
-        reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
         # So long a schedule that its rate stays at the peak.
         self.module = SemiModule(config, 10**6)
+        reader = make_reader(config, self.module.modules(), data, rows)
         self.framework = self.module.framework
         self.loader = make_loader(config, reader, split, self.framework)
         optimizer = self.module.configure_optimizers()["optimizer"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from avsl.config.models import Config
 from avsl.config.plugins import plugin_files
@@ -21,7 +22,7 @@ from avsl.data.splits import Split
 from avsl.frameworks import FRAMEWORKS
 from avsl.frameworks.branch import Branch
 from avsl.functional.seeds import derive_seed
-from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, make_front_end
+from avsl.models import ExportedModel, Localizer, LocalizerEnsemble
 from avsl.models.start import load_start, start_file
 from avsl.objectives import OBJECTIVES
 from avsl.types import Framework
@@ -66,12 +67,23 @@ def steps_per_epoch(config: Config, split: Split) -> int:
     return -(-(len(split.labeled) + len(split.unlabeled)) // config.trainer.batch_size)
 
 
-def make_reader(
-    config: Config, models: Sequence[LocalizerConfig], data: PreparedData, rows: NDArray[np.int64]
-) -> RowReader:
-    """A reader of ``rows``, with what ``models`` hear in them cached where the configuration says so."""
-    front_ends = [make_front_end(model.audio) for model in models] if config.trainer.cache_features else []
-    return RowReader(data, front_ends, rows)
+def make_reader(config: Config, models: Iterable[nn.Module], data: PreparedData, rows: NDArray[np.int64]) -> RowReader:
+    """A reader of ``rows``, with what localizers among ``models`` see and hear in them cached as configured."""
+    localizers = [model for model in models if isinstance(model, Localizer)]
+    kept = config.model.cache_frozen
+    seen = [localizer.frozen_image() if kept else None for localizer in localizers]
+    heard = [localizer.frozen_audio() if kept else None for localizer in localizers]
+    trained = [localizer for localizer, trunk in zip(localizers, heard, strict=True) if trunk is None]
+    # The waveform that one of them needs is there for all.
+    cached = config.trainer.cache_features or not trained
+    return RowReader(
+        data,
+        [localizer.audio.front_end for localizer in trained] if cached else [],
+        rows,
+        # A view has one geometry, so that a trained network gets no crops beside a frozen one without.
+        image_trunks=[trunk for trunk in seen if trunk is not None] if None not in seen else [],
+        audio_trunks=[trunk for trunk in heard if trunk is not None] if cached else [],
+    )
 
 
 def describe_model(
@@ -118,6 +130,7 @@ DECISIVE = (
     "build.py",
     "data/loading.py",
     "data/prepared/format.py",
+    "data/prepared/outputs.py",
     "data/prepared/reader.py",
     "data/transforms.py",
     "distributed.py",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+# What a network's trunk computes of B samples, each (B, ...): feature maps of frames, or codes of sounds.
+Outputs = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -15,13 +18,15 @@ class AVBatch:
     """One view of B samples: frames with their sounds.
 
     Attributes:
-        frame: (B, 3, H, W), float, ImageNet-normalized.
-        waveform: (B, T) mono at 16 kHz in [-1, 1]; None if the outputs of all front ends are cached.
+        frame: (B, 3, H, W), float, ImageNet-normalized; of 0 × 0 pixels if all image trunks' outputs are cached.
+        waveform: (B, T) mono at 16 kHz in [-1, 1]; None if the outputs of all front ends or audio trunks are cached.
         features: cached front-end outputs, (B, ...) by the front end's key.
         index: (B,) int64 row numbers in the prepared data set.
         geometry: (B, 2, 3) map from this view's coordinates to the frame's, see `avsl.functional.geometry`.
         mask: (B, H, W) in [0, 1], the annotation in this view; None for samples without labels.
         recording: (B,) int64, equal for samples of one recording; None where no objective contrasts samples.
+        seen: cached outputs of frozen image trunks, by the trunk's key.
+        heard: cached outputs of frozen audio trunks, by the trunk's key.
     """
 
     frame: Tensor
@@ -31,6 +36,8 @@ class AVBatch:
     geometry: Tensor
     mask: Tensor | None = None
     recording: Tensor | None = None
+    seen: Mapping[str, Outputs] = field(default_factory=dict)
+    heard: Mapping[str, Outputs] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -40,16 +47,22 @@ def join(first: AVBatch, second: AVBatch) -> AVBatch:
     """Concatenate two batches; the result has no mask, because one of the two may have none."""
     return AVBatch(
         frame=torch.cat([first.frame, second.frame]),
-        waveform=None
-        if first.waveform is None or second.waveform is None
-        else torch.cat([first.waveform, second.waveform]),
+        waveform=_join(first.waveform, second.waveform),
         features={key: torch.cat([first.features[key], second.features[key]]) for key in first.features},
         index=torch.cat([first.index, second.index]),
         geometry=torch.cat([first.geometry, second.geometry]),
-        recording=None
-        if first.recording is None or second.recording is None
-        else torch.cat([first.recording, second.recording]),
+        recording=_join(first.recording, second.recording),
+        seen=_join_outputs(first.seen, second.seen),
+        heard=_join_outputs(first.heard, second.heard),
     )
+
+
+def _join(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else torch.cat([first, second])
+
+
+def _join_outputs(first: Mapping[str, Outputs], second: Mapping[str, Outputs]) -> dict[str, Outputs]:
+    return {key: tuple(map(torch.cat, zip(first[key], second[key], strict=True))) for key in first}
 
 
 @dataclass(frozen=True)
@@ -171,6 +184,19 @@ class FrontEnd(Protocol):
     def __call__(self, waveform: Tensor) -> Tensor:
         """Compute (B, 1, F, T') features of (B, T) waveforms in [-1, 1]."""
         ...
+
+
+@dataclass(frozen=True)
+class FrozenTrunk:
+    """The frozen part of an encoder, whose outputs of a clip never change and can be cached.
+
+    Attributes:
+        key: equal for equal settings and weights.
+        compute: outputs of (B, 3, H, W) normalized frames, or of (B, T) waveforms in [-1, 1].
+    """
+
+    key: str
+    compute: Callable[[Tensor], Outputs]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from avsl.data.transforms import (
 from avsl.functional.geometry import warp
 from avsl.functional.image import MEAN, STD
 from avsl.schema import ConfigError
-from avsl.types import AVBatch
+from avsl.types import AVBatch, join
 
 STRONG = AugmentConfig(flip=0.5, weak_scale=0.9, strong_scale=0.5, jitter=0.4, noise=0.1, spec_mask=0.25)
 STILL = AugmentConfig(flip=0, weak_scale=1, strong_scale=1, jitter=0, noise=0, spec_mask=0)
@@ -239,3 +239,30 @@ def test_bad_settings_name_the_key(section: dict[str, float], message: str) -> N
     """Out of range or unknown: the key is named."""
     with pytest.raises(ConfigError, match=facts(message)):
         AugmentConfig.read(section, "augment")
+
+
+def test_views_of_kept_outputs_are_the_frame_or_its_mirror_image() -> None:
+    """With the mask in the same geometry and SpecAugment on spectrograms alone; the plain view is the frame's."""
+    rows = _rows(40)
+    assert rows.mask is not None
+    stages = torch.stack([rows.mask, rows.mask.flip(2)], 1)[:, :, None].half()
+    kept = replace(
+        rows,
+        pixels=torch.empty(40, 0, 0, 3, dtype=torch.uint8),
+        seen={"image": (stages,)},
+        heard={"sound": (stages[:, 0, 0, 0],)},
+    )
+    weak, strong = weak_view(kept, STRONG, _generator(1)), strong_view(kept, STRONG, _generator(2))
+    for view in (weak, strong):
+        mirrored = view.geometry[:, 0, 0] == -1
+        assert 8 < int(mirrored.sum()) < 32
+        assert view.mask is not None
+        torch.testing.assert_close(view.seen["image"][0][:, 0], view.mask)
+        torch.testing.assert_close(warp(rows.mask[:, None], view.geometry)[:, 0], view.mask)
+        torch.testing.assert_close(view.heard["sound"][0], rows.mask[:, 0])
+    assert torch.equal(weak.features["mel"], rows.features["mel"])
+    assert not torch.equal(strong.features["mel"], rows.features["mel"])
+    torch.testing.assert_close(plain_view(kept).seen["image"][0][:, 0], rows.mask)
+    semi = make_views(kept, kept, STRONG, n_strong=2, weak=True, generator=_generator(3))
+    assert semi.unlabeled is not None
+    assert join(semi.labeled.strong[0], semi.unlabeled.strong[1]).seen["image"][0].shape == (80, 1, 32, 32)

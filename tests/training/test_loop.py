@@ -169,7 +169,7 @@ def test_dmt_trains_students_that_hear_differently(asked: list[str], layout: Cal
     config = compose(asked)
     data, _ = load_data(here)
     rows = np.arange(5)
-    read = make_reader(config, description.members, data, rows)(rows, masks=False)
+    read = make_reader(config, model.modules(), data, rows)(rows, masks=False)
     with torch.no_grad():
         heard = model(plain_view(read))
     predicted = model.predict(torch.from_numpy(data.frames(rows)), torch.from_numpy(data.waveforms(rows)))

@@ -19,7 +19,7 @@ from avsl.frameworks.branch import Branch
 from avsl.paths import Layout
 from avsl.stages.prepare import load_data
 from avsl.training.module import SemiModule
-from avsl.types import KeepsLabels
+from avsl.types import KeepsLabels, SemiBatch, StepOutput
 
 
 class _ReadError(Exception):
@@ -38,6 +38,9 @@ class _Unread(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
         return func(*args, **(kwargs or {}))
 
 
+Step = Callable[[SemiBatch, int], StepOutput]
+
+
 def _unread() -> _Unread:
     return _Unread()  # type: ignore[no-untyped-call]  # torch's own
 
@@ -50,8 +53,8 @@ def test_a_step_reads_no_value(framework: str, layout: Callable[..., Layout]) ->
     """
     config = compose([f"framework={framework}"])
     data, drawn = load_data(layout())
-    reader = make_reader(config, [config.model.student(0)], data, data.rows_of(drawn.labeled + drawn.unlabeled))
     module = SemiModule(config, total_steps=6)
+    reader = make_reader(config, module.modules(), data, data.rows_of(drawn.labeled + drawn.unlabeled))
     loader = make_loader(config, reader, drawn, module.framework)
     for step in (0, 5):
         rows = loader.rows(step)
@@ -149,3 +152,36 @@ def test_students_differ_and_so_do_seeds(framework: str, fit: Fit) -> None:
     kernels = [name for name, tensor in found[0].items() if tensor.ndim == 4 and min(tensor.shape[:2]) > 1]
     for one, two in itertools.combinations(found, 2):
         assert not any(torch.equal(one[name], two[name]) for name in kernels)
+
+
+@pytest.mark.parametrize("framework", ["supervised", "pseudo_label", "dmt"])
+def test_trunks_wait_for_the_steps_that_they_are_frozen_for(framework: str, fit: Fit) -> None:
+    """Neither their weights nor their statistics change, whatever the labelers' mode; then they are trained."""
+    warm_up = [] if framework == "supervised" else [f"framework.{framework}.warmup_steps=1"]
+    steps = fit(f"framework={framework}", "trainer.freeze_trunk=0.67", *warm_up)
+    for student in steps.students:
+        for number, (before, after) in enumerate(itertools.pairwise(steps.states)):
+            old, new = under(before, f"{student}.model."), under(after, f"{student}.model.")
+            changed = {name for name in new if not torch.equal(old[name], new[name])}
+            assert any("backbone" in name for name in changed) is (number >= 2)
+            assert any(name.endswith("running_mean") for name in changed) is (number >= 2)
+            assert {"image.lateral.0.weight", "audio.head.weight"} <= changed
+
+
+def test_a_training_on_kept_outputs_is_that_on_the_frozen_networks(fit: Fit) -> None:
+    """But for half precision, where the views are the same; its batches have no pixels."""
+    still = ["augment.flip=0", "augment.weak_scale=1", "augment.strong_scale=1", "augment.jitter=0", "augment.noise=0"]
+    frozen = ["model.image.frozen=true", "model.audio.frozen=true", "augment.spec_mask=0", *still]
+    asked = ["framework=dmt", "framework.dmt.warmup_steps=1", *frozen]
+    losses: list[list[float]] = [[], []]
+    for found, cached in zip(losses, ("false", "true"), strict=True):
+
+        def watch(original: Step, batch: SemiBatch, number: int, _: Any, found: list[float] = found) -> StepOutput:
+            output = original(batch, number)
+            found.append(float(output.loss.total.detach()))
+            return output
+
+        steps = fit(*asked, f"model.cache_frozen={cached}", step=watch)
+    assert steps.batches[0].labeled.strong[0].frame.numel() == 0
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-3)
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)

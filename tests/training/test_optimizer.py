@@ -58,3 +58,15 @@ def test_gradients_are_clipped(fit: Fit) -> None:
     free, clipped = (fit("framework=dmt", f"trainer.gradient_clip={norm}") for norm in (0, 0.01))
     assert min(itertools.chain(*free.norms)) > 0.02
     assert list(itertools.chain(*clipped.norms)) == pytest.approx([0.01] * 6, rel=1e-3)
+
+
+def test_trunks_learn_at_their_own_rate(fit: Fit) -> None:
+    """Adam's first step moves a parameter by its learning rate; what is logged is that of the other layers."""
+    own = ["trainer.learning_rate=0.001", "trainer.weight_decay=0", "trainer.warmup_share=0", "trainer.gradient_clip=0"]
+    steps = fit("framework=supervised", "trainer.trunk_lr_scale=0.1", *own)
+    before, after = steps.states[:2]
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in weights_of(steps.module)}
+    trunk = {name for name in moved if "backbone" in name}
+    assert max(moved[name] for name in trunk) == pytest.approx(1e-4, rel=0.01)
+    assert max(moved[name] for name in moved.keys() - trunk) == pytest.approx(1e-3, rel=0.01)
+    assert steps.rates[0] == pytest.approx(1e-3)

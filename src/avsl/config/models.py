@@ -19,7 +19,7 @@ from avsl.models import LocalizerConfig, ObjectPriorConfig
 from avsl.models.audio import AudioEncoderConfig
 from avsl.models.image import ImageEncoderConfig
 from avsl.objectives import OBJECTIVES
-from avsl.schema import ConfigError, StrictConfig, lookup
+from avsl.schema import ConfigError, Steps, StrictConfig, lookup
 from avsl.tracking.store import TrackingConfig
 
 
@@ -41,9 +41,13 @@ class ModelSection(LocalizerConfig):
     Attributes:
         name: the name of the Hydra file with these settings.
         second: encoders of the second student (in DMT's paper: VGGish and SoundNet for audio).
+        cache_frozen: keep what frozen networks compute of every clip beside the prepared set. Where all image networks
+            are frozen, the frame and its mirror image are then the only views; sounds of a frozen network have no
+            SpecAugment. Dropout remains.
     """
 
     name: str
+    cache_frozen: bool = False
     second: SecondStudent = SecondStudent()
 
     def student(self, k: int) -> LocalizerConfig:
@@ -63,6 +67,10 @@ class TrainerConfig(StrictConfig):
         batch_size: rows of a step, on all devices together.
         labeled_batch_size: labeled rows of a step if there are unlabeled ones too.
         learning_rate: peak of the cosine schedule.
+        trunk_lr_scale: learning rate of the encoders' trunks, as a multiple of that of the layers on them; pretrained
+            trunks want a lower one.
+        freeze_trunk: steps in which the trunks are not trained yet and stay in evaluation mode; below 1 a share of the
+            training.
         warmup_share: share of all steps in which the learning rate rises linearly.
         final_lr_share: share of the peak learning rate at which the cosine schedule ends.
         weight_decay: weight decay of AdamW, on matrices and kernels.
@@ -91,6 +99,8 @@ class TrainerConfig(StrictConfig):
     batch_size: int = Field(64, ge=2)
     labeled_batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
+    trunk_lr_scale: float = Field(1.0, gt=0)
+    freeze_trunk: Steps = 0
     warmup_share: float = Field(0.05, ge=0, lt=1)
     final_lr_share: float = Field(0.0, ge=0, le=1)
     weight_decay: float = Field(1e-4, ge=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avsl.data.prepared.outputs import keep_heard, keep_seen
 from avsl.data.prepared.reader import PreparedData
 from avsl.errors import DataError
 from avsl.functional.boxes import consensus_map
 from avsl.functional.image import normalize
-from avsl.types import FrontEnd
+from avsl.types import FrontEnd, FrozenTrunk, Outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,12 +34,16 @@ class Rows:
     """Rows of the shards.
 
     Attributes:
-        pixels: (B, H, W, 3) uint8 RGB, whose transfer to a device takes a quarter of that of floats.
-        waveform: (B, T) in [-1, 1]; None if the outputs of all front ends are cached.
+        pixels: (B, H, W, 3) uint8 RGB, whose transfer to a device takes a quarter of that of floats; 0 × 0 if the
+            outputs of all image trunks are kept.
+        waveform: (B, T) in [-1, 1]; None if the outputs of all front ends or audio trunks are kept.
         features: cached front-end outputs by key.
         index: (B,) row numbers.
         recording: (B,) int64, equal for rows of one recording.
         mask: (B, H, W) annotation in {0, 1}; None if it is not read.
+        seen: kept outputs of image trunks by key, each (B, 2, C, h, w) in half precision: of the frame and of its
+            mirror image.
+        heard: kept outputs of audio trunks by key, in half precision.
     """
 
     pixels: Tensor
@@ -47,6 +52,8 @@ class Rows:
     index: Tensor
     recording: Tensor
     mask: Tensor | None = None
+    seen: Mapping[str, Outputs] = field(default_factory=dict)
+    heard: Mapping[str, Outputs] = field(default_factory=dict)
 
     @property
     def frame(self) -> Tensor:
@@ -58,11 +65,17 @@ class Rows:
         return replace(
             self,
             pixels=self.pixels.to(device, non_blocking=True),
-            waveform=None if self.waveform is None else self.waveform.to(device, non_blocking=True),
+            waveform=_moved(self.waveform, device),
             features={key: f.to(device, non_blocking=True) for key, f in self.features.items()},
             recording=self.recording.to(device, non_blocking=True),
-            mask=None if self.mask is None else self.mask.to(device, non_blocking=True),
+            mask=_moved(self.mask, device),
+            seen={key: tuple(x.to(device, non_blocking=True) for x in xs) for key, xs in self.seen.items()},
+            heard={key: tuple(x.to(device, non_blocking=True) for x in xs) for key, xs in self.heard.items()},
         )
+
+
+def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -88,24 +101,34 @@ class TrainingRows:
             self,
             labeled=self.labeled.to(device),
             unlabeled=None if self.unlabeled is None else self.unlabeled.to(device),
-            hidden=None if self.hidden is None else self.hidden.to(device, non_blocking=True),
+            hidden=_moved(self.hidden, device),
         )
 
 
 class RowReader:
-    """Reads rows by number and caches the outputs of front ends.
+    """Reads rows by number and caches the outputs of front ends and of frozen trunks.
 
-    The cache is memory-mapped from an unlinked file on the disk of the prepared set, so that memory does not grow with
-    the number of rows. Readers of the same rows share it, and it is freed with ``data``.
+    Those of front ends are memory-mapped from an unlinked file on the disk of the prepared set, so that memory does not
+    grow with the number of rows. Readers of the same rows share it, and it is freed with ``data``.
 
     Args:
         data: the prepared set.
         front_ends: audio front ends whose outputs replace the waveform; the waveform is kept if there are none, or if
             one is not ``cacheable``.
         rows: the rows whose features are cached.
+        image_trunks: frozen image trunks whose kept outputs replace the pixels.
+        audio_trunks: frozen audio trunks whose kept outputs, with those of ``front_ends``, replace the waveform.
     """
 
-    def __init__(self, data: PreparedData, front_ends: Sequence[FrontEnd], rows: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        data: PreparedData,
+        front_ends: Sequence[FrontEnd],
+        rows: NDArray[np.int64],
+        *,
+        image_trunks: Sequence[FrozenTrunk] = (),
+        audio_trunks: Sequence[FrozenTrunk] = (),
+    ) -> None:
         self.data = data
         self._position = np.full(len(data), -1, np.int64)
         self._position[rows] = np.arange(len(rows))
@@ -115,7 +138,10 @@ class RowReader:
             if (key, name) not in kept:
                 kept[key, name] = _cache(data, front_end, rows)
         self._features = {key: kept[key, name] for key in cached}
-        self._keeps_waveform = not front_ends or not all(front_end.cacheable for front_end in front_ends)
+        # Two students may have the same trunk.
+        self._seen = {key: keep_seen(data, trunk, rows) for key, trunk in {t.key: t for t in image_trunks}.items()}
+        self._heard = {key: keep_heard(data, trunk, rows) for key, trunk in {t.key: t for t in audio_trunks}.items()}
+        self._keeps_waveform = not (front_ends or audio_trunks) or not all(f.cacheable for f in front_ends)
 
     def __call__(self, index: NDArray[np.int64], *, masks: bool) -> Rows:
         """Read the rows ``index``, with their annotation if ``masks`` is True.
@@ -126,14 +152,21 @@ class RowReader:
         position = self._position[index]
         if self._features and (position < 0).any():
             raise IndexError(f"row {index[position < 0][0]} is not among those whose features are cached")
+        pixels = np.empty((len(index), 0, 0, 3), np.uint8) if self._seen else self.data.frames(index)
         return Rows(
-            pixels=torch.from_numpy(self.data.frames(index)),
+            pixels=torch.from_numpy(pixels),
             waveform=torch.from_numpy(self.data.waveforms(index)) if self._keeps_waveform else None,
             features={key: torch.from_numpy(cached[position]) for key, cached in self._features.items()},
             index=torch.from_numpy(index),
             recording=torch.from_numpy(self.data.recordings[index]),
             mask=self.truth(index).float() if masks else None,
+            seen={key: kept(index) for key, kept in self._seen.items()},
+            heard={key: kept(index) for key, kept in self._heard.items()},
         )
+
+    def frames(self, index: NDArray[np.int64]) -> Tensor:
+        """(B, 3, H, W) float, normalized frames of the rows ``index``."""
+        return normalize(torch.from_numpy(self.data.frames(index)))
 
     def truth(self, index: NDArray[np.int64]) -> Tensor:
         """(B, H, W) bool annotation of the rows ``index``: `PreparedData.truth_masks`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from avsl.data.loading import Rows
 from avsl.functional.geometry import identity, warp
 from avsl.functional.image import normalize
 from avsl.schema import StrictConfig
-from avsl.types import AVBatch, SemiBatch, Views
+from avsl.types import AVBatch, Outputs, SemiBatch, Views
 
 
 class AugmentConfig(StrictConfig):
@@ -123,25 +123,60 @@ def plain_view(rows: Rows) -> AVBatch:
         geometry=identity(len(rows.pixels), rows.pixels.device),
         mask=rows.mask,
         recording=rows.recording,
+        seen={key: tuple(x[:, 0].float() for x in outputs) for key, outputs in rows.seen.items()},
+        heard=_in_full(rows.heard),
     )
 
 
 def weak_view(rows: Rows, config: AugmentConfig, generator: torch.Generator) -> AVBatch:
-    """The labelers' view: flip and slight crop, with the unchanged sound."""
+    """The labelers' view: flip and slight crop, with the unchanged sound; flip alone where trunks' outputs are kept."""
+    if rows.seen:
+        return _kept_view(rows, config, generator)
     count, side = rows.pixels.shape[:2]
     return _look(rows, random_geometry(count, side, config.weak_scale, config.flip, generator))
 
 
 def strong_view(rows: Rows, config: AugmentConfig, generator: torch.Generator) -> AVBatch:
-    """The students' view: flip, crop, color, noise and SpecAugment."""
+    """The students' view: flip, crop, color, noise and SpecAugment.
+
+    Kept outputs of image trunks leave the flip, those of audio trunks nothing; the encoders' dropout remains.
+    """
+    features = rows.features
+    if rows.seen:
+        view = _kept_view(rows, config, generator)
+        return replace(view, features=_masked(features, config, generator))
     count, side = rows.pixels.shape[:2]
     geometry = random_geometry(count, side, config.strong_scale, config.flip, generator)
-    features = rows.features
-    if config.spec_mask > 0:
-        features = {key: mask_spectrogram(f, config.spec_mask, generator) for key, f in features.items()}
+    features = _masked(features, config, generator)
     color = random_color(count, config.jitter, generator)
     view = _look(rows, geometry, lambda frames, part: recolor(frames, color[:, part], config.noise, generator))
     return replace(view, features=features)
+
+
+def _masked(features: Mapping[str, Tensor], config: AugmentConfig, generator: torch.Generator) -> Mapping[str, Tensor]:
+    if config.spec_mask == 0:
+        return features
+    return {key: mask_spectrogram(f, config.spec_mask, generator) for key, f in features.items()}
+
+
+def _in_full(kept: Mapping[str, Outputs]) -> dict[str, Outputs]:
+    """Kept outputs, which are in half precision, in single precision."""
+    return {key: tuple(x.float() for x in outputs) for key, outputs in kept.items()}
+
+
+def _kept_view(rows: Rows, config: AugmentConfig, generator: torch.Generator) -> AVBatch:
+    """The frame or its mirror image, as the image trunks have seen them."""
+    view = plain_view(rows)
+    mirrored = torch.rand(len(rows.pixels), generator=generator, device=generator.device) < config.flip
+    geometry = view.geometry.clone()
+    geometry[mirrored, 0, 0] = -1
+    each = torch.arange(len(rows.pixels), device=mirrored.device)
+    return replace(
+        view,
+        geometry=geometry,
+        mask=None if rows.mask is None else torch.where(mirrored[:, None, None], rows.mask.flip(2), rows.mask),
+        seen={key: tuple(x[each, mirrored.long()].float() for x in outputs) for key, outputs in rows.seen.items()},
+    )
 
 
 def _look(rows: Rows, geometry: Tensor, change: Callable[[Tensor, slice], Tensor] | None = None) -> AVBatch:
@@ -150,7 +185,9 @@ def _look(rows: Rows, geometry: Tensor, change: Callable[[Tensor, slice], Tensor
         frame = warp(normalize(rows.pixels), geometry)
         frame = frame if change is None else change(frame, slice(None))
         mask = None if rows.mask is None else warp(rows.mask.unsqueeze(1), geometry).squeeze(1)
-        return AVBatch(frame, rows.waveform, rows.features, rows.index, geometry, mask, rows.recording)
+        return AVBatch(
+            frame, rows.waveform, rows.features, rows.index, geometry, mask, rows.recording, heard=_in_full(rows.heard)
+        )
     # A single frame fits the CPU's cache, and bytes are resized several times faster than floats are sampled.
     count, side, _, _ = rows.pixels.shape
     # NumPy allocates large pages; with small ones the first write takes as long as everything else.
@@ -162,7 +199,9 @@ def _look(rows: Rows, geometry: Tensor, change: Callable[[Tensor, slice], Tensor
         frame[part] = seen if change is None else change(seen, part)
         if mask is not None and rows.mask is not None:
             mask[part] = _zoom(rows.mask[part].unsqueeze(1), window).squeeze(1)
-    return AVBatch(frame, rows.waveform, rows.features, rows.index, geometry, mask, rows.recording)
+    return AVBatch(
+        frame, rows.waveform, rows.features, rows.index, geometry, mask, rows.recording, heard=_in_full(rows.heard)
+    )
 
 
 def _windows(geometry: Tensor, side: int) -> list[tuple[int, int, int, bool]]:

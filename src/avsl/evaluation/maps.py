@@ -154,9 +154,10 @@ def compute_maps(
         views = [view]
         if shuffle:
             wrong = plain_view(reader(rows[other[start:stop]], masks=False))
-            views.append(replace(view, waveform=wrong.waveform, features=wrong.features))
+            views.append(replace(view, waveform=wrong.waveform, features=wrong.features, heard=wrong.heard))
         views += [
-            replace(view, waveform=sound.expand(len(view), -1), features={}) for sound in (controls or {}).values()
+            replace(view, waveform=sound.expand(len(view), -1), features={}, heard={})
+            for sound in (controls or {}).values()
         ]
         found = [_confidences(member, views) for member in members]
         for k, confidences in enumerate(found):
@@ -174,7 +175,7 @@ def _confidences(member: nn.Module, views: Sequence[AVBatch]) -> list[Tensor]:
     """The member's confidences of views that differ in their sounds alone."""
     if not isinstance(member, Localizer):
         return [member(view).confidence for view in views]
-    seen = member.image(views[0].frame)
+    seen = member.see(views[0])
     return [member(view, seen).confidence for view in views]
 
 
@@ -182,5 +183,5 @@ def _confidences(member: nn.Module, views: Sequence[AVBatch]) -> list[Tensor]:
 def guide(maps: Maps, prior: ObjectPrior, batch_size: int) -> Maps:
     """Add an object prior (OGL), which is mixed with the model's maps at the size of the truth."""
     batches = [maps.rows[start : start + batch_size] for start in range(0, len(maps.rows), batch_size)]
-    objects = torch.cat([prior(maps.reader(rows, masks=False).frame) for rows in batches])
+    objects = torch.cat([prior(maps.reader.frames(rows)) for rows in batches])
     return replace(maps, guidance=Guidance(objects, prior.config.alpha))

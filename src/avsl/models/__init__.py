@@ -1,6 +1,5 @@
 """Networks: encoders, the localizer, and its exported form."""
 
-from avsl.models.audio import make_front_end
 from avsl.models.export import ExportedModel, load_exported, read_description, save_exported
 from avsl.models.localizer import Localizer, LocalizerConfig, LocalizerEnsemble, average
 from avsl.models.object_prior import ObjectPrior, ObjectPriorConfig
@@ -14,7 +13,6 @@ __all__ = [
     "ObjectPriorConfig",
     "average",
     "load_exported",
-    "make_front_end",
     "read_description",
     "save_exported",
 ]

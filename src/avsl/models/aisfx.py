@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avsl.models.backbone import load_weights
-from avsl.models.encoding import AudioEncoding
+from avsl.models.encoding import AudioEncoder, AudioEncoding
 from avsl.schema import StrictConfig
-from avsl.types import FrontEnd
+from avsl.types import FrontEnd, Outputs
 
 _SAMPLE_RATE = 44100  # Hz
 _N_FFT, _HOP, _BANDS = 2048, 1024, 96
@@ -102,7 +102,7 @@ def _make_network(channels: Sequence[int]) -> nn.Sequential:
     return network
 
 
-class AiSFXEncoder(nn.Module):
+class AiSFXEncoder(AudioEncoder):
     """Log-mel spectrogram (B, 1, frames, 96) to an embedding: four blocks of convolutions, linear layer.
 
     Source: Ma and Lerch, Representation Learning for the Automatic Indexing of Sound Effects Libraries, ISMIR 2022. The
@@ -110,25 +110,23 @@ class AiSFXEncoder(nn.Module):
     length is one window. The linear layer gets the code with zero mean and unit variance.
     """
 
+    TRUNK = ("network",)
+
     def __init__(self, config: AiSFXEncoderConfig, dim: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.front_end: FrontEnd = AiSFXMel(config.sample_rate)
         self.code_dim = config.channels[-1]
         self.network = _make_network(config.channels)
         if config.weights:
             load_weights("model.audio.weights", config.weights, self.network, "aiSFX")
-        self.network.requires_grad_(not config.frozen)
+        self.freeze_if_asked()
         self.head = nn.Linear(self.code_dim, dim)
 
-    def train(self, mode: bool = True) -> AiSFXEncoder:
-        """Set the mode; a frozen network stays in evaluation mode."""
-        super().train(mode)
-        if self.config.frozen:
-            self.network.eval()
-        return self
+    def trunk(self, inputs: Tensor) -> Outputs:
+        """Features of the front end, (B, 1, frames, 96), to the code, (B, K)."""
+        return (self.network(inputs).mean(-1).amax(-1),)
 
-    def forward(self, features: Tensor) -> AudioEncoding:
-        """Features of the front end, (B, 1, frames, 96)."""
-        code: Tensor = self.network(features).mean(-1).amax(-1)
+    def embed(self, outputs: Outputs) -> AudioEncoding:
+        """Project the standardized code."""
+        (code,) = outputs
         return AudioEncoding(self.head(F.layer_norm(code, code.shape[1:])), code)

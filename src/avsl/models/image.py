@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avsl.models.backbone import make_feature_network
+from avsl.models.encoding import Encoder
 from avsl.models.levels import Levels, LevelsConfig
 from avsl.schema import ConfigError
+from avsl.types import Outputs
 
 
 class ImageEncoderConfig(LevelsConfig):
@@ -37,16 +40,17 @@ class ImageEncoderConfig(LevelsConfig):
     frozen: bool = False
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(Encoder):
     """Frames (B, 3, H, W) to embeddings (B, dim, h, w), not normalized.
 
     Several stages are merged as in a feature pyramid (Lin et al., CVPR 2017, arXiv 1612.03144): 1×1 convolutions
     give them one width, and coarser maps are enlarged and added.
     """
 
+    TRUNK = ("backbone",)
+
     def __init__(self, config: ImageEncoderConfig, dim: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         # Two students may need different normalizations of the same frames.
         self.levels = Levels(config)
         self.backbone, widths = make_feature_network(
@@ -64,28 +68,32 @@ class ImageEncoder(nn.Module):
             if not isinstance(last, nn.ReLU):
                 raise ConfigError(f"model.image.before_activation: {config.backbone} does not end in a ReLU")
             setattr(self.backbone, name, nn.Identity())
-        self.backbone.requires_grad_(not config.frozen)
+        self.freeze_if_asked()
         if not config.project and widths != [dim]:
             raise ConfigError(f"model.image.project: {config.backbone} has {widths} channels, not {dim}")
         self.lateral = nn.ModuleList(nn.Conv2d(width, dim, 1) if config.project else nn.Identity() for width in widths)
         self.dropout = nn.Dropout(config.dropout)
 
-    def train(self, mode: bool = True) -> ImageEncoder:
-        """Set the mode; a frozen backbone stays in evaluation mode."""
-        super().train(mode)
-        if self.config.frozen:
-            self.backbone.eval()
-        return self
+    def inputs_from(self) -> Sequence[object]:
+        """The conversion of levels."""
+        return (self.levels,)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Frames (B, 3, H, W), normalized as :func:`avsl.functional.image.normalize` does, to (B, dim, h, w)."""
-        stages = zip(self.lateral, self.backbone(self.levels(frames)), strict=True)
-        maps: list[Tensor] = [lateral(self.dropout(x)) for lateral, x in stages]
+    def trunk(self, inputs: Tensor) -> Outputs:
+        """Frames (B, 3, H, W), normalized as :func:`avsl.functional.image.normalize` does, to maps of each stage."""
+        return tuple(self.backbone(self.levels(inputs)))
+
+    def merge(self, stages: Outputs) -> Tensor:
+        """The trunk's maps, (B, C, h, w) of each stage, to (B, dim, h, w)."""
+        maps: list[Tensor] = [lateral(self.dropout(x)) for lateral, x in zip(self.lateral, stages, strict=True)]
         merged = maps.pop()
         while maps:
             finer = maps.pop()
             merged = finer + F.interpolate(merged, size=finer.shape[-2:], mode="nearest")
         return merged
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames (B, 3, H, W), normalized, to (B, dim, h, w)."""
+        return self.merge(self.trunk(frames))
 
 
 def _check_levels(config: ImageEncoderConfig) -> None:

@@ -16,9 +16,10 @@ from avsl.functional.image import normalize
 from avsl.functional.pseudo_labels import to_finest_grid
 from avsl.models.audio import AudioEncoderConfig, SpectrogramEncoderConfig, make_audio_encoder
 from avsl.models.coding import PredictiveCoding, PredictiveCodingConfig
+from avsl.models.encoding import AudioEncoding
 from avsl.models.image import ImageEncoder, ImageEncoderConfig
 from avsl.schema import ConfigError, StrictConfig
-from avsl.types import AVBatch, AVOutput, Head
+from avsl.types import AVBatch, AVOutput, FrozenTrunk, Head
 
 
 class LocalizerConfig(StrictConfig):
@@ -63,22 +64,46 @@ class Localizer(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         self.offset = nn.Parameter(torch.tensor(config.offset))
 
+    def see(self, batch: AVBatch) -> Tensor:
+        """Compute the image encoder's output, (B, heads · dim, h, w), from the cached outputs of its trunk if any.
+
+        Raises:
+            ValueError: the batch has neither frames nor these outputs.
+        """
+        if batch.seen and (stages := batch.seen.get(self.image.trunk_key)) is not None:
+            return self.image.merge(stages)
+        if not batch.frame.numel():
+            raise ValueError("the batch has neither frames nor the cached outputs of this image trunk")
+        found: Tensor = self.image(batch.frame)
+        return found
+
+    def hear(self, batch: AVBatch) -> AudioEncoding:
+        """Compute the audio encoder's output, from cached outputs of its trunk or of its front end if any.
+
+        Raises:
+            ValueError: the batch has neither waveforms nor these outputs.
+        """
+        if batch.heard and (codes := batch.heard.get(self.audio.trunk_key)) is not None:
+            return self.audio.embed(codes)
+        front_end = self.audio.front_end
+        if front_end.key in batch.features:
+            features = batch.features[front_end.key]
+        elif batch.waveform is not None:
+            features = front_end(batch.waveform)
+        else:
+            raise ValueError(f"the batch has neither a waveform nor '{front_end.key}' features")
+        found: AudioEncoding = self.audio(features)
+        return found
+
     def forward(self, batch: AVBatch, seen: Tensor | None = None) -> AVOutput:
-        """Compute embeddings and logits of one view, from cached front-end features if the batch has them.
+        """Compute embeddings and logits of one view.
 
         Args:
             batch: the view.
-            seen: what ``image`` returned for the view's frames, where they are heard with several sounds.
+            seen: what ``see`` returned for the view, where its frames are heard with several sounds.
         """
-        front_end = self.audio.front_end
-        if front_end.key in batch.features:
-            heard = batch.features[front_end.key]
-        elif batch.waveform is not None:
-            heard = front_end(batch.waveform)
-        else:
-            raise ValueError(f"the batch has neither a waveform nor '{front_end.key}' features")
-        encoding = self.audio(heard)
-        features = self.image(batch.frame) if seen is None else seen
+        encoding = self.hear(batch)
+        features = self.see(batch) if seen is None else seen
         if self.coding is not None:
             features = self.coding(features, encoding.code)
         pairs = zip(features.chunk(self.config.heads, 1), encoding.embedding.chunk(self.config.heads, 1), strict=True)
@@ -88,6 +113,15 @@ class Localizer(nn.Module):
             similarity = torch.stack([similarity_maps(head.visual, head.audio) for head in heads]).mean(0)
             logits = similarity * self.log_scale.exp() + self.offset
         return AVOutput(heads, logits, features[:, : self.config.dim])
+
+    def frozen_image(self) -> FrozenTrunk | None:
+        """The image encoder's trunk if it is frozen; its inputs are (B, 3, H, W) normalized frames."""
+        return FrozenTrunk(self.image.trunk_key, self.image.trunk) if self.image.frozen else None
+
+    def frozen_audio(self) -> FrozenTrunk | None:
+        """The audio encoder's trunk if it is frozen; its inputs are (B, T) waveforms."""
+        audio = self.audio
+        return FrozenTrunk(audio.trunk_key, lambda x: audio.trunk(audio.front_end(x))) if audio.frozen else None
 
     def calibration(self) -> list[nn.Parameter]:
         """Scale and offset, which only labels can train."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avsl.models.backbone import load_weights
-from avsl.models.encoding import AudioEncoding
+from avsl.models.encoding import AudioEncoder, AudioEncoding
 from avsl.schema import StrictConfig
-from avsl.types import FrontEnd
+from avsl.types import FrontEnd, Outputs
 
 _SAMPLE_RATE = 22050  # Hz
 _SCALE = 256  # the published network has samples in [-256, 256]
@@ -64,7 +64,7 @@ class SoundNetEncoderConfig(StrictConfig):
     sample_rate: int = Field(16000, ge=8000, le=96000)
 
 
-class SoundNetEncoder(nn.Module):
+class SoundNetEncoder(AudioEncoder):
     """Waveform (B, 1, T) at 22,050 Hz to an embedding: seven layers, two means over time, linear layer.
 
     Source: SoundNet (Aytar et al., NeurIPS 2016, arXiv 1610.09001), without its eighth layer, which has the classes of
@@ -72,11 +72,12 @@ class SoundNetEncoder(nn.Module):
     seventh (1,024); the linear layer gets each of them with zero mean and unit variance.
     """
 
+    TRUNK = ("network",)
+    OUTPUTS = len(_CODES)
     code_dim = sum(_LAYERS[k - 1][2] for k in _CODES)
 
     def __init__(self, config: SoundNetEncoderConfig, dim: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.front_end: FrontEnd = SoundNetWaveform(config.sample_rate)
         self.network = nn.ModuleDict()
         before = 1
@@ -86,23 +87,19 @@ class SoundNetEncoder(nn.Module):
             before = width
         if config.weights:
             load_weights("model.audio.weights", config.weights, self.network, "SoundNet")
-        self.network.requires_grad_(not config.frozen)
+        self.freeze_if_asked()
         self.head = nn.Linear(self.code_dim, dim)
 
-    def train(self, mode: bool = True) -> SoundNetEncoder:
-        """Set the mode; a frozen network stays in evaluation mode."""
-        super().train(mode)
-        if self.config.frozen:
-            self.network.eval()
-        return self
-
-    def forward(self, features: Tensor) -> AudioEncoding:
-        """Features of the front end, (B, 1, T)."""
+    def trunk(self, inputs: Tensor) -> Outputs:
+        """Features of the front end, (B, 1, T), to the two means over time, (B, 256) and (B, 1024)."""
         codes = []
         for k, (_, _, _, pool) in enumerate(_LAYERS, start=1):
-            features = F.relu(self.network[f"norm{k}"](self.network[f"conv{k}"](features)))
-            features = F.max_pool1d(features, pool)
+            inputs = F.max_pool1d(F.relu(self.network[f"norm{k}"](self.network[f"conv{k}"](inputs))), pool)
             if k in _CODES:
-                codes.append(features.mean(-1))
-        heard = torch.cat([F.layer_norm(code, code.shape[1:]) for code in codes], 1)
-        return AudioEncoding(self.head(heard), torch.cat(codes, 1))
+                codes.append(inputs.mean(-1))
+        return tuple(codes)
+
+    def embed(self, outputs: Outputs) -> AudioEncoding:
+        """Project the standardized means."""
+        heard = torch.cat([F.layer_norm(code, code.shape[1:]) for code in outputs], 1)
+        return AudioEncoding(self.head(heard), torch.cat(outputs, 1))

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from avsl.models.backbone import make_backbone
-from avsl.models.encoding import AudioEncoding
+from avsl.models.encoding import AudioEncoder, AudioEncoding
 from avsl.models.front_ends import LogMel, LogMelConfig, LogSpectrogram, LogSpectrogramConfig
 from avsl.schema import ConfigError, StrictConfig
-from avsl.types import FrontEnd
+from avsl.types import FrontEnd, Outputs
 
 
 class SpectrogramEncoderConfig(StrictConfig):
@@ -40,14 +40,15 @@ class SpectrogramEncoderConfig(StrictConfig):
     frozen: bool = False
 
 
-class SpectrogramEncoder(nn.Module):
+class SpectrogramEncoder(AudioEncoder):
     """Spectrogram (B, 1, F, T) to an embedding: last stage, maximum over the grid, linear layer."""
 
+    TRUNK = ("backbone",)
+
     def __init__(self, config: SpectrogramEncoderConfig, dim: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.front_end = make_spectrogram(config)
-        backbone, (self.code_dim,) = make_backbone(
+        self.backbone, (self.code_dim,) = make_backbone(
             "model.audio",
             config.backbone,
             last_stride=config.last_stride,
@@ -57,22 +58,19 @@ class SpectrogramEncoder(nn.Module):
             global_pool="",
             **config.backbone_args,
         )
-        self.backbone = backbone.requires_grad_(not config.frozen)
+        self.freeze_if_asked()
         if not config.project and self.code_dim != dim:
             raise ConfigError(f"model.audio.project: {config.backbone} has {self.code_dim} channels, not {dim}")
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(self.code_dim, dim) if config.project else nn.Identity()
 
-    def train(self, mode: bool = True) -> SpectrogramEncoder:
-        """Set the mode; a frozen backbone stays in evaluation mode."""
-        super().train(mode)
-        if self.config.frozen:
-            self.backbone.eval()
-        return self
+    def trunk(self, inputs: Tensor) -> Outputs:
+        """Features of the front end, (B, 1, F, T), to their maximum over the grid, (B, K)."""
+        return (self.backbone(inputs).amax((-2, -1)),)
 
-    def forward(self, features: Tensor) -> AudioEncoding:
-        """Features of the front end, (B, 1, F, T)."""
-        code: Tensor = self.dropout(self.backbone(features).amax((-2, -1)))
+    def embed(self, outputs: Outputs) -> AudioEncoding:
+        """Project the maximum, with dropout."""
+        code: Tensor = self.dropout(outputs[0])
         return AudioEncoding(self.head(code), code)
 
 

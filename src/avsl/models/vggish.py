@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avsl.models.backbone import load_weights
-from avsl.models.encoding import AudioEncoding
+from avsl.models.encoding import AudioEncoder, AudioEncoding
 from avsl.schema import StrictConfig
-from avsl.types import FrontEnd
+from avsl.types import FrontEnd, Outputs
 
 _SAMPLE_RATE = 16000  # Hz
 _WINDOW, _HOP, _N_FFT = 400, 160, 512  # samples: 25 ms, 10 ms
@@ -90,7 +90,7 @@ class VGGishEncoderConfig(StrictConfig):
     frozen: bool = False
 
 
-class VGGishEncoder(nn.Module):
+class VGGishEncoder(AudioEncoder):
     """VGGish's examples (B, 1, n · 96, 64) to an embedding: a code of each example, two linear layers, their mean.
 
     Source: SSPL (Song et al., CVPR 2022, arXiv 2203.13412) on VGGish (Hershey et al., ICASSP 2017, arXiv 1609.09430).
@@ -98,11 +98,11 @@ class VGGishEncoder(nn.Module):
     layers' output. Parts are named as in the published checkpoints.
     """
 
+    TRUNK = ("features", "embeddings")
     code_dim = 128
 
     def __init__(self, config: VGGishEncoderConfig, dim: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.front_end: FrontEnd = VGGishExamples()
         one, two, three, four = config.channels
         layers: list[nn.Module] = []
@@ -129,22 +129,17 @@ class VGGishEncoder(nn.Module):
             for layer in (*self.features, *self.embeddings):
                 if isinstance(layer, nn.Conv2d | nn.Linear):
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        self.features.requires_grad_(not config.frozen)
-        self.embeddings.requires_grad_(not config.frozen)
+        self.freeze_if_asked()
         self.fc = nn.Sequential(nn.Linear(self.code_dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
-    def train(self, mode: bool = True) -> VGGishEncoder:
-        """Set the mode; a frozen network stays in evaluation mode."""
-        super().train(mode)
-        if self.config.frozen:
-            self.features.eval()
-        return self
-
-    def forward(self, features: Tensor) -> AudioEncoding:
-        """The front end's examples, (B, 1, n · 96, 64)."""
-        rows = len(features)
-        examples = features.reshape(-1, 1, _EXAMPLE, features.shape[-1])
+    def trunk(self, inputs: Tensor) -> Outputs:
+        """The front end's examples, (B, 1, n · 96, 64), to a code of each, (B, n, 128)."""
+        examples = inputs.reshape(-1, 1, _EXAMPLE, inputs.shape[-1])
         grids = self.features(examples)
         # The published embeddings come from a network with channels last.
-        codes = self.embeddings(grids.permute(0, 2, 3, 1).flatten(1)).view(rows, -1, self.code_dim)
+        return (self.embeddings(grids.permute(0, 2, 3, 1).flatten(1)).view(len(inputs), -1, self.code_dim),)
+
+    def embed(self, outputs: Outputs) -> AudioEncoding:
+        """Project the examples' codes."""
+        (codes,) = outputs
         return AudioEncoding(self.fc(codes).mean(1), F.normalize(codes.float().mean(1), dim=-1))

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from avsl.models.encoding import AudioEncoding
+from avsl.models.encoding import AudioEncoder, AudioEncoding
 from avsl.schema import StrictConfig
-from avsl.types import FrontEnd
+from avsl.types import FrontEnd, Outputs
 
 # SoundNet's layers: kernel size (stride 2, padded by half) and size of the max pooling after it.
 _LAYERS = ((64, 8), (32, 8), (16, 1), (8, 1), (4, 4), (4, 1), (4, 1))
@@ -41,7 +41,7 @@ class RawWaveform:
         return waveform.unsqueeze(1)
 
 
-class WaveformEncoder(nn.Module):
+class WaveformEncoder(AudioEncoder):
     """Waveform (B, 1, T) to an embedding: SoundNet's layers, maximum over time, linear layer.
 
     Source: SoundNet (Aytar et al., NeurIPS 2016, arXiv 1610.09001, table 1), without its eighth layer, which has the
@@ -49,8 +49,10 @@ class WaveformEncoder(nn.Module):
     variance; pooling keeps partial windows, so that sounds can have any length.
     """
 
+    TRUNK = ("layers",)
+
     def __init__(self, config: WaveformEncoderConfig, dim: int) -> None:
-        super().__init__()
+        super().__init__(config)
         self.front_end: FrontEnd = RawWaveform()
         self.code_dim = config.channels[-1]
         layers: list[nn.Module] = []
@@ -64,8 +66,12 @@ class WaveformEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(self.code_dim, dim)
 
-    def forward(self, features: Tensor) -> AudioEncoding:
-        """The waveform, (B, 1, T)."""
-        std, mean = torch.std_mean(features, dim=-1, keepdim=True)
-        code: Tensor = self.layers((features - mean) / (std + 1e-5)).amax(-1)
+    def trunk(self, inputs: Tensor) -> Outputs:
+        """The waveform, (B, 1, T), to the maximum over time, (B, K)."""
+        std, mean = torch.std_mean(inputs, dim=-1, keepdim=True)
+        return (self.layers((inputs - mean) / (std + 1e-5)).amax(-1),)
+
+    def embed(self, outputs: Outputs) -> AudioEncoding:
+        """Project the maximum."""
+        (code,) = outputs
         return AudioEncoding(self.head(code), code)

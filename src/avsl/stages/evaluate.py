@@ -21,7 +21,7 @@ from avsl.data.splits import Split
 from avsl.errors import DataError
 from avsl.evaluation.evaluate import Evaluation, score_model
 from avsl.files import whole_file, write_json, write_text
-from avsl.models import LocalizerEnsemble, ObjectPrior, load_exported
+from avsl.models import ObjectPrior, load_exported
 from avsl.models.front_ends import LogMel, LogMelConfig
 from avsl.paths import Layout
 from avsl.records import EvaluationRecord, Figures, PartScores, RunRecord
@@ -116,7 +116,7 @@ def evaluate_on(config: Config, data: PreparedData, split: Split, members: Seque
     """Score a model, given as the localizers whose confidences it averages, on all parts of a split but training."""
     parts = {"validation": split.validation, **split.tests}
     rows = {part: data.rows_of(ids) for part, ids in parts.items()}
-    reader = make_reader(config, LocalizerEnsemble(members).configs, data, np.concatenate(list(rows.values())))
+    reader = make_reader(config, members, data, np.concatenate(list(rows.values())))
     prior = None if config.evaluate.ogl is None else ObjectPrior(config.evaluate.ogl)
     return score_model(members, reader, rows, config.evaluate.batch_size, prior)
 

@@ -57,7 +57,7 @@ def score(model: str, overrides: Sequence[str] = (), *, choose_threshold: bool =
         ensemble, description = load_exported(folder)
         model_hash = hash_model(folder)
     _check_fits(description, data, source)
-    reader = make_reader(config, ensemble.configs, data, np.concatenate(list(parts.values())))
+    reader = make_reader(config, ensemble.members, data, np.concatenate(list(parts.values())))
     prior = None if config.evaluate.ogl is None else ObjectPrior(config.evaluate.ogl)
     threshold = None if choose_threshold else description.threshold
     result = score_model(list(ensemble.members), reader, parts, config.evaluate.batch_size, prior, threshold=threshold)

@@ -162,11 +162,11 @@ def _fit_on_one_device(
     if 0 < len(validation) < count:
         raise TrainingError(f"trainer.devices = {count}: each needs a row of the {len(validation)} for validation")
     rows = np.concatenate([data.rows_of(split.labeled), data.rows_of(split.unlabeled), validation])
-    reader = make_reader(config, [config.model.student(k) for k in (0, 1)], data, rows)
     per_epoch = steps_per_epoch(config, split)
     total_steps = per_epoch * config.trainer.epochs
     check_warm_ups(config, total_steps)
     module = SemiModule(config, total_steps, start)
+    reader = make_reader(config, module.modules(), data, rows)
     loader = make_loader(config, reader, split, module.framework, rank)
     settings = config.trainer
     epochs = EpochLogger(run, settings.epochs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -10,13 +12,17 @@ from torch import nn
 
 from avsl.config.models import TrainerConfig
 from avsl.frameworks.branch import Branch
+from avsl.models.encoding import Encoder
 from avsl.types import Framework
 
 
 def make_optimizer(framework: Framework, trainer: TrainerConfig, total_steps: int) -> OptimizerLRSchedulerConfig:
-    """AdamW with `learning_rate_factor`, updated at every step."""
+    """AdamW with `learning_rate_factor`, updated at every step; trunks learn ``trunk_lr_scale`` times as fast."""
+    groups = list(framework.param_groups())
+    if trainer.trunk_lr_scale != 1:
+        groups = _split(groups, trunk_parameters(framework), trainer.trunk_lr_scale)
     optimizer = torch.optim.AdamW(
-        [{**group, "lr": trainer.learning_rate * group["lr_scale"]} for group in framework.param_groups()],
+        [{**group, "lr": trainer.learning_rate * group["lr_scale"]} for group in groups],
         lr=trainer.learning_rate,
         weight_decay=trainer.weight_decay,
         fused=True,
@@ -26,6 +32,23 @@ def make_optimizer(framework: Framework, trainer: TrainerConfig, total_steps: in
         optimizer, lambda step: learning_rate_factor(step, warmup, total_steps, trainer.final_lr_share)
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def trunk_parameters(framework: Framework) -> list[nn.Parameter]:
+    """The trained parameters of the encoders' trunks."""
+    modules = framework.modules() if isinstance(framework, nn.Module) else ()
+    trunks = [trunk for encoder in modules if isinstance(encoder, Encoder) for trunk in encoder.trunk_modules()]
+    return [parameter for trunk in trunks for parameter in trunk.parameters() if parameter.requires_grad]
+
+
+def _split(groups: Iterable[Mapping[str, Any]], trunk: Iterable[nn.Parameter], scale: float) -> list[Mapping[str, Any]]:
+    """Split each group into the layers on trunks, which come first, and the trunks, whose ``lr_scale`` is scaled."""
+    ids, found = set(map(id, trunk)), []
+    for inside in (False, True):
+        for group in groups:
+            params = [p for p in group["params"] if (id(p) in ids) is inside]
+            found.append({**group, "params": params, "lr_scale": group["lr_scale"] * (scale if inside else 1.0)})
+    return [group for group in found if group["params"]]
 
 
 def learning_rate_factor(step: int, warmup: int, total: int, final: float = 0.0) -> float:

@@ -246,15 +246,27 @@ class PreparedData:
     def _row_by_id(self) -> dict[str, int]:
         return {sample: row for row, sample in enumerate(self.sample_ids)}
 
+    def rows_of_shard(self, number: int) -> NDArray[np.int64]:
+        """The row numbers of a shard, in its order."""
+        return np.arange(self._ends[number] - len(self._shards[number].frames), self._ends[number], dtype=np.int64)
+
     def _locate(self, index: NDArray[np.int64]) -> Iterator[tuple[_Shard, NDArray[np.intp], NDArray[np.int64]]]:
         """Yield each shard with rows of ``index``, their positions in ``index``, and their rows in the shard."""
+        for number, positions, rows in self.locate(index):
+            yield self._shards[number], positions, rows
+
+    def locate(self, index: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.int64]]]:
+        """Yield the number of each shard with rows of ``index``, their positions in ``index``, and in the shard.
+
+        Raises:
+            IndexError: the set has no such row.
+        """
         if len(index) and not 0 <= index.min() <= index.max() < len(self):
             raise IndexError(f"row {index.min()} or {index.max()} is outside 0 .. {len(self) - 1}")
         owner = np.searchsorted(self._ends, index, side="right")
         for number in np.unique(owner):
             positions = np.flatnonzero(owner == number)
-            shard = self._shards[number]
-            yield shard, positions, index[positions] - (self._ends[number] - len(shard.frames))
+            yield int(number), positions, index[positions] - self.rows_of_shard(number)[0]
 
     def frames(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(n, H, W, 3) uint8 RGB."""
