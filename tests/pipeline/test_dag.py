@@ -214,7 +214,7 @@ _PARAMS: dict[str, Any] = {
         "supervised": {"contrastive_weight": 1.0},
         "dmt": {"delta": 0.05, "tau": 0.0, "warmup_steps": 2},
     },
-    "start": {"epochs": 1},
+    "start": {"epochs": 2},
     "trainer": {
         "name": "default",
         "epochs": 10,
@@ -488,10 +488,7 @@ class TestRepro:
         assert changed == {f"train@dmt-ezvsl-{_RATIO}"}
 
     def test_another_delta_reruns_dmt_alone_and_survives_a_kill(self, copy: _Copy, tmp_path: Path) -> None:
-        """Killed in training, it continues with `dvc exp run -S` and ends with an undisturbed training's figures.
-
-        `-S` edits params.yaml: the training goes on only with the δ that it was started with.
-        """
+        """Killed in training and run again, `dvc repro` goes on and ends with an undisturbed training's figures."""
         before = copy.figures()
         metric = copy.base / "evaluate" / str(_RATIO) / "dmt-ezvsl.json"
         shown_before = json.loads(metric.read_text())
@@ -510,11 +507,8 @@ class TestRepro:
         killed.communicate()
         assert checkpoint.exists()
 
-        copy.set_delta(0.3)
-        printed = copy("dvc", "exp", "run", "--set-param", "framework.dmt.delta=0.2")
-        assert copy.params()["framework"]["dmt"]["delta"] == 0.2
+        printed = copy("dvc", "repro")
         assert _ran(printed) == _AFTER_DMT
-        assert "Ran experiment(s): " in printed
         assert "continuing from outputs/synthetic/state" in printed
         assert not checkpoint.exists()
         after = copy.figures()
@@ -539,15 +533,24 @@ class TestRepro:
         same = json.loads(metric.read_text()) == shown_before
         assert changed == (set() if same else {str(metric.relative_to(copy.folder))})
 
-    def test_a_second_repro_at_the_same_time_is_refused(self, copy: _Copy, tmp_path: Path) -> None:
+    def test_an_experiment_sets_delta(self, copy: _Copy) -> None:
+        """`dvc exp run -S` edits params.yaml, and what depends on it runs."""
+        before = copy.figures()
+        copy.set_delta(0.3)
+        printed = copy("dvc", "exp", "run", "--set-param", "framework.dmt.delta=0.07")
+        assert copy.params()["framework"]["dmt"]["delta"] == 0.07
+        assert _ran(printed) == _AFTER_DMT
+        assert "Ran experiment(s): " in printed
+        assert copy.figures() != before
+
+    def test_a_second_repro_at_the_same_time_is_refused(self, copy: _Copy) -> None:
         """DVC says who holds the stage; the first ends with the weights that it would have had alone."""
         command = ("dvc", "repro", "--force", "--single-item", f"train@supervised-ezvsl-{_RATIO}")
         weights = copy.base / "train" / str(_RATIO) / "supervised-ezvsl" / "0" / "model" / "model.safetensors"
         checkpoint = copy.base / "state" / str(_RATIO) / "supervised-ezvsl" / "0" / "last.ckpt"
-        lock = copy.folder / "dvc.lock"
-        before, locked = weights.read_bytes(), lock.read_bytes()
+        before = weights.read_bytes()
         # A seed whose training is there would be kept.
-        trained = shutil.move(weights.parents[1], tmp_path / "trained")
+        shutil.rmtree(weights.parents[1])
         first = copy.start(*command)
         while first.poll() is None and not checkpoint.exists():
             time.sleep(0.01)
@@ -565,10 +568,8 @@ class TestRepro:
         assert first.returncode == 0, ended
         assert weights.read_bytes() == before
         assert not checkpoint.exists()
-        # Its MLflow run is another one: the stages after it would state that.
-        shutil.rmtree(weights.parents[1])
-        shutil.move(trained, weights.parents[1])
-        lock.write_bytes(locked)
+        # The run that it was recorded as is another one, and that its registration and the report state.
+        copy("dvc", "repro")
         assert not _changed(copy)
 
 
