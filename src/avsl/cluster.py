@@ -89,8 +89,9 @@ def cluster(address: str, resources: dict[str, float], what: str, **options: Any
         start |= {"address": "local", "object_store_memory": 100 * 2**20}
     try:
         _RAY.init(**start)
-    except ConnectionError as error:
-        raise ClusterError(f"the Ray cluster {address} does not answer: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # Ray raises bare exceptions where a process of its own does not start in time
+        what_failed = f"the Ray cluster {address} does not answer" if address else "Ray did not start on this machine"
+        raise ClusterError(f"{what_failed}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
     try:
         _check_room(resources, what)
         yield

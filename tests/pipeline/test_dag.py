@@ -688,5 +688,10 @@ def test_another_machine_pulls_all_and_rebuilds_the_registry(copy: _Copy, bucket
             assert run.data.metrics == first.data.metrics
             assert len(restored.search_model_versions(f"name = '{model_name('synthetic', ratio)}'")) == 1
         (experiment,) = [found for found in restored.search_experiments() if found.name == "avsl-synthetic"]
-        assert len(restored.search_runs([experiment.experiment_id])) == 3
+        runs = restored.search_runs([experiment.experiment_id])
+        trained = [run for run in runs if "restored_from" in run.data.tags]
+        assert len(trained) == 3
+        # A parent for each cell.
+        parents = {run.info.run_id for run in runs} - {run.info.run_id for run in trained}
+        assert {run.data.tags["mlflow.parentRunId"] for run in trained} == parents
     assert not there("git", "status", "--porcelain")

@@ -18,6 +18,7 @@ from avsl.records import RunRecord, load_evaluated
 from avsl.registry.rules import Candidate
 from avsl.stages.evaluate import log_evaluation
 from avsl.stages.register import decide, read_candidates
+from avsl.tracking.cells import link_seeds
 from avsl.tracking.runs import RESTORED_FROM, RunTags, TrackedRun, find_run, start_or_resume_run
 from avsl.tracking.store import Store, open_store
 
@@ -28,8 +29,9 @@ def restore(overrides: Sequence[str] = ()) -> None:
     """Give every label ratio that has been registered its champion in this store, by the rules of `register`.
 
     Runs that the store lacks are recorded again from their curves, scores and files, once, with the tag
-    ``restored_from``; champions get a version. Repeated, it adds nothing; after a kill, what is missing. What is no
-    longer among the outputs does not come back: earlier versions, and a champion whose training has been replaced.
+    ``restored_from``; each cell's runs get a parent, and champions a version. Repeated, it adds nothing; after a kill,
+    what is missing. What is no longer among the outputs does not come back: earlier versions, and a champion whose
+    training has been replaced.
 
     Raises:
         DataError: nothing has been registered, or a file that the stages leave is missing.
@@ -43,7 +45,13 @@ def restore(overrides: Sequence[str] = ()) -> None:
     store = replace(open_store(config.tracking, config.root), system_metrics=False)
     for ratio in ratios:
         of_ratio = compose([*overrides, f"split.label_ratio={ratio}"])
-        decide(of_ratio, store, [_recorded(of_ratio, store, candidate) for candidate in read_candidates(of_ratio)])
+        recorded = [_recorded(of_ratio, store, candidate) for candidate in read_candidates(of_ratio)]
+        cells: dict[str, list[str]] = {}
+        for candidate in recorded:
+            cells.setdefault(f"{candidate.framework}-{candidate.objective} {ratio}", []).append(candidate.run_id)
+        for name, run_ids in cells.items():
+            link_seeds(store, name, run_ids)
+        decide(of_ratio, store, recorded)
 
 
 def _recorded(config: Config, store: Store, candidate: Candidate) -> Candidate:
