@@ -16,6 +16,10 @@ from avsl.logs import start_logging
 
 # The commands that take overrides alone: what each does, and the function that it calls with them.
 STEPS = {
+    "demo": (
+        "train a small model on generated clips, in about a minute, and show what it finds",
+        "avsl.stages.demo:demo",
+    ),
     "source": ("record what the data set's folder holds, so that DVC sees a change", "avsl.stages.source:source"),
     "prepare": ("make the data set of data=... into prepared shards", "avsl.stages.prepare:prepare"),
     "split": ("choose the labeled samples of one label ratio", "avsl.stages.prepare:split"),
