@@ -86,6 +86,7 @@ _ASIDE: dict[str, dict[str, str]] = {
         "avsl.evaluation.scoring": "gives the metric's name, which the evaluations carry",
         "avsl.registry.card": "describes a version, decides nothing",
         "avsl.registry.packaging": "a version that exists is never packed again",
+        "avsl.tracking.runs": "finds a candidate's run in this store, decides nothing",
     },
     "report": {
         "avsl.data.prepared.preparation": "names the files of the quarantine and of the leaks",

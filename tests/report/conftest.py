@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -90,6 +91,8 @@ def _evaluate(
     lines = [f"epoch,train/loss,val/ciou{pseudo}", f"1.0,2.5,0.0{',,,' * bool(pseudo)}"]
     lines.append(f"2.0,1.5,{ciou}{',0.3,0.7,0.6' * bool(pseudo)}")
     (trained / "curves.csv").write_text("\n".join(lines) + "\n")
+    settings = {"seed": seed, "trainer": {"epochs": 2}, "framework": {"name": framework, framework: {"delta": 0.4}}}
+    (trained / "config.yaml").write_text(json.dumps(settings))
     run.save(trained)
 
 

@@ -188,16 +188,21 @@ def test_a_test_part_without_sources_is_one_sentence(base: Path) -> None:
         report([f"root={base.parent}", "data=synthetic"])
 
 
-def test_trainings_of_other_lengths_are_marked(base: Path, made: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_trainings_of_other_settings_are_marked(base: Path, made: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A column that is there only where trainings differ in it; another model's evaluation is left out."""
-    assert not {"epochs", "which seeds"} & set(_read(made / "comparison.csv")[0])
-    for framework, changes in (("dmt", {"epochs": 7}), ("supervised", {"model_hash": "later"})):
-        folder = base / "train" / "0.1" / f"{framework}-ezvsl" / "2"
-        RunRecord.load(folder).model_copy(update=changes).save(folder)
+    assert not {"settings", "which seeds"} & set(_read(made / "comparison.csv")[0])
+    for cell, seeds, epochs in (("0.1", "2", 7), ("0.03", "*", 9)):
+        for path in (base / "train" / cell / "dmt-ezvsl").glob(f"{seeds}/config.yaml"):
+            changes = {"trainer": {"epochs": epochs}, "parallel": {"cpus": epochs}}
+            path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    folder = base / "train" / "0.1" / "supervised-ezvsl" / "2"
+    RunRecord.load(folder).model_copy(update={"model_hash": "later"}).save(folder)
     report([f"root={base.parent}", "data=synthetic"])
-    rows = [row for row in _read(base / "report" / "comparison.csv") if row["labels"] == "10 % (40)"]
-    assert [(row["model"], row["epochs"], row["which seeds"]) for row in rows] == [
-        ("dmt", "2, 7", "0, 1, 2"),
-        ("supervised", "2", "0, 1"),
+    rows = _read(base / "report" / "comparison.csv")
+    assert [(row["model"], row["settings"], row["which seeds"]) for row in rows[:4]] == [
+        ("dmt", "trainer.epochs=9", "0, 1, 2"),
+        ("dmt", "trainer.epochs=2 or 7", "0, 1, 2"),
+        ("supervised", "trainer.epochs=2", "0, 1"),
+        ("supervised", "trainer.epochs=2", "0, 1, 2"),
     ]
     assert "supervised-ezvsl/2" in caplog.text

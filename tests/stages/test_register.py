@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from mlflow import MlflowClient
-from tests.fixtures.messages import says
+from tests.fixtures.messages import facts, says
 
 from avsl.data.datasets.synthetic import SyntheticConfig, generate
 from avsl.data.prepared.reader import PreparedData
@@ -26,6 +26,7 @@ from avsl.models.spectrogram import SpectrogramEncoderConfig
 from avsl.records import EvaluationRecord, RunRecord
 from avsl.registry.versions import CHAMPION, PREVIOUS
 from avsl.stages.register import register
+from avsl.tracking.runs import RESTORED_FROM
 from avsl.tracking.store import TrackingConfig, TrackingError, open_store
 
 _NAME = "avsl-synthetic-ratio-0.5"
@@ -227,3 +228,17 @@ def test_an_evaluation_of_an_earlier_model_does_not_compete(
     RunRecord.load(trained).model_copy(update={"model_hash": "of a later training"}).save(trained)
     project.register()
     assert project.holder(CHAMPION).tags["run_id"] == ours
+
+
+@pytest.mark.slow
+def test_a_run_of_another_store_is_refused_until_it_is_recorded_again(project: _Project) -> None:
+    """The run and the command that records it are named; the version then belongs to the run that stands for it."""
+    known = project.candidate("dmt", validation=0.1, test=0.1)
+    lost = "0" * 32
+    for path in project.base.glob("*/0.5/dmt-lvs/0/*.json"):
+        path.write_text(path.read_text().replace(known, lost))
+    with pytest.raises(TrackingError, match=facts(f"'{lost}' dmt-lvs/0 avsl models restore")):
+        project.register()
+    project.client.set_tag(known, RESTORED_FROM, lost)
+    project.register()
+    assert project.holder(CHAMPION).run_id == known

@@ -229,7 +229,7 @@ class Variant(StrictConfig):
 
 
 # Sections that do not affect a training's result.
-_INDECISIVE = {"parallel", "evaluate", "register", "tracking"}
+INDECISIVE = {"parallel", "evaluate", "register", "tracking"}
 
 # Pydantic warns that the key hides `ABCMeta.register`, which nothing here calls.
 warnings.filterwarnings("ignore", 'Field name "register" in "Config" shadows an attribute')
@@ -291,7 +291,7 @@ class Config(StrictConfig):
         It leaves out ``trainer.non_finite``, because a training that stopped may continue with ``skip``: no checkpoint
         is written after a step that is not finite, unless that step was skipped.
         """
-        decisive = without_resumable_keys(self.model_dump(mode="json", exclude={"data", *_INDECISIVE}))
+        decisive = without_resumable_keys(self.model_dump(mode="json", exclude={"data", *INDECISIVE}))
         return digest(decisive)
 
     def variant_of(self, plain: Config) -> Variant:
@@ -301,7 +301,7 @@ class Config(StrictConfig):
         not compared, because paths contain them.
         """
         own, of_dag = (
-            without_resumable_keys(config.model_dump(mode="json", exclude=_INDECISIVE)) for config in (self, plain)
+            without_resumable_keys(config.model_dump(mode="json", exclude=INDECISIVE)) for config in (self, plain)
         )
         differing = differing_values(own, of_dag)
         names = []

@@ -9,8 +9,10 @@ from statistics import fmean
 from typing import Any
 
 import pandas as pd
+import yaml
 
-from avsl.config.compose import compose
+from avsl.config.compose import compose, leaves
+from avsl.config.models import INDECISIVE
 from avsl.errors import DataError
 from avsl.files import write_json, write_text
 from avsl.paths import Layout
@@ -19,6 +21,7 @@ from avsl.report.comparison import (
     NEGATIVES,
     Cell,
     Comparison,
+    Training,
     Verdicts,
     format_difference,
     format_interval,
@@ -37,6 +40,8 @@ _COLUMNS = {
     "CIoU oracle": "ciou_oracle",
     "CIoU, sounds shuffled": "ciou_shuffled",
 } | {f"boxed at {sound}": key for key, sound in NEGATIVES.items()}
+# Settings that other columns of the table show.
+_ELSEWHERE = ("seed", "split.seed", "split.label_ratio", "framework.name", "objective.name")
 _TITLES = {"whole_image": "whole image", "centered_disc": "centered disc", "perfect_ranking": "perfect ranking"}
 _NOTE = (
     "Per cent, means over the seeds, with their standard deviation (SD) and a 95 % interval over seeds and test "
@@ -129,15 +134,14 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
 
 def _rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     # Columns that say the same of every cell need not be there.
-    runs = [training.run for cell in cells for training in cell.trainings.values()]
+    settings = _differing_settings(cells)
     shown = {
         "OGL": any(cell.guided for cell in cells),
-        "epochs": len({run.epochs for run in runs}) > 1,
+        "settings": any(settings),
         "which seeds": len({tuple(cell.trainings) for cell in cells}) > 1,
     }
     rows: list[dict[str, Any]] = []
-    for cell in cells:
-        epochs = sorted({training.run.epochs for training in cell.trainings.values()})
+    for cell, differing in zip(cells, settings, strict=True):
         labeled = sorted({training.run.labeled for training in cell.trainings.values()})
         about = {
             "model": cell.framework,
@@ -146,7 +150,7 @@ def _rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         }
         last = {
             "training (s)": f"{cell.train_seconds:.0f}",
-            "epochs": ", ".join(map(str, epochs)),
+            "settings": differing,
             "which seeds": ", ".join(map(str, cell.trainings)),
         }
         for guided in (False, True) if cell.guided else (False,):
@@ -164,6 +168,35 @@ def _rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         about = {"model": _TITLES[name], "objective": "none", "labels": "none", "OGL": "no"}
         rows.append(dict.fromkeys(rows[0], "") | about | {"n of N": first.test.coverage} | known)
     return [{key: value for key, value in row.items() if shown.get(key, True)} for row in rows]
+
+
+def _differing_settings(cells: Sequence[Cell]) -> list[str]:
+    """By cell, the settings in which trainings differ, such as ``trainer.epochs=6``; "or" joins those of its seeds."""
+    found = [[_settings(training) for training in cell.trainings.values()] for cell in cells]
+    values: dict[str, set[str]] = {}
+    for of_training in (of_training for of_cell in found for of_training in of_cell):
+        for key, value in of_training.items():
+            values.setdefault(key, set()).add(value)
+    texts = []
+    for of_cell in found:
+        parts = []
+        for key in sorted(key for key, all_values in values.items() if len(all_values) > 1):
+            own = dict.fromkeys(of_training[key] for of_training in of_cell if key in of_training)
+            parts += [f"{key}={' or '.join(own)}"] if own else []
+        texts.append(", ".join(parts))
+    return texts
+
+
+def _settings(training: Training) -> dict[str, str]:
+    """A training's settings by dotted key, without those that do not affect it or that other columns show."""
+    sections = yaml.safe_load((training.trained / "config.yaml").read_text())
+    return {
+        key: str(value)
+        for name, section in sections.items()
+        if name not in INDECISIVE
+        for key, value in leaves(name, section)
+        if key not in _ELSEWHERE
+    }
 
 
 _PAIR_COLUMNS = (

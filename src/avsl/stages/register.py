@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from avsl.config.compose import compose
 from avsl.config.models import Config
@@ -19,7 +19,8 @@ from avsl.registry.cost import count_parameters
 from avsl.registry.packaging import model_code
 from avsl.registry.promotion import promote
 from avsl.registry.rules import Candidate, Decision, model_name
-from avsl.tracking.store import Store, open_store
+from avsl.tracking.runs import find_run
+from avsl.tracking.store import Store, TrackingError, open_store
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +31,27 @@ def register(overrides: Sequence[str] = ()) -> None:
     :func:`avsl.registry.rules.judge` uses only validation scores.
     A champion that a person chose (`avsl models promote`, `rollback`) stays until a better model than all that were
     registered then comes: :func:`avsl.registry.rules.lead`.
+
+    Raises:
+        TrackingError: the store fails or lacks a candidate's run, or there is neither a candidate nor a champion.
     """
     config = compose(overrides)
     store = open_store(config.tracking, config.root)
-    decision = decide(config, store, read_candidates(config))
+    decision = decide(config, store, [_of_store(store, candidate) for candidate in read_candidates(config)])
     layout = Layout.of(config)
     layout.registered.parent.mkdir(parents=True, exist_ok=True)
     write_json(layout.registered, asdict(decision))
+
+
+def _of_store(store: Store, candidate: Candidate) -> Candidate:
+    """The candidate with its run's id in this store, which differs if the run was recorded again."""
+    found = find_run(store, candidate.data, candidate.run_id)
+    if found is None:
+        raise TrackingError(
+            f"{store.uri} has no run '{candidate.run_id}' of {candidate.model_dir.parent}: `avsl models restore` "
+            "records it again"
+        )
+    return replace(candidate, run_id=found.run_id)
 
 
 def read_candidates(config: Config) -> list[Candidate]:
