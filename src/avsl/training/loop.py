@@ -33,6 +33,7 @@ from avsl.schema import ConfigError
 from avsl.tracking.runs import Recorder
 from avsl.training.checkpoint import StampedCheckpoint
 from avsl.training.errors import NonFiniteError, TrainingError
+from avsl.training.freezing import TrunkFreezing
 from avsl.training.logger import EpochLogger
 from avsl.training.module import SemiModule
 from avsl.training.nonfinite import NonFiniteGuard
@@ -174,6 +175,8 @@ def _fit_on_one_device(
     guard = NonFiniteGuard(settings.non_finite, settings.loss_limit)
     checkpoints = StampedCheckpoint(checkpoint, settings.checkpoint_every, settings.checkpoint_every_s, stamp, guard)
     callbacks: list[Callback] = [epochs, guard, checkpoints, _EndOnSigterm()]
+    if frozen := settings.in_steps(total_steps).freeze_trunk:
+        callbacks.append(TrunkFreezing(int(frozen)))
     watched = sys.stderr.isatty() and rank == 0
     if watched:
         callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))

@@ -18,10 +18,9 @@ from avsl.distributed import follow_first
 from avsl.functional.seeds import derive_seed
 from avsl.metrics import ThresholdSweep
 from avsl.models import LocalizerEnsemble
-from avsl.models.encoding import Encoder
 from avsl.training.errors import TrainingError
 from avsl.training.means import RunningMeans, Weighted, measure_step
-from avsl.training.optimizer import clip_gradients, make_optimizer, trunk_parameters
+from avsl.training.optimizer import clip_gradients, make_optimizer
 from avsl.types import Framework
 
 
@@ -50,7 +49,6 @@ class SemiModule(lightning.LightningModule):
         self.means = RunningMeans()
         self.skipped = SumMetric(nan_strategy="disable", sync_on_compute=False)
         self.skipped.persistent(True)
-        self._held_steps = config.trainer.in_steps(total_steps).freeze_trunk
         self.step = 0
         self.finite = torch.tensor(True)
         self._measured: dict[str, Weighted] = {}
@@ -58,8 +56,6 @@ class SemiModule(lightning.LightningModule):
     def training_step(self, rows: TrainingRows, batch_idx: int) -> torch.Tensor:
         """Augment the rows and compute the framework's loss."""
         self.step = rows.step
-        if self._held_steps:
-            self._hold_trunks(rows.step < self._held_steps)
         seed = derive_seed(self.config.seed, 2000, rows.step, *([self.global_rank] if self.global_rank else []))
         torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -70,20 +66,6 @@ class SemiModule(lightning.LightningModule):
         output = self.framework.training_step(batch, rows.step)
         self._measured = measure_step(output, batch, rows.hidden)
         return output.loss.total
-
-    def _hold_trunks(self, held: bool) -> None:
-        for encoder in self.modules():
-            if isinstance(encoder, Encoder) and encoder.held != held:
-                encoder.hold(held)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave trunks that are held out of the clipping and of the optimizer's step.
-
-        Their gradients are computed all the same, because training processes exchange those of all parameters.
-        """
-        if self.step < self._held_steps:
-            for parameter in trunk_parameters(self.framework):
-                parameter.grad = None
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, *args: Any, **kwargs: Any

@@ -34,9 +34,9 @@ def make_optimizer(framework: Framework, trainer: TrainerConfig, total_steps: in
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def trunk_parameters(framework: Framework) -> list[nn.Parameter]:
+def trunk_parameters(model: Framework | nn.Module) -> list[nn.Parameter]:
     """The trained parameters of the encoders' trunks."""
-    modules = framework.modules() if isinstance(framework, nn.Module) else ()
+    modules = model.modules() if isinstance(model, nn.Module) else ()
     trunks = [trunk for encoder in modules if isinstance(encoder, Encoder) for trunk in encoder.trunk_modules()]
     return [parameter for trunk in trunks for parameter in trunk.parameters() if parameter.requires_grad]
 
