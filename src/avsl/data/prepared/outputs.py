@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from avsl.console import Bar, progress_bar
 from avsl.data.prepared.reader import PreparedData
 from avsl.errors import DataError
 from avsl.functional.image import normalize
@@ -22,8 +21,6 @@ from avsl.types import FrozenTrunk, Outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-log = logging.getLogger(__name__)
 
 # Number of clips that are computed and written at once.
 _AT_ONCE = 16
@@ -87,30 +84,35 @@ class KeptOutputs:
 
     def _fill(self, shards: dict[int, Path]) -> None:
         """Compute missing files: first those that no other process computes, then what the others leave."""
-        started, computed = time.perf_counter(), 0
         missing = {number: path for number, path in shards.items() if not path.is_file()}
-        for path in missing.values():
-            path.parent.mkdir(exist_ok=True)
-        for patience in (0, -1):
-            for number, path in missing.items():
-                lock = path.with_suffix(".lock")
-                try:
-                    with FileLock(lock, timeout=patience):
-                        if not path.is_file():
-                            computed += self._write(path, self._data.rows_of_shard(number))
-                        # Who has waited for it finds the whole file.
-                        lock.unlink(missing_ok=True)
-                except Timeout:
-                    continue
-        if computed:
-            log.info("outputs of a frozen network for %d clips: %.0f s", computed, time.perf_counter() - started)
+        if not missing:
+            return
+        next(iter(missing.values())).parent.mkdir(exist_ok=True)
+        rows = {number: self._data.rows_of_shard(number) for number in missing}
+        with progress_bar("frozen network, clips", sum(map(len, rows.values()))) as bar:
+            for patience in (0, -1):
+                for number in list(missing):
+                    path = missing[number]
+                    lock = path.with_suffix(".lock")
+                    try:
+                        with FileLock(lock, timeout=patience):
+                            if path.is_file():  # another process has written it
+                                bar.advance(len(rows[number]))
+                            else:
+                                self._write(path, rows[number], bar)
+                            # Who has waited for it finds the whole file.
+                            lock.unlink(missing_ok=True)
+                            del missing[number]
+                    except Timeout:
+                        continue
 
-    def _write(self, path: Path, rows: NDArray[np.int64]) -> int:
-        """Write the outputs of ``rows``, after those that an interrupted process has written; returns how many."""
+    def _write(self, path: Path, rows: NDArray[np.int64], bar: Bar) -> None:
+        """Write the outputs of ``rows``, after those that an interrupted process has written."""
         part, width = path.with_suffix(".part"), 2 * sum(self._sizes)
         with part.open("ab") as file:
             done = file.tell() // width
             file.truncate(done * width)
+            bar.advance(done)
             for start in range(done, len(rows), _AT_ONCE):
                 outputs = self._compute(rows[start : start + _AT_ONCE])
                 flat = torch.cat([x.flatten(1) for x in outputs], 1).half()
@@ -121,9 +123,9 @@ class KeptOutputs:
                     )
                 file.write(flat.numpy().tobytes())
                 file.flush()
+                bar.advance(len(flat))
             os.fsync(file.fileno())
         part.replace(path)
-        return len(rows) - done
 
 
 def keep_seen(data: PreparedData, trunk: FrozenTrunk, rows: NDArray[np.int64]) -> KeptOutputs:
