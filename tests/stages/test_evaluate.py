@@ -25,7 +25,8 @@ from avsl.registry.card import model_card
 from avsl.schema import ConfigError
 from avsl.stages.evaluate import evaluate
 from avsl.stages.train import train
-from avsl.tracking.store import open_store
+from avsl.tracking.runs import RESTORED_FROM
+from avsl.tracking.store import TrackingError, open_store
 
 
 @pytest.mark.slow
@@ -68,6 +69,15 @@ def test_an_object_prior_stands_beside_the_model(layout: Callable[..., Layout], 
         evaluate([*asked, "evaluate.ogl.weights=none.safetensors"])
     with pytest.raises(ConfigError, match=facts("'evaluate.ogl.beta' alpha backbone")):
         evaluate([*asked, "evaluate.ogl.weights=w", "evaluate.ogl.beta=1"])
+    # A store that lacks the run, and one in which it was recorded again.
+    lost = "0" * 32
+    RunRecord.load(here.train).model_copy(update={"run_id": lost}).save(here.train)
+    with pytest.raises(TrackingError, match=facts(f"'{lost}' avsl models restore")):
+        evaluate(asked)
+    client.set_tag(run_id, RESTORED_FROM, lost)
+    client.set_tag(run_id, "ogl", "")
+    evaluate(asked)
+    assert client.get_run(run_id).data.tags["ogl"] == "false"
 
 
 @pytest.mark.slow

@@ -194,13 +194,15 @@ def _check_convention(
     inverted = (boxes[:, 2:] < boxes[:, :2]).any(axis=1) & (boxes >= -_ROUNDING).all(axis=1)
     outside = (boxes[:, :2] + boxes[:, 2:] > 1 + _ROUNDING).any(axis=1)
     if units == "fractions" and beyond.any():
-        refuse(beyond, "are not fractions of the frame", "if they are in pixels, set units=pixels")
+        pixels = "if they are in pixels, data=folder reads them with data.folder.units=pixels"
+        refuse(beyond, "are not fractions of the frame", pixels)
     if units == "pixels" and not (boxes > 1).any():
-        refuse(~beyond, "are at most 1", "if they are fractions of the frame, set units=fractions")
+        refuse(~beyond, "are at most 1", "if they are fractions of the frame, set data.folder.units=fractions")
     if form == "xyxy" and (inverted.mean() > _FEW or (inverted.any() and units == "fractions" and not outside.any())):
-        refuse(inverted, "end before they begin", "if they are x, y, width, height, set boxes=xywh")
+        corner = "if they are x, y, width, height, data=folder reads them with data.folder.boxes=xywh"
+        refuse(inverted, "end before they begin", corner)
     if form == "xywh" and units == "fractions" and outside.mean() > _FEW:
-        refuse(outside, "leave the frame", "if they are x0, y0, x1, y1, set boxes=xyxy")
+        refuse(outside, "leave the frame", "if they are x0, y0, x1, y1, set data.folder.boxes=xyxy")
 
 
 def _read_box_list(path: Path, _: BoxForm) -> dict[str, Annotation]:

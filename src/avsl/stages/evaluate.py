@@ -28,7 +28,7 @@ from avsl.records import EvaluationRecord, Figures, PartScores, RunRecord
 from avsl.stages.prepare import load_data
 from avsl.stages.seeds import forget_other_seeds, of_every_seed
 from avsl.tracking.cells import link_seeds
-from avsl.tracking.runs import TrackedRun
+from avsl.tracking.runs import TrackedRun, id_in_store
 from avsl.tracking.store import open_store
 from avsl.viz.curves import plot_curves, save_figure
 from avsl.viz.overlay import GalleryRow, gallery, save_png
@@ -61,7 +61,7 @@ def evaluate(overrides: Sequence[str] = ()) -> None:
     write_evaluation(config, data, result, scores, layout.evaluation)
     store = replace(open_store(config.tracking, config.root), system_metrics=False)
     # A resumed run would keep the figures of an earlier evaluation; these replace them.
-    run = TrackedRun(store, trained.run_id, resumed=False)
+    run = TrackedRun(store, id_in_store(store, config.data.name, trained.run_id, layout.train), resumed=False)
     log_evaluation(run, scores, layout.evaluation, config.trainer.epochs)
     say_caveats(f"{layout.method} at {layout.ratio}", scores)
     found = headline(scores.test)
@@ -94,7 +94,8 @@ def evaluate_seeds(overrides: Sequence[str] = ()) -> None:
     save_figure(plot_curves(_read_curves(trained)), layout.evaluated_cell.with_name(f"{layout.method}.curves.png"))
     shutil.copyfile(folders[0] / "gallery.png", layout.evaluated_cell.with_name(f"{layout.method}.gallery.png"))
     store = open_store(config.tracking, config.root)
-    run_ids = [RunRecord.load(layout.cell / str(seed)).run_id for seed in seeds]
+    trainings = [layout.cell / str(seed) for seed in seeds]
+    run_ids = [id_in_store(store, config.data.name, RunRecord.load(path).run_id, path) for path in trainings]
     link_seeds(replace(store, system_metrics=False), f"{layout.method} {layout.ratio}", run_ids)
 
 

@@ -19,8 +19,8 @@ from avsl.registry.cost import count_parameters
 from avsl.registry.packaging import model_code
 from avsl.registry.promotion import promote
 from avsl.registry.rules import Candidate, Decision, model_name
-from avsl.tracking.runs import find_run
-from avsl.tracking.store import Store, TrackingError, open_store
+from avsl.tracking.runs import id_in_store
+from avsl.tracking.store import Store, open_store
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +37,14 @@ def register(overrides: Sequence[str] = ()) -> None:
     """
     config = compose(overrides)
     store = open_store(config.tracking, config.root)
-    decision = decide(config, store, [_of_store(store, candidate) for candidate in read_candidates(config)])
+    candidates = [
+        replace(candidate, run_id=id_in_store(store, candidate.data, candidate.run_id, candidate.model_dir.parent))
+        for candidate in read_candidates(config)
+    ]
+    decision = decide(config, store, candidates)
     layout = Layout.of(config)
     layout.registered.parent.mkdir(parents=True, exist_ok=True)
     write_json(layout.registered, asdict(decision))
-
-
-def _of_store(store: Store, candidate: Candidate) -> Candidate:
-    """The candidate with its run's id in this store, which differs if the run was recorded again."""
-    found = find_run(store, candidate.data, candidate.run_id)
-    if found is None:
-        raise TrackingError(
-            f"{store.uri} has no run '{candidate.run_id}' of {candidate.model_dir.parent}: `avsl models restore` "
-            "records it again"
-        )
-    return replace(candidate, run_id=found.run_id)
 
 
 def read_candidates(config: Config) -> list[Candidate]:

@@ -303,6 +303,24 @@ def find_run(store: Store, data: str, run_id: str) -> RunInfo | None:
         return copies[0].info if copies else None
 
 
+def id_in_store(store: Store, data: str, run_id: str, trained: Path) -> str:
+    """The id of a training's run in this store, which is another than ``run_id`` if the run was recorded again.
+
+    Args:
+        store: the store.
+        data: the data set's name.
+        run_id: the id that the training has noted.
+        trained: the training's folder, for the error.
+
+    Raises:
+        TrackingError: the store has no such run, or fails.
+    """
+    found = find_run(store, data, run_id)
+    if found is None:
+        raise TrackingError(f"{store.uri} has no run '{run_id}' of {trained}: `avsl models restore` records it again")
+    return str(found.run_id)
+
+
 def _experiment(store: Store, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
