@@ -91,6 +91,8 @@ _ASIDE: dict[str, dict[str, str]] = {
     "report": {
         "avsl.data.prepared.preparation": "names the files of the quarantine and of the leaks",
         "avsl.data.splits": "reads the splits, which carry their own hashes",
+        "avsl.tracking.cells": "records, decides nothing",
+        "avsl.tracking.runs": "records, decides nothing",
     },
 }
 

@@ -101,3 +101,13 @@ def test_what_has_no_interval_is_refused(values: list[float], recordings: list[i
         bootstrap_interval(values, recordings, level)
     with pytest.raises(ValueError, match=facts(said)):
         summarize_seeds([values], recordings, level)
+
+
+def test_a_reversed_difference_is_that_of_the_exchanged_methods() -> None:
+    """Mean and interval change their sign, the spread does not."""
+    rng = np.random.default_rng(0)
+    scores = rng.random((3, 40)) - 0.3
+    forward, backward = (summarize_seeds(sign * scores, range(40)) for sign in (1, -1))
+    exchanged = forward.reversed()
+    for name in ("mean", "sd", "low", "high"):
+        assert getattr(exchanged, name) == pytest.approx(getattr(backward, name))

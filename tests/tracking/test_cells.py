@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.fixtures.messages import facts
 
-from avsl.tracking.cells import link_seeds
+from avsl.tracking.cells import link_seeds, tag_parent
 from avsl.tracking.runs import RunTags, start_or_resume_run
 from avsl.tracking.store import Store, TrackingError
 
@@ -64,3 +64,16 @@ def test_runs_that_have_no_common_parent_are_refused(store: Store, data: str, ta
         link_seeds(store, "cell", [run, elsewhere])
     with pytest.raises(TrackingError, match=facts("'cell' nowhere")):
         link_seeds(store, "cell", ["nowhere"])
+
+
+def test_a_tag_goes_to_the_parent_of_a_seed(store: Store, data: str, tags: RunTags) -> None:
+    """And replaces what it was; a run without a parent keeps its own tags."""
+    run = _train(store, data, tags, 0)
+    tag_parent(store, run, {"verdict/xpl-ezvsl": "lost"})
+    parent = link_seeds(store, "dmt-ezvsl 0.03", [run])
+    for verdict in ("better, +1.0", "not told apart, +0.2"):
+        tag_parent(store, run, {"verdict/xpl-ezvsl": verdict})
+        assert store.client.get_run(parent).data.tags["verdict/xpl-ezvsl"] == verdict
+    assert "verdict/xpl-ezvsl" not in store.client.get_run(run).data.tags
+    with pytest.raises(TrackingError, match=facts("nowhere")):
+        tag_parent(store, "nowhere", {})

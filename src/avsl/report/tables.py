@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 import yaml
 
 from avsl.config.compose import compose, leaves
-from avsl.config.models import INDECISIVE
+from avsl.config.models import INDECISIVE, Config
 from avsl.errors import DataError
 from avsl.files import write_json, write_text
 from avsl.paths import Layout
@@ -31,7 +32,12 @@ from avsl.report.contents import make_page
 from avsl.report.reading import read_verdicts
 from avsl.report.sections.verdicts import draw_verdicts
 from avsl.statistics import Summary
+from avsl.tracking.cells import tag_parent
+from avsl.tracking.runs import id_in_store
+from avsl.tracking.store import TrackingError, open_store
 from avsl.viz.curves import plot_curves, save_figure
+
+log = logging.getLogger(__name__)
 
 _COLUMNS = {
     "AUC": "auc",
@@ -65,7 +71,8 @@ def report(overrides: Sequence[str] = ()) -> None:
     ``report.html``: all of it and more (`avsl.report.sections`), in one file that needs no other; ``comparison.md``:
     the answer at each label ratio and both tables; ``comparison.csv``: a row for each framework, objective and ratio
     over its seeds, a second one where it was scored with an object prior too, and the trivial baselines; ``pairs.csv``:
-    a row for each pair of methods at a ratio, with its verdict; ``comparison.png``; ``curves.csv`` and ``curves.png``:
+    a row for each pair of methods at a ratio, with its verdict, which the parent runs in MLflow have as tags
+    ``verdict/METHOD``; ``comparison.png`` shows every seed; ``curves.csv`` and ``curves.png``:
     validation over the epochs; ``subsets.csv``: every test part, and the part ``test`` by size, with the baselines of
     each part; ``summary.json``: the figures of cells and pairs.
 
@@ -73,7 +80,8 @@ def report(overrides: Sequence[str] = ()) -> None:
         DataError: nothing has been evaluated, ``test`` has no row with a source in view, evaluations of one ratio have
             different rows, or what the page needs of an earlier stage is missing.
     """
-    layout = Layout.of(compose(overrides))
+    config = compose(overrides)
+    layout = Layout.of(config)
     verdicts = read_verdicts(layout.base)
     if not verdicts:
         raise DataError(f"{layout.base / 'evaluate'} holds no evaluation: run the evaluations first")
@@ -105,6 +113,27 @@ def report(overrides: Sequence[str] = ()) -> None:
     save_figure(plot_curves(panels), layout.report / "curves.png")
     write_json(layout.report / "summary.json", _summary(comparison))
     write_text(layout.report / "report.html", make_page(comparison))
+    _tag_verdicts(config, verdicts)
+
+
+def _tag_verdicts(config: Config, verdicts: Sequence[Verdicts]) -> None:
+    """Write each method's verdicts about the others to its parent run in MLflow, where there is a store."""
+    try:
+        store = open_store(config.tracking, config.root, writes=False)
+        for of_ratio in verdicts:
+            names = {cell.model: f"{cell.framework}-{cell.objective}" for cell in of_ratio.cells}
+            tags: dict[str, dict[str, str]] = {model: {} for model in names}
+            for pair in of_ratio.pairs:
+                said = f"{pair.verdict}, {format_difference(pair.difference)}"
+                tags[pair.first][f"verdict/{names[pair.second]}"] = said
+                reverse = {"better": "worse", "worse": "better"}.get(pair.verdict, pair.verdict)
+                said = f"{reverse}, {format_difference(pair.difference.reversed())}"
+                tags[pair.second][f"verdict/{names[pair.first]}"] = said
+            for cell in of_ratio.cells:
+                run_id = id_in_store(store, config.data.name, cell.first.run.run_id, cell.first.trained)
+                tag_parent(store, run_id, tags[cell.model])
+    except TrackingError as error:
+        log.warning("the verdicts are not in MLflow: %s", error)
 
 
 def _key(cell: Cell) -> str:

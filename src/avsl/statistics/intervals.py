@@ -79,6 +79,10 @@ class Summary:
         """Number of seeds."""
         return self.variances.n_seeds
 
+    def reversed(self) -> Summary:
+        """The difference with its methods exchanged."""
+        return Summary(-self.mean, self.sd, -self.high, -self.low, self.variances)
+
 
 def bootstrap_interval(
     values: ArrayLike, recordings: Sequence[Hashable], level: float = 0.95, *, draws: int = 2000, seed: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -75,6 +75,23 @@ def link_seeds(store: Store, name: str, run_ids: Sequence[str]) -> str:
             parent.log_params(params)
         parent.log_epoch(_means(runs), 0)
     return parent_id
+
+
+def tag_parent(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of the parent of a seed's run, if it has one.
+
+    Args:
+        store: the store of the runs.
+        run_id: id of the run of any seed.
+        tags: values by name; previous values are replaced.
+
+    Raises:
+        TrackingError: the run is unknown, or the store fails.
+    """
+    with one_sentence(f"the parent of run '{run_id}' cannot be looked for in {store.uri}"):
+        parent_id = store.client.get_run(run_id).data.tags.get(_PARENT)
+    if parent_id:
+        TrackedRun(store, parent_id, resumed=False).set_tags(tags)
 
 
 def _common(of_runs: Sequence[dict[str, str]]) -> dict[str, str]:
