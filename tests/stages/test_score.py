@@ -21,7 +21,6 @@ from avsl.models.hashing import hash_model
 from avsl.paths import Layout
 from avsl.schema import ConfigError
 from avsl.stages.score import score
-from avsl.tracking.store import TrackingError
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ def test_what_cannot_be_scored_is_refused(
     for key, value in (("image_size", 64), ("sample_rate", 8000), ("duration_s", 1.0)):
         with pytest.raises(DataError, match=facts("prepared", key)):
             score(str(make_model(**{key: value})))
-    with pytest.raises(TrackingError, match=facts("nowhere")):
+    with pytest.raises(ConfigError, match=facts("'nowhere'")):
         score("nowhere")
     with pytest.raises(ConfigError, match=facts("evaluate.ogl --choose-threshold")):
         score(str(make_model()), ["evaluate.ogl.weights=w"])

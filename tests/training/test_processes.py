@@ -31,6 +31,7 @@ _TWO = ["trainer.devices=2"]
 _XPL = [*_TWO, "framework=xpl"]  # whose labels are shared too
 # What the second process does, with something done before it reads the rows of a step.
 _SECOND = """
+from avsl.data.loading import StepLoader
 from avsl.training.loop import take_part
 rows = StepLoader.rows
 def read(self, step):
