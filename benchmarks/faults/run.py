@@ -30,8 +30,7 @@ Records = dict[str, dict[str, Any]]
 
 
 def _run_inputs(records: Records, commit: str) -> None:
-    # All that a command imports is there before its process is forked.
-    import mlflow  # noqa: F401
+    import mlflow  # noqa: F401  # before the commands' processes are forked, which then need not import it
 
     with tempfile.TemporaryDirectory() as folder:
         tried = inputs.Inputs(Path(folder))

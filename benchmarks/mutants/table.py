@@ -60,9 +60,9 @@ MUTANTS = (
     ),
     Mutant(
         "momentum is never updated: DMT",
-        "frameworks/dmt.py",
-        "            student.after_step()",
-        "            pass",
+        "frameworks/branch.py",
+        "        student.after_step()",
+        "        pass",
         (f"{_MOMENTUM}[dmt]",),
     ),
     Mutant(
@@ -74,9 +74,9 @@ MUTANTS = (
     ),
     Mutant(
         "DMT's teachers are copies",
-        "frameworks/dmt.py",
-        "decay = self.decay if step >= self.config.warmup_steps else 0.0",
-        "decay = 0.0",
+        "frameworks/branch.py",
+        "decay if step >= config.warmup_steps else 0.0",
+        "0.0",
         (f"{_EMA}[dmt]",),
     ),
     Mutant(

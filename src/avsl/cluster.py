@@ -89,7 +89,7 @@ def cluster(address: str, resources: dict[str, float], what: str, **options: Any
         start |= {"address": "local", "object_store_memory": 100 * 2**20}
     try:
         _RAY.init(**start)
-    except Exception as error:  # Ray raises bare exceptions where a process of its own does not start in time
+    except Exception as error:  # Ray raises a bare Exception if one of its processes does not start in time
         what_failed = f"the Ray cluster {address} does not answer" if address else "Ray did not start on this machine"
         raise ClusterError(f"{what_failed}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
     try:

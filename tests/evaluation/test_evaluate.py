@@ -357,7 +357,7 @@ def test_a_guided_threshold_comes_from_validation(
 
 
 def test_caveats_name_few_recordings_and_scores_like_a_disc() -> None:
-    """Many clips and a clear lead give none; a tie, a loss and few recordings do; silent rows have no say."""
+    """A clear lead over many clips has none; a tie, a loss and few recordings have one; silent samples do not count."""
     hit, miss = torch.full((60,), 0.8, dtype=torch.float64), torch.full((60,), 0.1, dtype=torch.float64)
     names = [f"r{k}" for k in range(60)]
     assert caveats(hit, miss, names) == []

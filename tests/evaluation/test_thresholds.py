@@ -66,7 +66,7 @@ def test_an_evaluation_says_how_validation_was_scored(maps: Maps, monkeypatch: p
 
 
 def test_presence_keeps_all_but_a_twentieth_of_the_sounding_rows(reader: RowReader, parts: dict[str, Rows]) -> None:
-    """The peaks of 95 % of the sounding rows reach it, of no more than must; silent rows have no say."""
+    """The highest threshold that 95 % of the sounding samples' peaks reach; silent samples are ignored."""
     silent, generator = parts["test_offscreen"], np.random.default_rng(0)
 
     def choose(rows: Rows, peaks: list[float]) -> float:

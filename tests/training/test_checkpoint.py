@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(
 def test_a_checkpoint_replaces_the_last_one_only_when_it_is_whole(
     layout: Where, undisturbed: Callable[..., tuple[bytes, str]]
 ) -> None:
-    """A training that dies while it writes its second checkpoint goes on from the first."""
+    """A training that is killed while it writes its second checkpoint resumes from the first."""
     save = lightning.Trainer.save_checkpoint
 
     def dying(self: lightning.Trainer, path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
 ) -> None:
     """Nothing finished is done again; the winner is registered, recorded, applied, and trained anew the same.
 
-    Whatever the kill leaves of Ray's own state, the search goes on from its study.
+    The search resumes from its study and ignores what the kill leaves of Ray's state.
     """
     command = [sys.executable, str(_SCRIPT), "tune=small", "tune.apply=true", "tune.scheduler=null"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from avsl.distributed import gather, together
-from avsl.functional.ema import ema_update
+from avsl.functional.ema import ema_update, half_life_decay
 from avsl.functional.geometry import transfer_labels
 from avsl.functional.pseudo_labels import confident_mask, not_empty, pixel_bce, to_grid
 from avsl.schema import Steps, StrictConfig
@@ -239,6 +239,39 @@ class HardLabelConfig(StrictConfig):
     unlabeled_weight: float = Field(1.0, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
     warmup_steps: Steps = 0.12
+
+
+class TeacherConfig(HardLabelConfig):
+    """Learning from the hard pseudo-labels of averaged teachers.
+
+    Attributes:
+        ema_half_life: steps after which a student's weight in the average has halved; below 1 a share of the training.
+        ema_decay: β of the teachers, in place of the one that ``ema_half_life`` gives; None for that.
+    """
+
+    SPACE: ClassVar[Mapping[str, Any]] = {
+        **HardLabelConfig.SPACE,
+        "ema_half_life": {"kind": "log", "low": 0.01, "high": 0.2},
+    }
+
+    ema_half_life: Steps = Field(0.04, gt=0)
+    ema_decay: float | None = Field(None, ge=0, lt=1)
+
+
+def update_teachers(pairs: Iterable[tuple[Branch, Teacher]], step: int, config: TeacherConfig) -> None:
+    """Update teachers after the optimizer's step, and their students' momentum encoders.
+
+    Teachers are copies of their students until the warm-up ends.
+
+    Args:
+        pairs: each student with its teacher.
+        step: optimizer steps before this one.
+        config: half-life or decay in steps, and the warm-up.
+    """
+    decay = half_life_decay(config.ema_half_life) if config.ema_decay is None else config.ema_decay
+    for student, teacher in pairs:
+        ema_update(teacher.model, student.model, decay if step >= config.warmup_steps else 0.0)
+        student.after_step()
 
 
 def hard_label_step(

@@ -14,42 +14,38 @@ from avsl.frameworks.branch import (
     HardLabelConfig,
     MakeBranch,
     Teacher,
+    TeacherConfig,
     forward_together,
     pseudo_label_loss,
     supervised_loss,
     unlabeled_views,
+    update_teachers,
     weighted_sum,
 )
-from avsl.functional.ema import ema_update, half_life_decay
 from avsl.functional.geometry import transfer_labels
 from avsl.functional.pseudo_labels import confident_mask, consensus
-from avsl.schema import Steps
 from avsl.types import AVBatch, PseudoLabels, SemiBatch, StepOutput
 
 
-class DMTConfig(HardLabelConfig):
+class DMTConfig(TeacherConfig):
     """DMT. The paper states none of these values; a sweep can search each.
 
     Attributes:
         tau: τ, IoU of the two teachers' masks from which a clip is accepted.
         target: Y, the pseudo-label; the method is the ``intersection`` of the two masks, its ablations are their
             ``union`` and the mask of the ``first`` teacher.
-        ema_half_life: steps after which a student's weight in the average has halved; below 1 a share of the training.
-        ema_decay: β of the teachers, in place of the one that ``ema_half_life`` gives; None for that.
     """
 
     # In the order in which a sweep samples them.
     SPACE: ClassVar[Mapping[str, Any]] = {
         "delta": HardLabelConfig.SPACE["delta"],
         "tau": {"kind": "float", "low": 0.1, "high": 0.8},
-        "ema_half_life": {"kind": "log", "low": 0.01, "high": 0.2},
+        "ema_half_life": TeacherConfig.SPACE["ema_half_life"],
         **HardLabelConfig.SPACE,
     }
 
     tau: float = Field(0.5, ge=0, le=1)
     target: Literal["intersection", "union", "first"] = "intersection"
-    ema_half_life: Steps = Field(0.04, gt=0)
-    ema_decay: float | None = Field(None, ge=0, lt=1)
 
 
 class DMT(nn.Module):
@@ -71,7 +67,6 @@ class DMT(nn.Module):
     def __init__(self, make_branch: MakeBranch, config: DMTConfig) -> None:
         super().__init__()
         self.config = config
-        self.decay = half_life_decay(config.ema_half_life) if config.ema_decay is None else config.ema_decay
         students = [make_branch(0), make_branch(1)]
         self.n_views = students[0].needs.views
         self.pairs = [(student, Teacher(student)) for student in students]
@@ -110,10 +105,7 @@ class DMT(nn.Module):
 
     def after_step(self, step: int) -> None:
         """Update both teachers, which are copies of their students until the warm-up ends."""
-        decay = self.decay if step >= self.config.warmup_steps else 0.0
-        for student, teacher in self.pairs:
-            ema_update(teacher.model, student.model, decay)
-            student.after_step()
+        update_teachers(self.pairs, step, self.config)
 
     def param_groups(self) -> Iterable[Mapping[str, Any]]:
         """Both students' parameters."""

@@ -1,34 +1,18 @@
-"""Two mean teachers that never meet: the control of every framework that exports two localizers."""
+"""Two independent mean teachers: the control of every framework that exports two localizers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import Field
 from torch import nn
 
-from avsl.frameworks.branch import HardLabelConfig, MakeBranch, Teacher, hard_label_step
-from avsl.functional.ema import ema_update, half_life_decay
-from avsl.schema import Steps
+from avsl.frameworks.branch import MakeBranch, Teacher, TeacherConfig, hard_label_step, update_teachers
 from avsl.types import LossTerms, SemiBatch, StepOutput
 
 
-class MeanTeacherPairConfig(HardLabelConfig):
-    """Two independent mean teachers.
-
-    Attributes:
-        ema_half_life: steps after which a student's weight in the average has halved; below 1 a share of the training.
-        ema_decay: β of the teachers, in place of the one that ``ema_half_life`` gives; None for that.
-    """
-
-    SPACE: ClassVar[Mapping[str, Any]] = {
-        **HardLabelConfig.SPACE,
-        "ema_half_life": {"kind": "log", "low": 0.01, "high": 0.2},
-    }
-
-    ema_half_life: Steps = Field(0.04, gt=0)
-    ema_decay: float | None = Field(None, ge=0, lt=1)
+class MeanTeacherPairConfig(TeacherConfig):
+    """Two independent mean teachers."""
 
 
 class MeanTeacherPair(nn.Module):
@@ -46,7 +30,6 @@ class MeanTeacherPair(nn.Module):
     def __init__(self, make_branch: MakeBranch, config: MeanTeacherPairConfig) -> None:
         super().__init__()
         self.config = config
-        self.decay = half_life_decay(config.ema_half_life) if config.ema_decay is None else config.ema_decay
         students = [make_branch(0), make_branch(1)]
         self.n_views = students[0].needs.views
         self.pairs = [(student, Teacher(student)) for student in students]
@@ -62,10 +45,7 @@ class MeanTeacherPair(nn.Module):
 
     def after_step(self, step: int) -> None:
         """Update both teachers, which are copies of their students until the warm-up ends."""
-        decay = self.decay if step >= self.config.warmup_steps else 0.0
-        for student, teacher in self.pairs:
-            ema_update(teacher.model, student.model, decay)
-            student.after_step()
+        update_teachers(self.pairs, step, self.config)
 
     def param_groups(self) -> Iterable[Mapping[str, Any]]:
         """Both students' parameters."""

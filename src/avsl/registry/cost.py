@@ -22,6 +22,6 @@ def count_parameters(folder: Path) -> int:
     path = folder / "model.safetensors"
     try:
         with safe_open(path, "pt") as weights:
-            return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+            return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118  # not a mapping
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None

@@ -27,9 +27,9 @@ _SETTINGS = (
 
 def demo(overrides: Sequence[str] = ()) -> None:
     """Train a mean teacher on 1,000 generated clips, 100 of them with boxes, and open its gallery."""
-    asked = [*_SETTINGS, *overrides]
-    run(asked)
-    layout = Layout.of(compose(asked))
+    overrides = [*_SETTINGS, *overrides]
+    run(overrides)
+    layout = Layout.of(compose(overrides))
     scores = EvaluationRecord.load(layout.evaluation)
     picture = (layout.evaluation / "gallery.png").resolve()
     found, disc = scores.test.scores["ciou"], scores.baselines["centered_disc"]["ciou"]

@@ -21,16 +21,19 @@ class TrunkFreezing(Callback):
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
-        self._step = 0
+        self._held = False
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Hold the trunks, or let them go."""
-        self._step = batch.step
+        held = batch.step < self._steps
+        if held == self._held:
+            return
+        self._held = held
         for encoder in pl_module.modules():
-            if isinstance(encoder, Encoder) and encoder.held != (self._step < self._steps):
-                encoder.hold(self._step < self._steps)
+            if isinstance(encoder, Encoder):
+                encoder.hold(held)
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
@@ -39,6 +42,6 @@ class TrunkFreezing(Callback):
 
         Their gradients are computed all the same, because training processes exchange those of all parameters.
         """
-        if self._step < self._steps:
+        if self._held:
             for parameter in trunk_parameters(pl_module):
                 parameter.grad = None

@@ -98,11 +98,7 @@ def confirm(
         starts = {f"start of seed {s} student {k}": (asked, k) for s, asked in overrides.items() for k in STUDENTS}
         if call_side_by_side("avsl.stages.start:start_student", starts, *share):
             return []
-    tasks = {
-        (trial.number, seed): of_seed(ship(trial), config.seed, seed)
-        for trial in best
-        for seed in (config.seed, *seeds)
-    }
+    tasks = {(trial.number, seed): of_seed(ship(trial), seed) for trial in best for seed in (config.seed, *seeds)}
     named = {f"trial {number} seed {seed}": (shipped,) for (number, seed), shipped in tasks.items() if seed in seeds}
     failures = call_side_by_side("avsl.tuning.trial:train_again", named, *share)
     if interrupt.requested:
@@ -122,11 +118,14 @@ def _score(shipped: Mapping[str, Any]) -> float:
     return validation.ciou
 
 
-def of_seed(shipped: Mapping[str, Any], own: int, seed: int) -> dict[str, Any]:
-    """A trial's argument with another seed: its configuration, its split and its start weights."""
-    start = shipped["start"].removesuffix(f"/{own}") + f"/{seed}"
-    split = shipped["split"].removesuffix(f"/{own}.json") + f"/{seed}.json"
-    return {**shipped, "config": {**shipped["config"], "seed": seed}, "split": split, "start": start}
+def of_seed(shipped: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Replace the seed in a trial's argument: its configuration, split and start weights."""
+    return {
+        **shipped,
+        "config": {**shipped["config"], "seed": seed},
+        "split": str(Path(shipped["split"]).with_name(f"{seed}.json")),
+        "start": str(Path(shipped["start"]).with_name(str(seed))),
+    }
 
 
 def print_confirmed(confirmed: Sequence[Confirmed], title: str) -> None:

@@ -23,7 +23,7 @@ def searches(comparison: Comparison) -> Section | None:
                 format_percent(trial["mean"]),
                 f"{100 * trial['luck']:+.1f}",
             ]
-            for trial in result["confirmed"]
+            for trial in result.get("confirmed", [])  # an earlier version confirmed none
         ]
         if rows:
             caption = f"Search {path.parts[-5]} at {format_ratio(result['label_ratio'])} labels, validation, per cent"
