@@ -18,9 +18,9 @@ class MeanTeacherPairConfig(TeacherConfig):
 class MeanTeacherPair(nn.Module):
     """Two mean teachers (arXiv 1703.01780) trained side by side and averaged in the exported model.
 
-    Each teacher labels its own student alone: L = Σ_k of the mean teacher's loss. No paper's method. It has DMT's
-    networks, start weights and cost, but neither its consensus filter nor its intersection of pseudo-labels, so DMT's
-    difference from it is what these two add to the average of two networks.
+    Each teacher labels its own student alone: L = Σ_k of the mean teacher's loss. No paper proposes this; it is a
+    control. It has DMT's networks, start weights and cost, but neither its consensus filter nor its intersection of
+    pseudo-labels, so DMT's difference from it is what these two add to the average of two networks.
     """
 
     needs_weak_view = True
