@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import boto3
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 from PIL import Image
 from tests.fixtures.messages import facts
 
@@ -84,3 +86,20 @@ def test_an_address_with_nothing_is_named(folder: Path, bucket: str, tmp_path: P
     with pytest.raises(StorageError, match=facts(f"s3://{bucket}/none")):
         _prepared(f"s3://{bucket}/none", tmp_path / "out")
     assert not (tmp_path / "out" / "vggss").exists()
+
+
+def test_a_second_preparation_of_a_folder_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both would write and clear the same files."""
+    monkeypatch.chdir(tmp_path)
+    sizes = ("image_size=32", "duration_s=0.25", "n_train=8", "n_validation=8", "n_test=8", "n_offscreen=2")
+    overrides = ["data=synthetic", *(f"data.synthetic.{size}" for size in sizes), f"root={tmp_path}"]
+    prepared = tmp_path / "synthetic" / "prepared"
+    prepared.parent.mkdir()
+    second = threading.Thread(target=prepare, args=(overrides,))
+    with FileLock(prepared.with_suffix(".lock")):
+        second.start()
+        second.join(3)
+        assert second.is_alive()
+        assert not prepared.exists()
+    second.join(120)
+    assert len(PreparedData.open(prepared).indices("train")) == 8

@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 from avsl.config.compose import compose
 from avsl.config.models import Config
 from avsl.data.datasets import make_prepared
@@ -32,12 +34,18 @@ def say_where(config: Config, folder: Path) -> None:
 
 
 def prepare(overrides: Sequence[str] = ()) -> None:
-    """Make the prepared data set; a root on S3 is mirrored in ``<root>/cache`` first."""
+    """Make the prepared data set; a root on S3 is mirrored in ``<root>/cache`` first.
+
+    A second process that prepares the same folder waits, and then finds everything done.
+    """
     config = compose(overrides)
+    folder = Layout.of(config).prepared
     if config.variant.data:
-        say_where(config, Layout.of(config).prepared.parent)
+        say_where(config, folder.parent)
     settings = fetched(config.data.settings, config.root / "cache")
-    manifest = make_prepared(config.data.name, settings, Layout.of(config).prepared, os.cpu_count() or 1)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        manifest = make_prepared(config.data.name, settings, folder, os.cpu_count() or 1)
     wanted = manifest.expected
     counts = ", ".join(
         f"{part} {manifest.counts.get(part, 0)}" + (f" of {wanted[part]}" if wanted else "")
