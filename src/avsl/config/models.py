@@ -73,6 +73,8 @@ class TrainerConfig(StrictConfig):
             training.
         warmup_share: share of all steps in which the learning rate rises linearly.
         final_lr_share: share of the peak learning rate at which the cosine schedule ends.
+        average_half_life: steps after which a network's weight in its exported average has halved; below 1 a share of
+            the training; 0 exports the last weights. Teachers and momentum encoders are averages already.
         weight_decay: weight decay of AdamW, on matrices and kernels.
         gradient_clip: largest norm of each student's gradient; 0 disables clipping.
         precision: Lightning's name of the precision; it never depends on the machine.
@@ -103,6 +105,7 @@ class TrainerConfig(StrictConfig):
     freeze_trunk: Steps = 0
     warmup_share: float = Field(0.05, ge=0, lt=1)
     final_lr_share: float = Field(0.0, ge=0, le=1)
+    average_half_life: Steps = 0.04
     weight_decay: float = Field(1e-4, ge=0)
     gradient_clip: float = Field(1.0, ge=0)
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"

@@ -88,7 +88,8 @@ def training_of(config: Config, k: int) -> Config:
             "model": model,
             "framework": Choice(name="self_supervised", settings=SelfSupervisedConfig()),
             "start": StartConfig(),
-            "trainer": config.trainer.model_copy(update={"epochs": config.start.epochs}),
+            # Trainings start from the last weights, so that an average would be computed for nothing.
+            "trainer": config.trainer.model_copy(update={"epochs": config.start.epochs, "average_half_life": 0}),
         }
     )
 

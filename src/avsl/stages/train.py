@@ -126,7 +126,7 @@ def train_and_export(
     """
     layout = Layout.of(config)
     module, epochs, reader = fit_on_all_devices(config, data, split, run, layout.checkpoint, resume, layout.start)
-    members = [member.float().eval() for member in module.framework.eval_models()]
+    members = [member.float().eval() for member in module.exported.models()]
     rows = data.rows_of(split.validation or _some([*split.labeled, *split.unlabeled]))
     maps = compute_maps(members, reader, rows, config.evaluate.batch_size)
     validation = None

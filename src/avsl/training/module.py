@@ -18,6 +18,7 @@ from avsl.distributed import follow_first
 from avsl.functional.seeds import derive_seed
 from avsl.metrics import ThresholdSweep
 from avsl.models import LocalizerEnsemble
+from avsl.training.averaging import ExportedAverages
 from avsl.training.errors import TrainingError
 from avsl.training.means import RunningMeans, Weighted, measure_step
 from avsl.training.optimizer import clip_gradients, make_optimizer
@@ -33,6 +34,7 @@ class SemiModule(lightning.LightningModule):
     Args:
         config: the run's configuration.
         total_steps: steps of the training.
+        start: folder of the students' start weights; None for the model's initial weights.
 
     Attributes:
         step: number of the current step.
@@ -45,6 +47,8 @@ class SemiModule(lightning.LightningModule):
         self.config = config
         self.total_steps = total_steps
         self.framework: Framework = make_framework(config, total_steps, start)
+        settings = config.trainer.in_steps(total_steps)
+        self.exported = ExportedAverages(self.framework.eval_models(), settings.average_half_life)
         self.sweep = ThresholdSweep()
         self.means = RunningMeans()
         self.skipped = SumMetric(nan_strategy="disable", sync_on_compute=False)
@@ -75,9 +79,10 @@ class SemiModule(lightning.LightningModule):
             clip_gradients(self, gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take the optimizer's step, then the framework's (EMA), before a checkpoint can be written."""
+        """Take the optimizer's step and update all averages before a checkpoint can be written."""
         super().optimizer_step(*args, **kwargs)
         self.framework.after_step(self.step)
+        self.exported.update()
         self.means.add(self._measured, self.finite)
         self.skipped.update(~self.finite)
 
@@ -113,7 +118,7 @@ class SemiModule(lightning.LightningModule):
 
     def ensemble(self) -> LocalizerEnsemble:
         """The ensemble to validate and export."""
-        return LocalizerEnsemble(list(self.framework.eval_models()))
+        return LocalizerEnsemble(self.exported.models())
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """See `make_optimizer`."""

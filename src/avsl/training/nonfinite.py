@@ -37,10 +37,10 @@ class NonFiniteGuard(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Copy the students' batch-norm statistics, teachers and momentum encoders."""
+        """Copy the students' batch-norm statistics and all averages."""
         if self._skips:
             state = _module(pl_module).state_dict(keep_vars=True).items()
-            tensors = [t for name, t in state if name.startswith("framework.") and isinstance(t, Tensor)]
+            tensors = [t for name, t in state if name.startswith(("framework.", "exported.")) and isinstance(t, Tensor)]
             self._before = [(tensor, tensor.clone()) for tensor in tensors if not tensor.requires_grad]
 
     def on_before_backward(
