@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from tests.fixtures.messages import says
 
 from avsl.errors import DataError
 from avsl.labels.forecast import forecast_labels, read_runs
-from avsl.labels.learning_curve import Curve
 from avsl.records import EvaluationRecord, RunRecord
 from avsl.schema import ConfigError
+from avsl.statistics.learning_curve import Curve
+from avsl.tracking.store import TrackingConfig, open_store
 
 _TRUE = Curve(limit=0.8, drop=0.3, slope=0.5, scale=100)
 _SETTINGS = ["data=synthetic"]
@@ -23,12 +25,16 @@ _SETTINGS = ["data=synthetic"]
 @pytest.fixture
 def save(
     tmp_path: Path,
+    new_database: Path,
     monkeypatch: pytest.MonkeyPatch,
     make_run_record: Callable[..., RunRecord],
     make_evaluation_record: Callable[..., EvaluationRecord],
 ) -> Callable[..., None]:
     """Saves the evaluation of a run with so many labels, on a known curve, in a project that is empty otherwise."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "mlflow").mkdir(parents=True)
+    shutil.copyfile(new_database, tmp_path / "outputs" / "mlflow" / "mlflow.db")
 
     def save(framework: str, ratio: float, labeled: int, seed: int = 0) -> None:
         run = make_run_record(framework, "ezvsl", ratio, labeled=labeled, seed=seed)
@@ -57,13 +63,37 @@ def test_the_table_answers_both_questions(
     shown = capsys.readouterr()
     assert "xpl-ezvsl" in shown.err
     assert re.search(r"dmt-ezvsl +300 +900 +0\.\d+ \(.*\) +0\.700 +[+-]0\.0", shown.out)
+    assert re.search(r"^dmt-ezvsl: .*1 forecasts of the past were 0\.0\d+ off on average", shown.out, re.M)
     assert Image.open(path.with_suffix(".png")).width > 600
 
 
+def test_mlflow_has_the_answer(save: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
+    """The figures, the sentence, the table and the plot in a run; a store out of reach takes nothing from the rest."""
+    for ratio, labeled in ((0.01, 30), (0.03, 90), (0.1, 300)):
+        save("dmt", ratio, labeled)
+    forecast_labels(_SETTINGS, target=0.95)
+    client = open_store(TrackingConfig(), Path("outputs"), writes=False).client
+    experiment = client.get_experiment_by_name("avsl-synthetic")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    found = run.data.metrics
+    assert found["dmt-ezvsl/ciou_with_more"] == pytest.approx(_TRUE.score(600), abs=0.02)
+    assert found["dmt-ezvsl/ciou_with_more_low"] < _TRUE.score(600) < found["dmt-ezvsl/ciou_with_more_high"]
+    assert "dmt-ezvsl/labels_for_target" not in found  # never
+    assert says(run.data.tags["answer/dmt-ezvsl"], "0.95 out of reach 300 more")
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"forecast.csv", "forecast.png"}
+    path = forecast_labels([*_SETTINGS, "tracking.uri=http://127.0.0.1:9"])
+    assert path.is_file()
+    assert says(caplog.text, "MLflow http://127.0.0.1:9")
+
+
 def test_what_lies_far_is_marked_and_what_is_out_of_reach_said(
-    save: Callable[..., None], read_rows: Callable[[Path], list[dict[str, str]]]
+    save: Callable[..., None],
+    read_rows: Callable[[Path], list[dict[str, str]]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Beyond four times the labels seen a number has a question mark."""
+    """Beyond four times the labels seen a number has a question mark, and the sentence calls it a guess."""
     for ratio, labeled in ((0.01, 30), (0.03, 90), (0.1, 300)):
         save("dmt", ratio, labeled)
     (row,) = read_rows(forecast_labels(_SETTINGS, target=0.78, more=900))
@@ -72,6 +102,9 @@ def test_what_lies_far_is_marked_and_what_is_out_of_reach_said(
     (row,) = read_rows(forecast_labels(_SETTINGS, target=0.95, more=901))
     assert says(row["labels for 0.95"], "never:")
     assert row["CIoU with 901 more"].endswith("?")
+    needed, further = (line for line in capsys.readouterr().out.splitlines() if line.startswith("dmt-ezvsl: "))
+    assert says(needed, "a guess at 4 times 300 seen")
+    assert says(further, "out of reach a guess at 1,201 4 times 300 seen")
 
 
 def test_too_few_runs_name_the_trainings_that_are_lacking(save: Callable[..., None]) -> None:

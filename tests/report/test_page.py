@@ -268,3 +268,22 @@ def test_searches_say_how_much_of_the_first_score_was_luck(base: Path, page: _Pa
     again = _Page((base / "report" / "report.html").read_text())
     (table,) = (rows for caption, rows in again.tables.items() if says(caption, "full 10 %"))
     assert table[1:] == [["7", "xpl", "50.0", "3", "37.5", "+18.8"]]
+
+
+def test_learning_curves_answer_how_many_labels_are_enough(
+    base: Path, page: _Page, add_evaluation: Callable[..., None]
+) -> None:
+    """Of models with three numbers of labels; the curve, the answer, and how far such forecasts were off."""
+    assert "How many labels are enough" not in page.headings
+    for seed in range(3):
+        add_evaluation("dmt", 1.0, 0.7, seed=seed)
+    report([f"root={base.parent}", "data=synthetic"])
+    text = (base / "report" / "report.html").read_text()
+    again = _Page(text)
+    assert "How many labels are enough" in again.headings
+    assert any("curve" in str(p["alt"]) and str(p["alt"]).endswith("dmt") for p in again.pictures)
+    (caption,) = (caption for caption in again.tables if says(caption, "4 times guess"))
+    (row,) = again.tables[caption][1:]
+    assert row[:4] == ["dmt", "9", "400", "0.700"]
+    assert re.search(r"<p>dmt: CIoU 0\.6 needs \d+ \(\d+ to \S+\) labels; 400 more than 400 .*takes 4 numbers", text)
+    assert not any("of the past" in caption for caption in again.tables)

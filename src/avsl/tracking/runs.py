@@ -263,6 +263,23 @@ def start_or_resume_run(
     return run
 
 
+def start_summary_run(store: Store, data: str, run_name: str, tags: Mapping[str, str]) -> TrackedRun:
+    """Open a run in the data set's experiment that is no training, but says something about several.
+
+    Args:
+        store: from :func:`open_store`.
+        data: the data set's name.
+        run_name: shown in lists of runs.
+        tags: of the run.
+
+    Raises:
+        TrackingError: the store fails.
+    """
+    with one_sentence(f"no run can be opened in experiment 'avsl-{data}' of {store.uri}"):
+        created = store.client.create_run(_experiment(store, f"avsl-{data}"), None, dict(tags), run_name)
+    return TrackedRun(store, created.info.run_id, resumed=False)
+
+
 def _shown(tags: RunTags) -> dict[str, str]:
     """Tags that MLflow's list of runs shows by default: the source and its version."""
     return {

@@ -9,6 +9,7 @@ from avsl.report.sections.breakdowns import breakdowns
 from avsl.report.sections.controls import controls
 from avsl.report.sections.curves import training_curves
 from avsl.report.sections.data_card import data_card
+from avsl.report.sections.forecasts import forecasts
 from avsl.report.sections.galleries import galleries
 from avsl.report.sections.overview import accuracy, frameworks_by_objectives
 from avsl.report.sections.runs import runs
@@ -18,6 +19,7 @@ from avsl.report.sections.verdicts import verdicts
 SECTIONS: Final[Sequence[Callable[[Comparison], Section | None]]] = (
     verdicts,
     accuracy,
+    forecasts,
     frameworks_by_objectives,
     controls,
     breakdowns,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 FAR = 4.0
 """A forecast for more than so many times the labels seen is a guess."""
-_FEWEST = 3
+FEWEST = 3
+"""Numbers of labels that a curve needs."""
 _RESAMPLES = 200
 _SLOPES = (0.2, 0.5, 1.0)
 _STEEPEST = 3.0
@@ -118,8 +119,8 @@ def forecast(runs: Sequence[Run], seed: int = 0) -> Forecast:
         DataError: there are fewer.
     """
     counts = sorted({run.labels for run in runs})
-    if len(counts) < _FEWEST:
-        raise DataError(f"a learning curve needs runs of {_FEWEST} numbers of labels, here there are {len(counts)}")
+    if len(counts) < FEWEST:
+        raise DataError(f"a learning curve needs runs of {FEWEST} numbers of labels, here there are {len(counts)}")
     curve = _fit(runs, None)
     rng = np.random.default_rng(seed)
     by_count = [[run for run in runs if run.labels == count] for count in counts]
@@ -184,7 +185,7 @@ def back_test(runs: Sequence[Run]) -> list[BackTest]:
     """Forecast the runs with more labels from those with fewer; none if there are three numbers of labels or fewer."""
     counts = sorted({run.labels for run in runs})
     tests = []
-    for k in range(_FEWEST, len(counts)):
+    for k in range(FEWEST, len(counts)):
         made = forecast([run for run in runs if run.labels <= counts[k - 1]])
         for count in counts[k:]:
             measured = float(np.mean([run.score for run in runs if run.labels == count]))

@@ -9,7 +9,7 @@ import pytest
 from tests.fixtures.messages import facts
 
 from avsl.errors import DataError
-from avsl.labels.learning_curve import Curve, Run, back_test, forecast
+from avsl.statistics.learning_curve import Curve, Run, back_test, forecast
 
 _TRUE = Curve(limit=0.85, drop=0.3, slope=0.6, scale=100)
 
