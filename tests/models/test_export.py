@@ -63,6 +63,7 @@ def test_round_trip_gives_identical_maps(tiny: LocalizerConfig, tmp_path: Path, 
     save_exported(tmp_path / "new" / "model", model, description)
     loaded, read = load_exported(tmp_path / "new" / "model")
     assert read == description == read_description(tmp_path / "new" / "model")
+    assert "initial_weights" not in json.loads((tmp_path / "new" / "model" / "model.json").read_text())
     assert not loaded.training
     assert torch.equal(_maps(loaded), _maps(model.eval()))
     assert {path.name for path in (tmp_path / "new" / "model").iterdir()} == {"model.json", "model.safetensors"}
@@ -78,7 +79,7 @@ def test_saving_replaces_what_was_there(tiny: LocalizerConfig, exported: Path) -
 
 
 def test_an_export_does_not_need_the_weights_training_started_from(tiny: LocalizerConfig, tmp_path: Path) -> None:
-    """The file of ImageNet weights may be gone; its path, which is this machine's, is not written down."""
+    """The file of ImageNet weights may be gone; its name is recorded, but not its path, which is this machine's."""
     start = tmp_path / "start.safetensors"
     backbone = ImageEncoder(tiny.image, 4).backbone
     save_file({name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}, start)
@@ -87,7 +88,8 @@ def test_an_export_does_not_need_the_weights_training_started_from(tiny: Localiz
     save_exported(tmp_path / "model", model, _describe([member]))
     start.unlink()
     assert str(tmp_path) not in (tmp_path / "model" / "model.json").read_text()
-    loaded, _ = load_exported(tmp_path / "model")
+    loaded, description = load_exported(tmp_path / "model")
+    assert description.initial_weights == ("start.safetensors",)
     assert torch.equal(_maps(loaded), _maps(model))
 
 

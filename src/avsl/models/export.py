@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +33,8 @@ class ExportedModel(StrictConfig):
         presence: peak of a map below which no visible source sounds, chosen on validation; 0 in older exports,
             which apply only the threshold.
         trained_on: name of the training data set; empty if unknown, as for a published model.
+        initial_weights: the pretrained weights that its training started from: names, or files without their folders;
+            set by :func:`save_exported`, empty for none and in older exports.
     """
 
     members: list[LocalizerConfig] = Field(min_length=1)
@@ -42,17 +44,20 @@ class ExportedModel(StrictConfig):
     threshold: float = Field(ge=0, le=1)
     presence: float = Field(default=0.0, ge=0, le=1)
     trained_on: str = ""
+    initial_weights: tuple[str, ...] = ()
 
 
 def save_exported(folder: Path, model: LocalizerEnsemble, description: ExportedModel) -> None:
     """Write a model for inference; each file is replaced atomically, the description last.
 
-    The description names no files of initial weights, which other machines may not have.
+    The configurations name no files of initial weights, which other machines may not have; ``initial_weights`` does.
 
     Raises:
         OSError: a file cannot be written.
     """
-    description = description.model_copy(update={"members": [_from_scratch(m) for m in description.members]})
+    named = {*description.initial_weights, *(name for m in description.members for name in _initial_weights(m))}
+    members = [_from_scratch(m) for m in description.members]
+    description = description.model_copy(update={"members": members, "initial_weights": tuple(sorted(named))})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = folder / "model.safetensors"
     with whole_file(weights) as part:
@@ -60,7 +65,18 @@ def save_exported(folder: Path, model: LocalizerEnsemble, description: ExportedM
             save_file(tensors, part)
         except SafetensorError as error:  # a full disk among others
             raise OSError(f"{weights} cannot be written: {error}") from error
-    write_json(folder / "model.json", description.model_dump(mode="json"))
+    # Without pretrained weights the description stays, byte for byte, as it was before they were recorded.
+    write_json(
+        folder / "model.json", description.model_dump(mode="json", exclude=None if named else {"initial_weights"})
+    )
+
+
+def _initial_weights(config: LocalizerConfig) -> Iterator[str]:
+    """The names of the pretrained weights in a configuration."""
+    audio = config.audio
+    for section in (config.image, *(audio.encoders if isinstance(audio, JoinedEncoderConfig) else (audio,))):
+        if weights := getattr(section, "weights", ""):
+            yield f"timm's {config.image.backbone}" if weights == "timm" else Path(weights).name
 
 
 def _from_scratch(config: LocalizerConfig) -> LocalizerConfig:

@@ -137,7 +137,7 @@ class VGGishEncoder(AudioEncoder):
         examples = inputs.reshape(-1, 1, _EXAMPLE, inputs.shape[-1])
         grids = self.features(examples)
         # The published embeddings come from a network with channels last.
-        return (self.embeddings(grids.permute(0, 2, 3, 1).flatten(1)).view(len(inputs), -1, self.code_dim),)
+        return (self.embeddings(grids.permute(0, 2, 3, 1).flatten(1)).view(inputs.shape[0], -1, self.code_dim),)
 
     def embed(self, outputs: Outputs) -> AudioEncoding:
         """Project the examples' codes."""
