@@ -265,7 +265,7 @@ def test_a_wav_from_a_pipe_is_whole(tmp_path: Path, size: int) -> None:
     assert len(decode_all(path)) == 48000
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".m4a"])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".m4a", ".mp3"])
 def test_truncated_sound_is_refused(tmp_path: Path, write_media: WriteMedia, suffix: str) -> None:
     """A sound file cut in half is an error, never a shorter sound; on the server too."""
     path = tmp_path / f"cut{suffix}"

@@ -341,11 +341,14 @@ def _resample(samples: NDArray[np.float32], rate: int, sample_rate: int) -> NDAr
 
 
 def _is_cut_off(file: BinaryIO, container_format: str) -> bool:
-    """Whether the end of a wav or an ogg is missing, which FFmpeg does not report."""
+    """Whether the end of a wav, mp3 or ogg is missing, which FFmpeg does not report."""
     size = file.seek(0, os.SEEK_END)
     if container_format == "wav":
         stated, begin = _wav_data(file)
         return 0 < stated < _UNKNOWN_SIZE and begin + stated > size
+    if container_format == "mp3":
+        stated, begin = _mp3_data(file)
+        return begin + stated > size
     if container_format != "ogg":
         return False
     # The last page is incomplete, or not marked as the end of the stream (RFC 3533, section 6).
@@ -370,3 +373,20 @@ def _wav_data(file: BinaryIO) -> tuple[int, int]:
             size -= 16
         file.seek(size + size % 2, os.SEEK_CUR)
     return 0, 0
+
+
+def _mp3_data(file: BinaryIO) -> tuple[int, int]:
+    """The stated number of bytes of an mp3's frames, 0 if unknown, and their offset."""
+    file.seek(0)
+    tag = file.read(10)
+    begin = 0
+    if tag.startswith(b"ID3"):  # its size has 7 bits a byte
+        begin = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=True))
+    file.seek(begin)
+    # The Xing header is 13 to 36 bytes into the first frame: name, flags, number of frames, number of bytes.
+    frame = file.read(64)
+    place = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if place < 0 or len(frame) < place + 16:
+        return 0, begin
+    flags, first, second = struct.unpack(">3I", frame[place + 4 : place + 16])
+    return ((second if flags & 1 else first) if flags & 2 else 0), begin
