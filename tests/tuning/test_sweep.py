@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,79 +91,119 @@ def _kill_with_all_it_started(process: subprocess.Popen[str]) -> None:
     psutil.wait_procs(alive)
 
 
-def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_reproduce(
-    project: Path, tmp_path: Path
-) -> None:
-    """Nothing finished is done again; the winner is registered, recorded, applied, and trained anew the same.
+@dataclass(frozen=True)
+class _Interrupted:
+    """A sweep that got SIGTERM, was killed when it had resumed, and ended in a third session.
 
-    The search resumes from its study and ignores what the kill leaves of Ray's state.
+    Attributes:
+        project: where it ran.
+        code: exit code after SIGTERM.
+        log: what the first session printed.
+        alive: the processes that it left behind.
+        kept: the result that it left.
+        finished: the finished trainings at the kill.
     """
-    command = [sys.executable, str(_SCRIPT), "tune=small", "tune.apply=true", "tune.scheduler=null"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    trials = _search(project, 0.5) / "trials"
-    log = tmp_path / "log"
+
+    project: Path
+    code: int
+    log: str
+    alive: list[psutil.Process]
+    kept: dict[str, Any]
+    finished: dict[Path, dict[str, Any]]
+
+    @property
+    def store(self) -> Store:
+        return _store(self.project)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return _result(self.project)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.result["trials"][self.result["best"]]
+        return found
+
+
+def _finished(project: Path) -> dict[Path, dict[str, Any]]:
+    trials = (_search(project, 0.5) / "trials").glob("*/synthetic/train/0.5/*/*/run.json")
+    return {path: json.loads(path.read_text()) for path in trials}
+
+
+@pytest.fixture(scope="module")
+def interrupted(make_project: Callable[[], Path], tmp_path_factory: pytest.TempPathFactory) -> _Interrupted:
+    """The sweep of this module's first tests."""
+    project, log = make_project(), tmp_path_factory.mktemp("log") / "log"
 
     def start(*more: str) -> subprocess.Popen[str]:
-        with log.open("a") as stream:
+        command = [sys.executable, str(_SCRIPT), "tune=small", "tune.apply=true", "tune.scheduler=null", *more]
+        unset = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+        environment = {key: value for key, value in os.environ.items() if key not in unset}
+        environment |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+        with log.open("a") as out:
+            # A session of its own, as a terminal's foreground job has.
             return subprocess.Popen(
-                [*command, *more],
-                env=environment,
-                stdout=stream,
-                stderr=stream,
-                text=True,
-                start_new_session=True,  # as a terminal's foreground job
+                command, cwd=project, env=environment, stdout=out, stderr=out, text=True, start_new_session=True
             )
 
-    def finished() -> dict[Path, dict[str, Any]]:
-        return {path: json.loads(path.read_text()) for path in trials.glob("*/synthetic/train/0.5/*/*/run.json")}
-
-    def told() -> int:
-        # By the driver, which hears of a finished training a moment after its files are there.
+    def completed() -> int:
+        # As the driver logs it, a moment after the training's files are there.
         return log.read_text().count(": complete, ")
 
     def mid_way(driver: subprocess.Popen[str], more_than: int) -> bool:
         assert driver.poll() is None, log.read_text()
-        return told() > more_than and any(trials.glob("*/synthetic/state/0.5/*/*/last.ckpt"))
+        state = (_search(project, 0.5) / "trials").glob("*/synthetic/state/0.5/*/*/last.ckpt")
+        return completed() > more_than and any(state)
 
     driver = start()
     _wait(lambda: mid_way(driver, 0))
     started = psutil.Process(driver.pid).children(recursive=True)
     os.kill(driver.pid, signal.SIGTERM)
-    assert driver.wait(240) == 128 + signal.SIGTERM, log.read_text()
-    assert "stack trace" not in log.read_text().lower()
+    code = driver.wait(240)
+    first, kept, earlier = log.read_text(), _result(project), completed()
     _, alive = psutil.wait_procs(started, timeout=30)
-    assert not alive, "SIGTERM leaves processes behind"
-    assert says(log.read_text(), "tune.resume=true")
-    assert _result(project)["best"] in {trial["number"] for trial in _result(project)["trials"]}
-    assert "registry" not in _result(project)
 
-    earlier = told()
     driver = start("tune.resume=true")
     _wait(lambda: mid_way(driver, earlier))
-    before = finished()
+    finished = _finished(project)
     _kill_with_all_it_started(driver)
-    assert len(before) < 5
     state = [path for path in (_search(project, 0.5) / "ray").rglob("*") if path.is_file()]
     assert state
     for path in state:
         path.write_bytes(b"")
     assert start("tune.resume=true").wait(600) == 0, log.read_text()
-    result = _result(project)
-    assert [trial["number"] for trial in result["trials"]] == [0, 1, 2, 3, 4]
-    assert {trial["state"] for trial in result["trials"]} == {"complete"}
-    after = finished()
-    for path, content in before.items():
-        assert {**content, "run_id": ""} == {**after[path], "run_id": ""}, "a finished trial was trained again"
-    best = result["trials"][result["best"]]
-    assert best["score"] == max(trial["score"] for trial in result["trials"])
-    assert not result["unwritten_in_mlflow"]
+    return _Interrupted(project, code, first, alive, kept, finished)
 
-    store = _store(project)
+
+def test_sigterm_ends_a_sweep_with_a_sentence_and_its_state_kept(interrupted: _Interrupted) -> None:
+    """With a code that is not 0, without a process left behind, and without a champion."""
+    assert interrupted.code == 128 + signal.SIGTERM, interrupted.log
+    assert "stack trace" not in interrupted.log.lower()
+    assert not interrupted.alive, "SIGTERM leaves processes behind"
+    assert says(interrupted.log, "tune.resume=true")
+    assert interrupted.kept["best"] in {trial["number"] for trial in interrupted.kept["trials"]}
+    assert "registry" not in interrupted.kept
+
+
+def test_a_killed_sweep_repeats_nothing_that_was_finished(interrupted: _Interrupted) -> None:
+    """It resumes from its study and ignores what the kill leaves of Ray's state."""
+    assert len(interrupted.finished) < 5
+    trials = interrupted.result["trials"]
+    assert [(trial["number"], trial["state"]) for trial in trials] == [(number, "complete") for number in range(5)]
+    after = _finished(interrupted.project)
+    for path, content in interrupted.finished.items():
+        assert {**content, "run_id": ""} == {**after[path], "run_id": ""}, "a finished trial was trained again"
+    assert interrupted.best["score"] == max(trial["score"] for trial in trials)
+
+
+def test_mlflow_has_a_run_of_every_trial_below_one_of_the_sweep(interrupted: _Interrupted) -> None:
+    """With scores, settings, epochs, the best score so far, and pictures."""
+    store, result = interrupted.store, interrupted.result
+    assert not result["unwritten_in_mlflow"]
     (parent,) = _runs(store, "sweep")
     children = _runs(store, "trial")
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     recorded = {run.info.run_id: run for run in children}
-    assert {trial["run_id"] for trial in result["trials"]} <= set(recorded)
     for trial in result["trials"]:
         run = recorded[trial["run_id"]]
         assert run.data.tags["state"] == "complete"
@@ -171,27 +212,35 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
         assert sorted(point.step for point in epochs) == [1, 2, 3, 4]
         assert float(run.data.params["trainer.learning_rate"]) == trial["values"]["trainer.learning_rate"]
     curve = store.client.get_metric_history(parent.info.run_id, "best/ciou")
-    assert [point.value for point in sorted(curve, key=lambda point: point.step)][-1] == best["score"]
+    assert [point.value for point in sorted(curve, key=lambda point: point.step)][-1] == interrupted.best["score"]
     assert len(curve) == 5
     shown = {artifact.path for artifact in store.client.list_artifacts(parent.info.run_id)}
     assert "result.json" in shown
-    scores = {f: {t["score"] for t in result["trials"] if t["framework"] == f} for f in ("dmt", "xpl")}
-    for framework in (framework for framework, several in scores.items() if len(several) > 1):
+    tried = [trial["framework"] for trial in result["trials"]]
+    for framework in {name for name in tried if tried.count(name) > 1}:
         assert {f"{framework}-{plot}.png" for plot in ("history", "importance", "parallel", "slice")} <= shown
 
-    champion = store.client.get_model_version_by_alias(model_name("synthetic", 0.5), CHAMPION)
+
+def test_the_winner_is_champion_and_params_train_it_again_the_same(
+    interrupted: _Interrupted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the sweep's settings params.yaml gets those of the winner, at its label ratio; its comments stay."""
+    best, result = interrupted.best, interrupted.result
+    champion = interrupted.store.client.get_model_version_by_alias(model_name("synthetic", 0.5), CHAMPION)
     assert champion.tags["run_id"] == best["run_id"]
     assert float(champion.tags["validation_score"]) == best["score"]
-
-    text = (project / "params.yaml").read_text()
+    text = (interrupted.project / "params.yaml").read_text()
     assert all(comment in text for comment in ("# Every comment of this file", "# is kept.", "# so is this one"))
     tuned = yaml.safe_load(text)["tuned"]
     assert list(tuned) == [best["framework"]]
     assert list(tuned[best["framework"]]) == ["r50"]
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(interrupted.project)
+    asked = [f"framework={best['framework']}"]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        asked = [f"framework={best['framework']}"]
         split(asked)
         train(asked)
     finally:
@@ -199,12 +248,12 @@ def test_a_sweep_is_interrupted_and_killed_and_ends_with_a_champion_that_params_
     trained = RunRecord.load(Layout.of(compose(asked)).train)
     assert trained.validation is not None
     assert trained.validation.ciou == best["score"]
-    winner = Layout.of(compose([*asked, f"root={trials / str(best['number'])}"]))
-    assert trained.model_hash == RunRecord.load(winner.train).model_hash
+    trials = _search(interrupted.project, 0.5) / "trials"
+    winner = RunRecord.load(Layout.of(compose([*asked, f"root={trials / str(best['number'])}"])).train)
+    assert trained.model_hash == winner.model_hash
     words = shlex.split(result["reproduce"])
     assert words[:2] == ["avsl", "run"]
-    drawn = Split.load(Layout.of(compose(asked)).split)
-    assert identity(compose(words[2:]), drawn) == RunRecord.load(winner.train).identity
+    assert identity(compose(words[2:]), Split.load(Layout.of(compose(asked)).split)) == winner.identity
     assert compose([*asked, "split.label_ratio=0.25"]).trainer.learning_rate == 0.003, "another ratio is not tuned"
 
 
@@ -258,21 +307,16 @@ def test_two_nodes_run_trials_and_one_of_them_dies(project: Path, nodes: Cluster
     nodes.remove_node(first)
 
 
-def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(project: Path, nodes: Cluster) -> None:
-    """Out of memory, not finite, raising: failed with the reason; a killed worker's trial is retried and counted.
+def _write_search_that_fails(project: Path, frameworks: Sequence[str]) -> None:
+    """Make a search of which the first two trials, of the defaults, are sound.
 
-    A trial whose workers are killed each time, as by a system without memory, has failed with that as its reason.
-    MLflow does not answer all the while; what it missed is listed, and written by the session in which it is back.
+    Of the others, each value but the first of its key makes a trial fail; nothing else is searched.
     """
-    node = _node(nodes)
-    # The first two trials, of the defaults, are sound; of the others, each value but the first of its key spoils one.
     values = {"model.dim": [8, 10**15], "trainer.learning_rate": [0.003, 1e30], "trainer.accelerator": ["cpu", "gpu"]}
     spaces: dict[str, dict[str, Any]] = {"trainer": dict.fromkeys(TrainerConfig.SPACE)}
     for key, choices in values.items():
         section, name = key.split(".")
         spaces.setdefault(section, {})[name] = {"kind": "categorical", "values": choices}
-    competing = ("mean_teacher", "pseudo_label")
-    asked = ["tune=small", f"framework={','.join(competing)}", f"tune.address={nodes.address}"]
     tune = {
         "name": "small",
         "trials": 5,
@@ -280,10 +324,30 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
         "startup": 99,
         "retries": 1,
         "scheduler": None,
-        # Nothing else is searched, neither of the trainer nor of the frameworks.
-        "spaces": {"common": spaces, **{name: dict.fromkeys(FRAMEWORKS[name][1].SPACE) for name in competing}},
+        "spaces": {"common": spaces, **{name: dict.fromkeys(FRAMEWORKS[name][1].SPACE) for name in frameworks}},
     }
     (project / "conf" / "tune" / "small.yaml").write_text(yaml.safe_dump(tune))
+
+
+def _error_of(values: Mapping[str, Any]) -> str:
+    """The error with which a trial of such a search fails; empty where it does not."""
+    if values["model.dim"] == 10**15:
+        return "RuntimeError"
+    if values["trainer.accelerator"] == "gpu" and not torch.cuda.is_available():
+        return "MisconfigurationException"
+    return "TrainingError" if values["trainer.learning_rate"] == 1e30 else ""
+
+
+def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(project: Path, nodes: Cluster) -> None:
+    """Out of memory, not finite, raising: failed with the reason; a killed worker's trial is retried and counted.
+
+    A trial whose workers are killed each time, as by a system without memory, has failed with that as its reason.
+    MLflow does not answer meanwhile; what it misses is listed, and written by the next session.
+    """
+    node = _node(nodes)
+    competing = ("mean_teacher", "pseudo_label")
+    _write_search_that_fails(project, competing)
+    asked = ["tune=small", f"framework={','.join(competing)}", f"tune.address={nodes.address}"]
     killed: list[int] = []
 
     def kill_workers() -> None:
@@ -300,25 +364,13 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
     result = _result(project)
     trials = {trial["number"]: trial for trial in result["trials"]}
     assert len(trials) == 5
-    assert (trials[0]["state"], trials[0]["retries"]) == ("complete", 1)
-    assert (trials[1]["state"], trials[1]["retries"]) == ("failed", 1)
+    assert [(trials[k]["state"], trials[k]["retries"]) for k in (0, 1)] == [("complete", 1), ("failed", 1)]
     assert says(trials[1]["reason"], "worker died 2")
-    reasons = set()
-    for trial in list(trials.values())[2:]:
-        values = trial["values"]
-        if values["model.dim"] == 10**15:
-            wanted = "RuntimeError"
-        elif values["trainer.accelerator"] == "gpu" and not torch.cuda.is_available():
-            wanted = "MisconfigurationException"
-        elif values["trainer.learning_rate"] == 1e30:
-            wanted = "TrainingError"
-        else:
-            assert trial["state"] == "complete", trial["reason"]
-            continue
-        assert trial["state"] == "failed"
-        assert trial["reason"].startswith(wanted), trial["reason"]
-        reasons.add(wanted)
-    assert {"RuntimeError", "TrainingError"} <= reasons
+    errors = {number: _error_of(trials[number]["values"]) for number in (2, 3, 4)}
+    for number, error in errors.items():
+        assert trials[number]["state"] == ("failed" if error else "complete"), trials[number]["reason"]
+        assert (trials[number]["reason"] or "").startswith(error)
+    assert {"RuntimeError", "TrainingError"} <= set(errors.values())
     assert result["unwritten_in_mlflow"] == list(trials)
     assert result["registry"].startswith("not offered: ")
 
@@ -326,13 +378,13 @@ def test_trials_that_fail_or_lose_their_worker_or_mlflow_do_not_stop_a_sweep(pro
     result = _result(project)
     assert not result["unwritten_in_mlflow"]
     assert "version 1 promoted" in result["registry"]
-    runs = {run.data.tags["trial"]: run for run in _runs(_store(project), "trial")}
-    assert {int(number): run.data.tags["state"] for number, run in runs.items()} == {
+    runs = {int(run.data.tags["trial"]): run for run in _runs(_store(project), "trial")}
+    assert {number: run.data.tags["state"] for number, run in runs.items()} == {
         number: trial["state"] for number, trial in trials.items()
     }
-    failed = next(trial for trial in trials.values() if trial["state"] == "failed")
-    assert runs[str(failed["number"])].info.status == "FAILED"
-    assert runs[str(failed["number"])].data.tags["stop_reason"] == failed["reason"]
+    for number in (number for number, trial in trials.items() if trial["state"] == "failed"):
+        assert runs[number].info.status == "FAILED"
+        assert runs[number].data.tags["stop_reason"] == trials[number]["reason"]
     nodes.remove_node(node)
 
 
