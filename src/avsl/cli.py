@@ -488,7 +488,8 @@ def _models(options: argparse.Namespace) -> None:
     from avsl.tracking.store import open_store
 
     config = compose()
-    store = open_store(config.tracking, config.root, writes=False)
+    writes = options.action in ("promote", "rollback")
+    store = open_store(config.tracking, config.root, writes=writes, create=False)
     if options.action == "list":
         if rows := catalogue.list_versions(store):
             print_table(rows)

@@ -200,7 +200,7 @@ _RATIO = 0.03
 _PARAMS: dict[str, Any] = {
     "matrix": {
         **{"seeds": [0], "frameworks": ["supervised", "dmt"], "objectives": ["ezvsl"]},
-        **{"ratios": [_RATIO], "splits": [_RATIO, 1.0]},
+        **{"ratios": [_RATIO], "ceilings": [1.0]},
     },
     "data": {
         "name": "synthetic",
@@ -233,11 +233,11 @@ _ALL = {
     *{
         "prepare",
         f"split@{_RATIO}",
-        "split@1.0",
+        "split_full@1.0",
         "start@ezvsl",
         "train_full@supervised-ezvsl-1.0",
         "evaluate_full@supervised-ezvsl-1.0",
-        "register@1.0",
+        "register_full@1.0",
         "report",
     },
     *{f"{stage}@{framework}-ezvsl-{_RATIO}" for stage in ("train", "evaluate") for framework in ("supervised", "dmt")},
@@ -436,7 +436,7 @@ class TestRepro:
     def test_a_new_ratio_adds_stages_and_changes_none(self, copy: _Copy) -> None:
         """Its split, trainings and evaluations are to be run; of the old stages the report alone."""
         params = copy.params()
-        more = {"ratios": [_RATIO, 0.5], "splits": [_RATIO, 0.5, 1.0]}
+        more = {"ratios": [_RATIO, 0.5]}
         copy.set_params(params | {"matrix": params["matrix"] | more})
         changed = _changed(copy)
         listed = set(copy("dvc", "stage", "list", "--name-only").split())
@@ -445,6 +445,14 @@ class TestRepro:
         new |= {"split@0.5", "register@0.5"}
         assert listed == _ALL | _ALWAYS | new
         assert new <= changed <= new | {"report"}
+
+    def test_without_ceilings_the_rest_of_the_stages_is_there(self, copy: _Copy) -> None:
+        """As for a folder whose boxes are to be compared at smaller ratios alone."""
+        params = copy.params()
+        copy.set_params(params | {"matrix": params["matrix"] | {"ceilings": []}})
+        listed = set(copy("dvc", "stage", "list", "--name-only").split())
+        copy.set_params(params)
+        assert listed == {stage for stage in _ALL | _ALWAYS if "_full@" not in stage}
 
     def test_a_new_objective_adds_stages_and_changes_none(self, copy: _Copy) -> None:
         """Trainings below every framework and a ceiling of its own; what compares and chooses runs again."""
@@ -456,7 +464,7 @@ class TestRepro:
         new = {f"{stage}@{f}-fnac-{_RATIO}" for stage in ("train", "evaluate") for f in ("supervised", "dmt")}
         new |= {"start@fnac", *(f"{stage}_full@supervised-fnac-1.0" for stage in ("train", "evaluate"))}
         assert listed == _ALL | _ALWAYS | new
-        assert new <= changed <= new | {"report", f"register@{_RATIO}", "register@1.0"}
+        assert new <= changed <= new | {"report", f"register@{_RATIO}", "register_full@1.0"}
 
     def test_a_new_seed_trains_that_seed_alone(self, copy: _Copy) -> None:
         """The stages of a cell run; the seed that was there keeps its start, its training and its run."""
@@ -605,7 +613,7 @@ def test_a_changed_clip_reruns_what_depends_on_it_and_the_old_version_comes_back
     settings |= {"test_share": 0.4, "validation_share": 0.4}
     copy = _copied(tmp_path / "project", _PARAMS | {"data": {"name": "vggss", "vggss": settings}})
     copy("dvc", "config", "cache.type", "hardlink")
-    prepared, split = copy.folder / "outputs" / "vggss" / "prepared", "split@1.0"
+    prepared, split = copy.folder / "outputs" / "vggss" / "prepared", "split_full@1.0"
 
     def files() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in prepared.iterdir()}

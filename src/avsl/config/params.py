@@ -50,7 +50,7 @@ def read_params(project: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict):
         raise ConfigError(f"{path} is not a mapping of sections")
-    for key in ("ratios", "splits"):
+    for key in ("ratios", "ceilings"):
         for ratio in (params.get("matrix") or {}).get(key) or []:
             if str(float(ratio)) != str(ratio):
                 raise ConfigError(f"{path}: key 'matrix.{key}' holds {ratio}: write {float(ratio)}, as files are named")

@@ -119,7 +119,7 @@ def report(overrides: Sequence[str] = ()) -> None:
 def _tag_verdicts(config: Config, verdicts: Sequence[Verdicts]) -> None:
     """Write each method's verdicts about the others to its parent run in MLflow, where there is a store."""
     try:
-        store = open_store(config.tracking, config.root, writes=False)
+        store = open_store(config.tracking, config.root, create=False)
         for of_ratio in verdicts:
             names = {cell.model: f"{cell.framework}-{cell.objective}" for cell in of_ratio.cells}
             tags: dict[str, dict[str, str]] = {model: {} for model in names}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
+from itertools import product
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -92,21 +96,23 @@ class Store:
         return str(self.client.tracking_uri)
 
 
-def open_store(config: TrackingConfig, root: Path, *, writes: bool = True) -> Store:
+def open_store(config: TrackingConfig, root: Path, *, writes: bool = True, create: bool = True) -> Store:
     """Open the store; several processes can do so at the same time.
 
     A local store is an SQLite database below ``root``, and so are its artifacts. If the database names artifacts in the
-    folder from which the checkout was copied or moved, a command that writes corrects the addresses and logs it. An
-    experiment in a temporary copy of the project (``dvc exp run --temp`` or ``--queue``) uses the project's store.
+    folder from which the checkout was copied or moved, a command that writes corrects the addresses and logs it; one
+    that reads corrects them in a temporary copy. An experiment in a temporary copy of the project (``dvc exp run
+    --temp`` or ``--queue``) uses the project's store.
 
     Args:
         config: settings of the store; a relative SQLite address is relative to the project's folder.
         root: folder of all outputs, to which a relative artifact root is relative.
-        writes: whether to create a missing database; otherwise nothing on disk changes.
+        writes: whether the store will be changed; otherwise nothing in the project changes.
+        create: whether to create a missing database, if ``writes``.
 
     Raises:
-        TrackingError: the database cannot be opened, the server does not answer, or, without ``writes``, there is no
-            database or its artifacts are elsewhere.
+        TrackingError: the database cannot be opened, the server does not answer, or there is no database and
+            none may be created.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -118,7 +124,7 @@ def open_store(config: TrackingConfig, root: Path, *, writes: bool = True) -> St
     if uri.startswith(_SQLITE):
         database = _in_project(project_root().resolve() / uri.removeprefix(_SQLITE))
         uri = f"{_SQLITE}{database}"
-        if not writes and not database.is_file():
+        if not (writes and create) and not database.is_file():
             raise TrackingError(
                 f"there is no MLflow database {database}: `avsl train` makes one, `avsl models restore` rebuilds it "
                 "from what `dvc pull` brings"
@@ -126,7 +132,7 @@ def open_store(config: TrackingConfig, root: Path, *, writes: bool = True) -> St
         with one_sentence(f"the MLflow database {database} cannot be opened"):
             _create_database(database)
             if root in database.resolve().parents and not Path(artifacts).is_absolute():
-                _bring_home(database, root, artifacts, writes=writes)
+                uri = f"{_SQLITE}{_bring_home(database, root, artifacts, writes=writes)}"
     elif uri.startswith(("http://", "https://")):
         _ask_server(uri)
     if artifacts and "://" not in artifacts:
@@ -147,14 +153,14 @@ def _in_project(path: Path) -> Path:
     return Path(project) / path.relative_to(copy) if workspaces and path.is_relative_to(copy) else path
 
 
-def _bring_home(database: Path, root: Path, artifacts: str, *, writes: bool) -> None:
+def _bring_home(database: Path, root: Path, artifacts: str, *, writes: bool) -> Path:
     """Correct the addresses of the artifacts of a copied or moved project to its ``root``.
 
-    Raises:
-        TrackingError: the artifacts are elsewhere, and nothing may be written.
+    Returns:
+        The corrected database: this one, or, without ``writes``, a temporary copy that is deleted when Python exits.
     """
     home = (root / artifacts).as_uri()
-    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+    with closing(sqlite3.connect(database, timeout=60)) as connection:
         found = connection.execute("SELECT name, artifact_location FROM experiments WHERE name LIKE 'avsl-%'")
         elsewhere = {
             location.rpartition("/")[0]
@@ -163,16 +169,28 @@ def _bring_home(database: Path, root: Path, artifacts: str, *, writes: bool) -> 
         }
         # Those of a folder that the database still lies below were written with it as root: nothing has moved.
         unmoved = {(parent / artifacts).as_uri() for parent in database.resolve().parents}
-        for former in sorted(elsewhere - unmoved):
-            moved = f"{database} names artifacts in {former}, from where this project was copied or moved"
-            if not writes:
-                raise TrackingError(f"{moved}: `avsl models restore` names them in {home}")
-            for table, column in _ADDRESSES:
-                connection.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                    (home, len(former) + 1, len(former) + 1, f"{former}/"),
-                )
-            log.warning("%s: from now on it names them in %s", moved, home)
+        if not (moved := sorted(elsewhere - unmoved)):
+            return database
+        corrected = database
+        if not writes:
+            folder = mkdtemp(prefix="avsl-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            corrected = Path(folder, database.name)
+            with closing(sqlite3.connect(corrected)) as copy:
+                connection.backup(copy)
+    with closing(sqlite3.connect(corrected, timeout=60)) as connection, connection:
+        for former, (table, column) in product(moved, _ADDRESSES):
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                (home, len(former) + 1, len(former) + 1, f"{former}/"),
+            )
+    log.warning(
+        "%s names artifacts in %s, from where this project was copied or moved: %s",
+        database,
+        " and ".join(moved),
+        f"from now on it names them in {home}" if writes else f"`avsl models restore` names them in {home}",
+    )
+    return corrected
 
 
 def _client(uri: str) -> MlflowClient:
