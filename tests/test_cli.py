@@ -15,7 +15,7 @@ import avsl
 from avsl.cli import STEPS, build_parser, main
 from avsl.models.weights.published import PUBLISHED
 
-COMMANDS = ("localize", "import-checkpoint", *STEPS)
+COMMANDS = ("localize", "import-checkpoint", "export", *STEPS)
 
 
 def test_help_names_every_command_and_gives_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,6 +76,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
         (["localize", "none.mp4", "--ratio", "7"], "7.0"),
         (["import-checkpoint", "--from", "fnac", "best.pth"], "prepared"),
         (["config", "framework=none"], "'none'"),
+        (["export", "none", "--to", "onnx"], "'none'"),
     ):
         assert main(words) == 2
         (line,) = capsys.readouterr().err.splitlines()

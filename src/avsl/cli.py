@@ -51,6 +51,7 @@ SEEDED = {
     "evaluate": "avsl.stages.evaluate:evaluate_seeds",
 }
 
+_EXPORTS = ("onnx", "pt2")
 _PUBLISHED = ("ezvsl", "fnac", "lvs", "slavc", "sspl")
 
 _ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}
@@ -66,6 +67,7 @@ examples:
   avsl run experiment=scenes data.vggss.root=FOLDER     the same on a folder in VGG-SS's layout, 5 % labels
   avsl import-checkpoint --from fnac best.pth data=vggss    a published model, scored and registered like ours
   avsl evaluate --model models:/avsl-synthetic-ratio-0.1@champion data=vggss    a model on another data set
+  avsl export models:/avsl-synthetic-ratio-0.1@champion --to onnx    one file that needs neither avsl nor PyTorch
   avsl config framework=dmt framework.dmt.delta=0.7         what would be run
   avsl sweep framework=dmt split.label_ratio=0.1            the best settings, by Optuna and Ray
   avsl labels suggest data=folder data.folder.root=CLIPS --budget 60    which clips to label next
@@ -142,6 +144,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="its files (SSPL: frame, sound, and the coding module where there is one), and changes to params.yaml, "
         "as data=vggss",
     )
+    export = commands.add_parser(
+        "export",
+        help="write a model as one ONNX or pt2 file, front end included",
+        description="Write a model as one file that runs without this package, in ONNX Runtime (onnx) or PyTorch alone "
+        "(pt2): frames and waveforms in, maps out, with thresholds, sizes and licenses of weights as metadata. Its "
+        "maps are compared with PyTorch's; a file whose maps differ by more than 1e-4 is not written.",
+    )
+    export.add_argument("model", metavar="MODEL", help="an exported model's folder, or models:/NAME@ALIAS")
+    export.add_argument("--to", required=True, choices=_EXPORTS, help="format")
+    export.add_argument("--output", type=Path, metavar="FILE", help="default: model.onnx or model.pt2")
     data = commands.add_parser("data", help="look at a data set on disk", description="Look at a data set on disk.")
     check = data.add_subparsers(dest="action", required=True, metavar="ACTION").add_parser(
         "check",
@@ -347,6 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     others = {
         "localize": _localize,
         "import-checkpoint": _import_checkpoint,
+        "export": _export,
         "data": _check_data,
         "labels": _labels,
         "models": _models,
@@ -426,6 +439,16 @@ def _import_checkpoint(options: argparse.Namespace) -> None:
 
     files, overrides = _files_and_overrides(options.words)
     import_checkpoint(options.method, files, overrides, momentum=options.momentum)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from avsl.inference.export import export_model
+    from avsl.registry.load import exported_model
+
+    output = options.output or Path(f"model.{options.to}")
+    with exported_model(options.model) as (folder, source):
+        difference = export_model(folder, options.to, output, source)
+    print(f"{output}: {source}; its maps differ from PyTorch's by at most {difference:.1g}")
 
 
 def _files_and_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,23 +53,17 @@ def load_predictor(
         if not 0 < ratio <= 1:
             raise ConfigError(f"label ratio {ratio} is not in (0, 1]")
         uri = f"models:/{model_name(data, ratio)}@{CHAMPION}"
-    # Before a store is looked for: where there is none, a wrong address would be answered by how to make one.
-    parse_address(uri)
-    # The configuration (Hydra, every method) is slow to import, and an exported folder needs none.
-    from avsl.config.compose import compose
-
-    config = compose()
-    with model_folder(open_store(config.tracking, config.root, writes=False), uri) as (folder, found):
+    with _registered(uri) as (folder, found):
         return _checked(Predictor.load(folder, device), found)
 
 
 @contextmanager
-def exported_model(model: str, config: Config) -> Iterator[tuple[Path, str]]:
+def exported_model(model: str, config: Config | None = None) -> Iterator[tuple[Path, str]]:
     """A model's exported form and where it is from, for as long as the context lasts.
 
     Args:
         model: its folder, or ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
-        config: says where the registry is.
+        config: says where the registry is; by default the project's.
 
     Raises:
         ConfigError: it is neither a folder nor the address of a registered model.
@@ -83,9 +77,18 @@ def exported_model(model: str, config: Config) -> Iterator[tuple[Path, str]]:
             )
         yield Path(model), model
         return
-    parse_address(model)
-    with model_folder(open_store(config.tracking, config.root, writes=False), model) as found:
+    with _registered(model, config) as found:
         yield found
+
+
+def _registered(uri: str, config: Config | None = None) -> AbstractContextManager[tuple[Path, str]]:
+    # Before a store is looked for: where there is none, a wrong address would be answered by how to make one.
+    parse_address(uri)
+    # The configuration (Hydra, every method) is slow to import, and an exported folder needs none.
+    from avsl.config.compose import compose
+
+    config = config or compose()
+    return model_folder(open_store(config.tracking, config.root, writes=False), uri)
 
 
 def _checked(predictor: Predictor, source: str) -> tuple[Predictor, str]:
