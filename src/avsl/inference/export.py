@@ -8,13 +8,13 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from avsl import __version__
 from avsl.errors import AvslError
 from avsl.files import whole_file
 from avsl.functional.image import normalize
@@ -142,7 +142,7 @@ def _metadata(description: ExportedModel, source: str, free: bool) -> dict[str, 
         "no pretrained weights are recorded" if description.trained_on else "unknown, as of published weights"
     )
     return {
-        "made_by": f"avsl {__version__}",
+        "made_by": f"avsl {version('avsl')}",
         "source": source,
         "trained_on": description.trained_on,
         "threshold": description.threshold,
