@@ -33,6 +33,7 @@ _CURRICULUM = "functional/test_curriculum.py"
 _CONTRASTIVE = "functional/test_contrastive.py"
 _RECORDINGS = "contract/test_objectives.py"
 _SWEEP = "metrics/test_threshold.py"
+_AVERAGES = "training/test_averaging.py"
 _DMT, _XPL = "frameworks/test_dmt.py", "frameworks/test_xpl.py"
 
 MUTANTS = (
@@ -367,6 +368,130 @@ MUTANTS = (
         "parameter.requires_grad_(False)",
         "parameter.requires_grad_(True)",
         ("frameworks/test_self_supervised.py",),
+    ),
+    # What is exported.
+    Mutant(
+        "exported averages are never updated",
+        "training/module.py",
+        "        self.exported.update()",
+        "        pass",
+        (f"{_AVERAGES}::test_students_are_exported_as_their_averages[supervised]",),
+    ),
+    Mutant(
+        "the last weights are exported",
+        "training/averaging.py",
+        "return [next(averages) if average else model for model, average in self._models]",
+        "return [model for model, _ in self._models]",
+        (f"{_AVERAGES}::test_students_are_exported_as_their_averages[supervised]",),
+    ),
+    Mutant(
+        "teachers are averaged once more",
+        "training/averaging.py",
+        "half_life > 0 and any(p.requires_grad for p in model.parameters())",
+        "half_life > 0",
+        (f"{_AVERAGES}::test_teachers_are_exported_as_they_are",),
+    ),
+    Mutant(
+        "skipped steps reach the averages",
+        "training/nonfinite.py",
+        'name.startswith(("framework.", "exported."))',
+        'name.startswith("framework.")',
+        ("training/test_nonfinite.py::test_a_skipped_step_changes_nothing_and_is_counted",),
+    ),
+    # Hard labels, their warm-up and their weight.
+    Mutant(
+        "the weight of pseudo-labels is ignored",
+        "frameworks/branch.py",
+        'terms.append((config.unlabeled_weight, "unlabeled", loss))',
+        'terms.append((1.0, "unlabeled", loss))',
+        (
+            "frameworks/test_pseudo_label.py",
+            "frameworks/test_mean_teacher.py",
+        ),
+    ),
+    Mutant(
+        "empty pseudo-labels are accepted",
+        "frameworks/branch.py",
+        "accepted=not_empty(mask)",
+        "accepted=not_empty(mask + 1)",
+        (
+            "frameworks/test_pseudo_label.py",
+            "frameworks/test_mean_teacher.py",
+        ),
+    ),
+    Mutant(
+        "hard labels without a warm-up",
+        "frameworks/branch.py",
+        "if step >= config.warmup_steps and views is not None:",
+        "if views is not None:",
+        (
+            "frameworks/test_pseudo_label.py",
+            "frameworks/test_mean_teacher.py",
+        ),
+    ),
+    Mutant(
+        "a mean teacher's student labels itself",
+        "frameworks/mean_teacher.py",
+        "hard_label_step(self.student, self.teacher, batch",
+        "hard_label_step(self.student, self.student.model, batch",
+        ("frameworks/test_mean_teacher.py",),
+    ),
+    Mutant(
+        "the first teacher of a pair labels both students",
+        "frameworks/mean_teacher_pair.py",
+        "hard_label_step(student, teacher, batch",
+        "hard_label_step(student, self.pairs[0][1], batch",
+        ("frameworks/test_mean_teacher_pair.py",),
+    ),
+    Mutant(
+        "DMT without its warm-up",
+        "frameworks/dmt.py",
+        "if step >= config.warmup_steps and views is not None:",
+        "if views is not None:",
+        (_DMT,),
+    ),
+    Mutant(
+        "DMT exports its students",
+        "frameworks/dmt.py",
+        "return [teacher.model for _, teacher in self.pairs]",
+        "return [student.model for student, _ in self.pairs]",
+        (_DMT,),
+    ),
+    # Trunks, rows and splits.
+    Mutant(
+        "trunks learn as fast as the layers on them",
+        "training/optimizer.py",
+        "(scale if inside else 1.0)",
+        "1.0",
+        (f"{_OPTIMIZER}::test_trunks_learn_at_their_own_rate",),
+    ),
+    Mutant(
+        "held trunks are trained",
+        "training/freezing.py",
+        "                parameter.grad = None",
+        "                pass",
+        (f"{_MODULE}::test_trunks_wait_for_the_steps_that_they_are_frozen_for",),
+    ),
+    Mutant(
+        "steps draw overlapping rows",
+        "data/loading.py",
+        "endless(labeled, self._seed, step * n_labeled, n_labeled)",
+        "endless(labeled, self._seed, step, n_labeled)",
+        ("data/test_loading.py",),
+    ),
+    Mutant(
+        "a ratio draws its labeled clips afresh",
+        "data/splits.py",
+        "_labeling_order(data, annotated, seed)",
+        "_labeling_order(data, annotated, seed + wanted)",
+        ("data/test_splits.py",),
+    ),
+    Mutant(
+        "labeled clips are unlabeled ones too",
+        "data/splits.py",
+        "if data.source_ids[row] not in labeled_sources]",
+        "]",
+        ("data/test_splits.py",),
     ),
     # Thresholds.
     Mutant(
