@@ -424,10 +424,7 @@ MUTANTS = (
         "frameworks/branch.py",
         "if step >= config.warmup_steps and views is not None:",
         "if views is not None:",
-        (
-            "frameworks/test_pseudo_label.py",
-            "frameworks/test_mean_teacher.py",
-        ),
+        ("contract/test_frameworks.py::test_before_the_warm_up_ends_nothing_is_labeled",),
     ),
     Mutant(
         "a mean teacher's student labels itself",
@@ -448,7 +445,7 @@ MUTANTS = (
         "frameworks/dmt.py",
         "if step >= config.warmup_steps and views is not None:",
         "if views is not None:",
-        (_DMT,),
+        ("contract/test_frameworks.py::test_before_the_warm_up_ends_nothing_is_labeled",),
     ),
     Mutant(
         "DMT exports its students",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.fixtures.messages import facts
 
@@ -88,6 +88,7 @@ def test_parts_go_where_they_belong(tmp_path: Path) -> None:
     ratios=st.tuples(st.floats(0.001, 1), st.floats(0.001, 1)),
     seed=st.integers(0, 1000),
 )
+@example(sources=[(0, 1), (1, 2)] * 30, ratios=(0.1, 0.5), seed=0)
 @settings(max_examples=30, deadline=None)
 def test_nested_grouped_and_disjoint(sources: list[tuple[int, int]], ratios: tuple[float, float], seed: int) -> None:
     """The smaller labeled set lies in the larger; no row or source is on both sides."""

@@ -19,7 +19,7 @@ from avsl.paths import Layout
 from avsl.records import RunRecord
 from avsl.schema import ConfigError
 from avsl.stages.prepare import split_seeds
-from avsl.stages.seeds import SeedError, side_by_side
+from avsl.stages.seeds import SeedError, share_cores, side_by_side
 
 
 def _set_seeds(project: Path, seeds: Any) -> None:
@@ -57,6 +57,22 @@ def test_a_seed_chooses_its_labeled_clips_unless_the_split_has_its_own(project: 
     assert compose(["seed=3", "split.seed=0"]).split.seed == 0
 
 
+@pytest.mark.parametrize("cpus", [1, 2, 0.5])
+@pytest.mark.parametrize("cores", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", range(1, 12))
+def test_no_core_idles_while_the_last_tasks_run(count: int, cores: int, cpus: float) -> None:
+    """Full rounds come first; the last tasks together take all cores, or as many as they can use."""
+    shares, at_once = share_cores(count, cpus, cores), int(cores // cpus)
+    assert len(shares) == count
+    last = [share for share in shares if share < cpus]
+    if not at_once or count <= at_once or count % at_once == 0:
+        assert not last
+        return
+    assert (count - len(last)) % at_once == 0
+    assert len(last) < 2 * at_once
+    assert at_once * cpus - 0.01 < sum(last) <= at_once * cpus
+
+
 @pytest.mark.slow
 def test_a_failure_stops_no_other_seed(project: Path) -> None:
     """The error names the task and its reason, after the others are done."""
@@ -87,6 +103,7 @@ def test_sigterm_ends_all_seeds_and_the_same_command_continues(project: Path) ->
     running.send_signal(signal.SIGTERM)
     printed, _ = running.communicate()
     assert running.returncode == 128 + signal.SIGTERM, printed
+    assert "worker died" not in printed
     assert not any(RunRecord.exists(layout.train) for layout in layouts)
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

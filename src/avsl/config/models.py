@@ -144,7 +144,8 @@ class ParallelConfig(StrictConfig):
     """Resources of each of several simultaneous trainings.
 
     Attributes:
-        cpus: cores of a training, and threads of its arithmetic, so that results do not depend on the machine's cores.
+        cpus: cores of a training, and threads of its arithmetic, so that results do not depend on the machine's cores;
+            the last trainings of a step share cores that would idle.
         gpus: GPUs of a training, or a share of one, with ``trainer.accelerator=gpu``.
         address: the address of a Ray cluster whose nodes share the project's folder; empty means RAY_ADDRESS, else this
             machine.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import shutil
+import signal
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 
 # Seconds that tasks have to write checkpoints after a request to end.
 _PATIENCE_S = 30.0
+
+# The reason of a task that was interrupted.
+_STOPPED = "stopped"
 
 
 class SeedError(AvslError):
@@ -92,7 +97,8 @@ def call_side_by_side(
     Args:
         step: the function, as ``module:function``.
         tasks: its arguments by the task's name, which begins the task's lines in the terminal.
-        cpus: cores of a task, and its threads for arithmetic.
+        cpus: cores of a task, and its threads for arithmetic; on one machine the last tasks share them, see
+            `share_cores`.
         gpus: GPUs of a task, or a share of one.
         retries: how often a task is repeated after its worker or node has died.
         interrupt: the person's request to end, which cancels the tasks.
@@ -104,11 +110,15 @@ def call_side_by_side(
 
     remote: Any = ray.remote(_call)
     threads = max(1, round(cpus))
+    shares = [cpus] * len(tasks)
+    nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
+    if not gpus and len(nodes) == 1:
+        shares = share_cores(len(tasks), cpus, nodes[0]["Resources"]["CPU"])
     pending = {
-        remote.options(name=name, num_cpus=cpus, num_gpus=gpus, max_retries=retries).remote(
+        remote.options(name=name, num_cpus=share, num_gpus=gpus, max_retries=retries).remote(
             step, list(arguments), str(Path.cwd()), threads
         ): name
-        for name, arguments in tasks.items()
+        for share, (name, arguments) in zip(shares, tasks.items(), strict=True)
     }
     failures: dict[str, str] = {}
     canceled = False
@@ -120,7 +130,7 @@ def call_side_by_side(
                 failure = ray.get(task)
             except ray.exceptions.RayError as error:
                 failure = "" if canceled else str(error).strip().splitlines()[-1]
-            if failure:
+            if failure and not (canceled and failure == _STOPPED):
                 failures[name] = failure
                 log.warning("%s failed: %s", name, failure)
         if canceled and not done:
@@ -132,6 +142,31 @@ def call_side_by_side(
     return failures
 
 
+def share_cores(count: int, cpus: float, cores: float) -> list[float]:
+    """Cores to reserve for each of ``count`` tasks, such that no core idles while the last ones run.
+
+    Two cores would run three equal tasks as two and then one, which leaves a core idle for a quarter of the work. The
+    last tasks therefore share the cores of a full round: here all three run at once, with two thirds of a core each.
+    The number of threads stays that of ``cpus``, so that results are the same.
+
+    Args:
+        count: number of tasks.
+        cpus: cores that a task can use.
+        cores: cores of the machine.
+
+    Example:
+        >>> share_cores(5, cpus=1, cores=2)
+        [1, 1, 0.6666, 0.6666, 0.6666]
+    """
+    at_once = int(cores // cpus)
+    left = count % at_once if at_once else 0
+    if not left or count <= at_once:
+        return [cpus] * count
+    # Ray reserves ten thousandths of a core.
+    share = math.floor(1e4 * cpus * at_once / (at_once + left)) / 1e4
+    return [cpus] * (count - at_once - left) + [share] * (at_once + left)
+
+
 def _call(step: str, arguments: Sequence[Any], folder: str, threads: int) -> str:
     """Call the function in a worker; returns the reason of a failure, else an empty string."""
     os.chdir(folder)
@@ -140,6 +175,11 @@ def _call(step: str, arguments: Sequence[Any], folder: str, threads: int) -> str
     module, _, name = step.partition(":")
     try:
         getattr(importlib.import_module(module), name)(*arguments)
+    except SystemExit as end:
+        # `ray.cancel` interrupts as Ctrl-C does. A worker that exits would be reported as a crash, line after line.
+        if end.code != 128 + signal.SIGINT:
+            raise
+        return _STOPPED
     except (AvslError, OSError) as error:
         return str(error)
     except Exception as error:
