@@ -27,6 +27,7 @@ check: setup  ## ruff, mypy strict, import-linter
 ui: setup  ## MLflow's pages on the local store; PORT=5001 for another port
 	mkdir -p outputs/mlflow
 	@echo "MLflow: http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
+	@echo "runs with scores: http://127.0.0.1:$(PORT)/#/experiments/1/runs?viewStateShareKey=scores"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true mlflow server --workers 1 --port $(PORT) \
 		--backend-store-uri sqlite:///outputs/mlflow/mlflow.db
 

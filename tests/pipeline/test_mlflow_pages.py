@@ -35,6 +35,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, code: ModelCode) -> tuple
         with start_or_resume_run(store, "synthetic", f"{framework}-ezvsl 0.03 seed 7", tags, params) as run:
             for epoch in (1, 2):
                 run.log_epoch({"val/ciou": score * epoch / 2, "train/loss": 1 / epoch}, epoch)
+            run.log_epoch({"validation/ciou": score}, 2)
         runs.append(run.run_id)
     model = root / "model"
     model.mkdir()
@@ -80,6 +81,15 @@ def test_the_list_of_runs_says_what_each_is(page: Page, address: str) -> None:
         expect(page.get_by_role("link", name=f"{framework}-ezvsl 0.03 seed 7")).to_be_visible()
         expect(page.get_by_text(f"train@{framework}-ezvsl-0.03")).to_be_visible()
     expect(page.get_by_text("synthetic (da7a0123)")).to_have_count(3)
+
+
+def test_the_view_of_scores_has_their_columns(page: Page, address: str) -> None:
+    """The address that `make ui` prints."""
+    _go(page, address, "experiments/1/runs?viewStateShareKey=scores")
+    for column in ("validation/ciou", "framework", "label_ratio", "seed"):
+        expect(page.get_by_role("columnheader", name=column).first).to_be_visible()
+    for score in _SCORES.values():
+        expect(page.get_by_role("gridcell", name=str(score)).first).to_be_visible()
 
 
 def test_runs_of_one_ratio_compare(page: Page, address: str, recorded: tuple[Store, list[str]]) -> None:

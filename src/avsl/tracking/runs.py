@@ -45,6 +45,13 @@ _DECISIVE = ("src", "conf", "pipelines", "params.yaml")
 
 log = logging.getLogger(__name__)
 
+# The view of an experiment's runs with these columns, which MLflow's page opens with `?viewStateShareKey=scores`.
+_VIEW = "mlflow.sharedViewState.scores"
+_COLUMNS = (
+    *("params.`framework`", "tags.`objective`", "tags.`label_ratio`", "tags.`seed`"),
+    *("metrics.`validation/ciou`", "metrics.`test/ciou`", "metrics.`test/auc`"),
+)
+
 
 @dataclass(frozen=True)
 class RunTags:
@@ -346,7 +353,7 @@ def _experiment(store: Store, name: str) -> str:
         return str(found.experiment_id)
     location = f"{store.artifact_root}/{name}" if store.artifact_root else None
     try:
-        return str(store.client.create_experiment(name, location))
+        return str(store.client.create_experiment(name, location, {_VIEW: json.dumps({"selectedColumns": _COLUMNS})}))
     except MlflowException as error:
         # Another process may have created it in between.
         found = store.client.get_experiment_by_name(name)
