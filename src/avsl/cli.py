@@ -286,6 +286,11 @@ def _add_scoring(evaluate: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --model: choose the threshold on that set's validation part; without it, the model's stays",
     )
+    evaluate.add_argument(
+        "--maps",
+        choices=("npz",),
+        help="with --model: also maps.npz: sample_id, part, recording (samples,), confidence (samples, height, width)",
+    )
 
 
 def _add_models(models: argparse.ArgumentParser) -> None:
@@ -367,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if options.command in others:
         return call(lambda: others[options.command](options))
-    if options.command == "evaluate" and (options.model is not None or options.choose_threshold):
+    if options.command == "evaluate" and (options.model or options.choose_threshold or options.maps):
         return call(lambda: _score(options))
     target = SEEDED[options.command] if getattr(options, "seeds", False) else STEPS[options.command][1]
     module, _, function = target.partition(":")
@@ -428,10 +433,15 @@ def _localize(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     if options.model is None:
-        raise AvslError("--choose-threshold needs --model: a trained model's threshold is always chosen on validation")
+        raise AvslError("--choose-threshold and --maps need --model, the model to score")
     from avsl.stages.score import score
 
-    score(options.model, options.overrides, choose_threshold=options.choose_threshold)
+    score(
+        options.model,
+        options.overrides,
+        choose_threshold=options.choose_threshold,
+        maps=options.maps == "npz",
+    )
 
 
 def _import_checkpoint(options: argparse.Namespace) -> None:

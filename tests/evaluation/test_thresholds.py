@@ -57,6 +57,7 @@ def test_an_evaluation_says_how_validation_was_scored(maps: Maps, monkeypatch: p
     validation, test = found.figures["validation"], found.figures["test"]
     assert validation["cross_fitted"] is True
     assert "cross_fitted" not in test
+    assert found.validation_ciou is not None
     assert validation["ciou"] == float((found.validation_ciou >= 0.5).double().mean())
     assert validation["ciou"] < test["ciou"]
     monkeypatch.setitem(maps.reader.data.__dict__, "recordings", np.zeros(len(maps.reader.data), np.int64))

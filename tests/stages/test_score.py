@@ -69,6 +69,20 @@ def test_the_threshold_stays_the_models_and_validation_decides_nothing(
     assert figures(choose_threshold=True)["threshold"] != chosen["threshold"]
 
 
+def test_the_maps_are_saved_by_sample(make_model: Callable[..., Path], layout: Callable[..., Layout]) -> None:
+    """Of every scored part, in the model's resolution."""
+    here, model = layout(), make_model()
+    assert main(["evaluate", "--model", str(model), "--maps", "npz"]) == 0
+    data = PreparedData.open(here.prepared)
+    with np.load(here.scored(hash_model(model)) / "maps.npz") as saved:
+        assert set(saved["part"]) == {data.parts[row] for row in range(len(data))} - {"train", "validation"}
+        for sample, part, recording in zip(saved["sample_id"], saved["part"], saved["recording"], strict=True):
+            (row,) = data.rows_of([str(sample)])
+            assert (data.parts[row], data.source_ids[row]) == (part, recording)
+        assert saved["confidence"].shape == (len(saved["part"]), 8, 8)
+        assert ((saved["confidence"] >= 0) & (saved["confidence"] <= 1)).all()
+
+
 def test_what_cannot_be_scored_is_refused(
     make_model: Callable[..., Path], project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,6 +94,7 @@ def test_what_cannot_be_scored_is_refused(
         score("nowhere")
     with pytest.raises(ConfigError, match=facts("evaluate.ogl --choose-threshold")):
         score(str(make_model()), ["evaluate.ogl.weights=w"])
-    assert main(["evaluate", "--choose-threshold"]) == 2
-    assert "--model" in capsys.readouterr().err
+    for option in (["--choose-threshold"], ["--maps", "npz"]):
+        assert main(["evaluate", *option]) == 2
+        assert "--model" in capsys.readouterr().err
     assert main(["evaluate", "--model", str(make_model(image_size=64))]) == 2

@@ -1,4 +1,4 @@
-"""Curves and bars hold the numbers they were given."""
+"""Curves hold the numbers they were given."""
 
 from __future__ import annotations
 
@@ -38,20 +38,6 @@ def test_panels_of_the_same_curves_share_a_legend_and_colors() -> None:
     assert [axes.get_legend() for axes in figure.axes] == [None, None]
     first, second = ({line.get_label(): line.get_color() for line in axes.lines} for axes in figure.axes)
     assert second == {"xpl": first["xpl"]}
-
-
-def test_comparison_bars_are_means_over_seeds() -> None:
-    """A method may lack a ratio, but not the seeds of one it has."""
-    scores = {"supervised": {0.03: [10.0, 14.0], 0.1: [30.0]}, "dmt": {0.03: [20.0, 20.0, 26.0]}}
-    figure = curves.plot_comparison(scores, "CIoU@0.5 (%)", {"centered disc": 34.0})
-    axes = figure.axes[0]
-    bars = [bar.get_bbox() for bar in axes.patches]  # type: ignore[attr-defined] # bars are rectangles
-    assert [bar.height for bar in bars] == pytest.approx([12.0, 30.0, 22.0])
-    centers = [(bar.x0 + bar.x1) / 2 for bar in bars]
-    assert centers == pytest.approx([-0.2, 1.0, 0.2])
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["3 %", "10 %"]
-    with pytest.raises(ValueError, match=facts("score")):
-        curves.plot_comparison({"dmt": {0.1: []}}, "CIoU")
 
 
 def test_label_curves_rise_with_the_ratio_on_a_logarithmic_axis() -> None:

@@ -39,24 +39,23 @@ FEW_RECORDINGS = 30
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
-        figures: threshold, one entry for each part (``test`` broken down too, with `boxed_controls`; with silent rows
-            the figures of `score_detection`, those of ``test_offscreen`` together with ``test``; other test parts with
-            sources in view hold their ``baselines``), one for each member on its own, the baselines of ``test`` (empty
-            where all of it is silent), `caveats` of ``test``, and ``ogl``: None, or the threshold and parts once more
-            with an object prior.
+        figures: ``metric``, ``threshold``, the scores of each part and of each member alone, ``baselines`` and
+            ``caveats`` of the part ``test``, and ``ogl``: the threshold and scores with an object prior, or None.
+            Parts with silent rows have the figures of `score_detection`; ``test`` has breakdowns and
+            `boxed_controls`; other test parts have ``baselines``.
         table: CSV with a line for each test row.
-        validation: the validation rows' maps; the test rows' where no validation row was scored.
-        validation_ciou: (N,) float64, what they score, each at the threshold that the other half of the recordings
-            chooses; NaN on silent rows.
+        maps: the maps of each part.
+        validation_ciou: (N,) float64 cIoU of the validation rows, each at the threshold chosen on the other half of the
+            recordings; NaN on silent rows. None if validation was not scored.
     """
 
     figures: dict[str, Any]
     table: str
-    validation: Maps
-    validation_ciou: Tensor
+    maps: Mapping[str, Maps]
+    validation_ciou: Tensor | None
 
 
 def score_model(
@@ -73,12 +72,11 @@ def score_model(
     Args:
         members: localizers whose confidences are averaged, in evaluation mode.
         reader: of the prepared data.
-        parts: row numbers by part; ``validation`` chooses the threshold, the others are test parts. With ``threshold``
-            there is no ``validation``.
-        batch_size: rows the model sees at a time.
-        prior: scored with the model beside the model alone, with a threshold chosen for the two.
-        threshold: the fixed one, where it was chosen on another data set; localizers are not scored alone then, as
-            they have other thresholds.
+        parts: row numbers by part: test parts, and ``validation``, which chooses the threshold if none is given.
+        batch_size: number of rows in a batch.
+        prior: an object prior; the model is scored with and without it, each with its own threshold.
+        threshold: fixed threshold that was chosen on another data set. The members are then not scored alone, because
+            their thresholds differ.
     """
     # One part is enough to see whether a model listens.
     controls = control_sounds(reader.data)
@@ -122,12 +120,11 @@ def score_model(
         figures["ogl"] = prior.config.model_dump(mode="json") | {"threshold": cut} | scored
     tests = {part: found for part, found in scores.items() if part != "validation"}
     table = _table(reader.data, parts, tests)
-    shown = "validation" if "validation" in parts else "test"
-    return Evaluation(figures, table, computed[shown], scores[shown].ciou)
+    return Evaluation(figures, table, computed, scores["validation"].ciou if "validation" in scores else None)
 
 
 def _score_parts(computed: Mapping[str, Maps]) -> tuple[dict[str, PartScores], float]:
-    """The scores of each part and the fixed threshold: of test parts at it, of validation cross-fitted."""
+    """Score the test parts at the fixed threshold and validation cross-fitted; returns the scores and the threshold."""
     thresholds = choose_thresholds(computed["validation"])
     scores = {
         part: score_part(part, maps, thresholds.fixed, thresholds.rows if part == "validation" else None)
@@ -140,7 +137,7 @@ def _score_parts(computed: Mapping[str, Maps]) -> tuple[dict[str, PartScores], f
 def _detection(
     part: str, scores: Mapping[str, PartScores], computed: Mapping[str, Maps], threshold: float
 ) -> dict[str, float]:
-    """The figures of `score_detection` of a part with silent rows; those of ``test_offscreen`` need other rows too."""
+    """Score the detection in a part with silent rows; ``test_offscreen`` is scored together with ``test``."""
     if not scores[part].figures["n_silent"]:
         return {}
     together = ("test", part) if part == "test_offscreen" and "test" in computed else (part,)
@@ -163,15 +160,15 @@ def _table(data: PreparedData, parts: Mapping[str, NDArray[np.int64]], scores: M
 
 
 def caveats(ciou: Tensor, disc: Tensor, recordings: Sequence[str]) -> list[str]:
-    """What a reader of a test score must know: it does not differ from the centered disc's, or rests on few clips.
+    """Warn of a test score that does not differ from the centered disc's or rests on few clips.
 
     Args:
         ciou: (N,) cIoU of a model; NaN on silent rows.
-        disc: (N,) that of the centered disc.
-        recordings: (N,) the recording of each row.
+        disc: (N,) cIoU of the centered disc.
+        recordings: (N,) recordings of the rows.
 
     Returns:
-        A sentence for each caveat; none where no row has a source in view.
+        A sentence for each caveat; none if no row has a source in view.
     """
     sounding = ~ciou.isnan()
     kept = [recording for recording, sounds in zip(recordings, sounding.tolist(), strict=True) if sounds]

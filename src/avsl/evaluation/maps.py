@@ -73,7 +73,7 @@ class Maps:
     Attributes:
         rows: (N,) row numbers.
         members: (N, h, w) confidences of each member of the model.
-        shuffled: the same with another sample's sound for each frame; None if it was not requested.
+        shuffled: (N, h, w) confidences of each member with another sample's sound; None if not requested.
         reader: reader of the truth.
         sounds: (N,) row numbers of the shuffled sounds; None if they were not requested.
         controls: (N, h, w) confidences of the model with one sound for every frame, by the sound's name.
@@ -137,8 +137,8 @@ def compute_maps(
 ) -> Maps:
     """Compute the members' maps of ``rows`` with their sounds and, if ``shuffle`` is True, with shuffled sounds.
 
-    Each waveform of ``controls``, (T,) in [-1, 1], also takes the place of every frame's sound. A localizer sees each
-    frame once.
+    The maps are also computed with each waveform of ``controls``, (T,) in [-1, 1], as the sound of every frame. A
+    localizer encodes each frame once.
 
     The shuffle is seeded, and every frame gets another sample's sound if there are at least two samples.
     """
@@ -172,7 +172,7 @@ def compute_maps(
 
 
 def _confidences(member: nn.Module, views: Sequence[AVBatch]) -> list[Tensor]:
-    """The member's confidences of views that differ in their sounds alone."""
+    """Compute a member's confidences for views that differ only in their sounds."""
     if not isinstance(member, Localizer):
         return [member(view).confidence for view in views]
     seen = member.see(views[0])

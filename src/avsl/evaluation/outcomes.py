@@ -1,4 +1,4 @@
-"""What evaluations left of each sample, and methods compared by it over seeds."""
+"""Per-sample results of evaluations, and comparisons of methods by them over seeds."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _FOUND = 0.5
 
 @dataclass(frozen=True)
 class Outcomes:
-    """A model on the N samples of a part that have a source in view.
+    """A model's results on the N samples of a part with a source in view.
 
     Attributes:
         source: the file it was read from.
         samples: (N,) ids.
-        recordings: (N,) the recording of each.
-        ciou: (N,) at the fixed threshold.
+        recordings: (N,) recordings of the samples.
+        ciou: (N,) cIoU at the fixed threshold.
     """
 
     source: Path
@@ -38,12 +38,12 @@ class Outcomes:
 
     @property
     def found(self) -> NDArray[np.float64]:
-        """(N,) 1 where the cIoU is at least 0.5, else 0; its mean is CIoU@0.5."""
+        """(N,) 1 for a cIoU of at least 0.5, else 0; the mean is CIoU@0.5."""
         return (self.ciou >= _FOUND).astype(np.float64)
 
 
 def read_test(evaluation: Path, part: str = "test") -> Outcomes:
-    """A test part, from the ``per_sample.csv`` of an evaluation's folder.
+    """Read a test part from the ``per_sample.csv`` of an evaluation's folder.
 
     Raises:
         DataError: the file is missing.
@@ -58,7 +58,7 @@ def read_test(evaluation: Path, part: str = "test") -> Outcomes:
 
 
 def read_validation(evaluation: Path) -> Outcomes:
-    """The validation part, from the ``validation.npz`` of an evaluation's folder.
+    """Read the validation part from the ``validation.npz`` of an evaluation's folder.
 
     Raises:
         DataError: the file is missing, or an earlier version wrote it.
@@ -75,7 +75,7 @@ def read_validation(evaluation: Path) -> Outcomes:
 
 
 def summarize_outcomes(seeds: Mapping[int, Outcomes]) -> Summary:
-    """CIoU@0.5 of one method over its seeds.
+    """Summarize the CIoU@0.5 of one method over its seeds.
 
     Raises:
         DataError: the seeds were evaluated on different samples.
@@ -85,7 +85,7 @@ def summarize_outcomes(seeds: Mapping[int, Outcomes]) -> Summary:
 
 
 def compare_outcomes(methods: Mapping[str, Mapping[int, Outcomes]]) -> list[Pair]:
-    """CIoU@0.5 of methods, by name and seed, against each other.
+    """Compare the CIoU@0.5 of methods, given by name and seed.
 
     Raises:
         DataError: they were evaluated on different samples.

@@ -24,13 +24,13 @@ METRIC = "CIoU@0.5, threshold cross-fitted on validation"
 
 @dataclass(frozen=True)
 class PartScores:
-    """What one part of the data scores.
+    """Scores of one part of the data.
 
     Attributes:
         figures: see `score_part`.
         ciou: (N,) float64 at the fixed threshold; NaN on silent rows.
-        area: (N,) share of the frame that sounds.
-        size: (N,) its class, an index into `avsl.functional.localization.AREA_BUCKETS`.
+        area: (N,) share of the frame covered by sources.
+        size: (N,) class of that share, an index into `avsl.functional.localization.AREA_BUCKETS`.
         peak: (N,) the highest confidence of the map.
     """
 
@@ -45,10 +45,10 @@ def score_part(part: str, maps: Maps, threshold: float, rows: Tensor | None = No
     """Score one part of the data.
 
     Args:
-        part: its name.
+        part: name of the part.
         maps: its maps.
-        threshold: the fixed one, from validation.
-        rows: (N,) thresholds of the rows in its place, where they differ; a project's metrics keep the fixed one.
+        threshold: the fixed threshold, from validation.
+        rows: (N,) threshold of each row in place of the fixed one; metrics of plug-ins use the fixed one.
 
     Returns:
         As figures ``n`` and ``n_silent`` (rows with and without a source in view), and ``n_listed``, how many rows the
@@ -92,7 +92,7 @@ def score_part(part: str, maps: Maps, threshold: float, rows: Tensor | None = No
 
 
 def score_detection(parts: Iterable[Maps], threshold: float) -> dict[str, float]:
-    """``ap`` and ``max_f1`` over the rows of several parts together, silent ones as negatives.
+    """Compute ``ap`` and ``max_f1`` over the rows of several parts together; silent rows are negatives.
 
     SLAVC's extended protocol (`avsl.metrics.DetectionScore`) on the confidence itself, with masks cut at the fixed
     threshold.
@@ -106,15 +106,15 @@ def score_detection(parts: Iterable[Maps], threshold: float) -> dict[str, float]
 
 
 def break_down(scores: PartScores, labels: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """CIoU@0.5 at the fixed threshold by kinds of rows; silent rows are left out.
+    """Compute CIoU@0.5 at the fixed threshold by size and class, without silent rows.
 
     Args:
-        scores: a part's.
-        labels: each row's class; empty where not known.
+        scores: scores of a part.
+        labels: class of each row; empty if unknown.
 
     Returns:
         ``by_size``: ``n`` and ``ciou`` by the source's share of the frame (`avsl.functional.localization.area_bucket`);
-        ``by_class``: the same by class, where classes are known. Kinds without a row are left out.
+        ``by_class``: the same by class, if classes are known. Sizes and classes without a row are left out.
     """
     sizes = [F.AREA_BUCKETS[k] for k in scores.size.tolist()]
     found = {"by_size": _rate_by(sizes, scores.ciou, F.AREA_BUCKETS)}
@@ -133,10 +133,10 @@ def _rate_by(kinds: Sequence[str], scores: Tensor, order: Iterable[str]) -> dict
 
 
 def share_boxed(confidence: Tensor, size: int, threshold: float) -> float:
-    """Share of (N, h, w) confidence maps in which some pixel of the frame, ``size`` px a side, reaches the threshold.
+    """Compute the share of (N, h, w) confidence maps that reach the threshold in a frame of ``size`` px a side.
 
     Raises:
-        ValueError: there is no map.
+        ValueError: N is 0.
     """
     if not len(confidence):
         raise ValueError("a share of frames needs at least one frame")
@@ -147,22 +147,22 @@ def share_boxed(confidence: Tensor, size: int, threshold: float) -> float:
 
 
 def control_sounds(data: PreparedData) -> dict[str, Tensor]:
-    """Sounds of no source in view, (T,) in [-1, 1]: digital ``silence`` and white ``noise`` (seeded, SD 0.1)."""
+    """Make the control sounds, (T,) in [-1, 1]: digital ``silence`` and white ``noise`` (seeded, SD 0.1)."""
     length = data.manifest.n_samples_audio
     noise = 0.1 * torch.randn(length, generator=torch.Generator().manual_seed(0))
     return {"silence": torch.zeros(length), "noise": noise.clamp(-1, 1)}
 
 
 def boxed_controls(maps: Maps, threshold: float) -> dict[str, float]:
-    """Share of frames given a box at the threshold although no source in view sounds (arXiv 2410.01020).
+    """Compute the share of frames that get a box although no source in view sounds (arXiv 2410.01020).
 
     Args:
         maps: with shuffled sounds and with `control_sounds`.
-        threshold: the fixed one.
+        threshold: the fixed threshold.
 
     Returns:
-        ``boxed_silence``, ``boxed_noise`` and, where classes are known, ``boxed_offscreen`` with the sound of a sample
-        of another class, over the frames that were given one.
+        ``boxed_silence``, ``boxed_noise`` and, if classes are known, ``boxed_offscreen``: with the sound of a sample of
+        another class, over the frames with such a sound.
     """
     data, side = maps.reader.data, maps.reader.data.manifest.image_size
     found = {f"boxed_{name}": share_boxed(confidence, side, threshold) for name, confidence in maps.controls.items()}
@@ -176,11 +176,11 @@ def boxed_controls(maps: Maps, threshold: float) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Baselines:
-    """What needs no model.
+    """Scores of the baselines that need no model.
 
     Attributes:
-        figures: by baseline and figure; empty where no row has a source in view.
-        disc: (N,) float64, cIoU of the centered disc at its fixed threshold; NaN on silent rows.
+        figures: by baseline and score; empty if no row has a source in view.
+        disc: (N,) float64 cIoU of the centered disc at its fixed threshold; NaN on silent rows.
     """
 
     figures: dict[str, dict[str, float]]
@@ -188,10 +188,9 @@ class Baselines:
 
 
 def baselines(maps: Maps) -> Baselines:
-    """What needs no model, on the truth of some maps: the whole image, a centered disc, a perfect ranking of pixels.
+    """Score the whole image, a centered disc and a perfect ranking of pixels against the truth of some maps.
 
-    Each under the median convention; the first two at a fixed threshold too, where a perfect ranking means nothing.
-    Silent rows are left out.
+    All are scored under the median convention, the first two also at a fixed threshold. Silent rows are left out.
     """
     columns: dict[str, Tensor] = {}
     for chunk in maps.chunks():

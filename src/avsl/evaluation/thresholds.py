@@ -1,4 +1,4 @@
-"""The fixed threshold of a model, and the peak below which no visible source sounds, chosen on validation."""
+"""Choice of a model's fixed threshold and presence threshold on validation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from avsl.evaluation.maps import Maps
 from avsl.functional import localization as F
 from avsl.metrics import ThresholdSweep
 
-# Of validation's rows with a source in view, the share whose map's peak counts as one.
+# Share of validation's rows with a source in view whose peak counts as a source.
 _KEPT = 0.95
 # Share of the frame that boxes cover: of VGG-SS's 5,158 test clips 27 % in the median, 33 % in the mean.
 _COVERED = 0.3
@@ -20,13 +20,13 @@ _COVERED = 0.3
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What validation chooses.
+    """Thresholds chosen on validation.
 
     Attributes:
         fixed: the model's threshold, chosen on all rows.
-        rows: (N,) float64, the threshold at which each row is scored: chosen on the other half of the recordings, so
-            that the score is none of the rows that the threshold fits.
-        cross_fitted: False where too few recordings have a source in view to be halved; ``rows`` are ``fixed`` then.
+        rows: (N,) float64 threshold of each row, chosen on the half of the recordings without it, so that no row is
+            scored at a threshold that was fitted to it.
+        cross_fitted: False if too few recordings have a source in view to be halved; ``rows`` then equal ``fixed``.
     """
 
     fixed: float
@@ -35,7 +35,7 @@ class Thresholds:
 
 
 def choose_thresholds(maps: Maps) -> Thresholds:
-    """The threshold with the best CIoU@0.5 on maps of validation; silent rows do not count.
+    """Choose the threshold with the best CIoU@0.5 on maps of validation, without silent rows.
 
     Raises:
         ValueError: no row has a source in view.
@@ -49,10 +49,10 @@ def choose_thresholds(maps: Maps) -> Thresholds:
 
 @torch.inference_mode()
 def choose_presence(maps: Maps) -> float:
-    """The peak of a map below which no visible source sounds: 95 % of validation's sounding rows reach it.
+    """Choose the peak below which a map shows no visible source: 95 % of validation's rows with a source reach it.
 
-    Rows without a source in view do not count, as hardly any data set's validation has them: what this rejects of them
-    is for a test to say.
+    Silent rows are not used, because the validation part of most data sets has none; the test parts say how many of
+    them are rejected.
 
     Raises:
         ValueError: no row has a source in view.
@@ -68,10 +68,10 @@ def choose_presence(maps: Maps) -> float:
 
 
 def choose_without_boxes(maps: Maps) -> tuple[float, float]:
-    """The threshold and the presence of a model where no row has boxes.
+    """Choose the threshold and the presence threshold of a model if no row has boxes.
 
-    The threshold is the confidence that 30 % of all cells of the maps reach, as boxes cover about so much of a frame;
-    the presence the peak that 95 % of the maps reach, as if a source were in view of each.
+    30 % of the cells of all maps reach the threshold, because boxes cover about that share of a frame. 95 % of the maps
+    reach the presence threshold, as if each had a source in view.
     """
     confidence = maps.confidence
     threshold = float(np.quantile(confidence.numpy(), 1 - _COVERED))
@@ -80,5 +80,5 @@ def choose_without_boxes(maps: Maps) -> tuple[float, float]:
 
 
 def _reached(peaks: Tensor) -> float:
-    """What `_KEPT` of (N,) peaks reach."""
+    """The value that the share `_KEPT` of (N,) peaks reaches."""
     return float(peaks.sort().values[int((1 - _KEPT) * len(peaks))])

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from avsl.build import make_reader
 from avsl.config.compose import compose
@@ -20,6 +22,7 @@ from avsl.data.prepared.reader import PreparedData
 from avsl.data.splits import Split
 from avsl.errors import DataError
 from avsl.evaluation.evaluate import Evaluation, score_model
+from avsl.evaluation.maps import Maps
 from avsl.files import whole_file, write_json, write_text
 from avsl.models import ObjectPrior, load_exported
 from avsl.models.front_ends import LogMel, LogMelConfig
@@ -125,18 +128,19 @@ def evaluate_on(config: Config, data: PreparedData, split: Split, members: Seque
 def write_evaluation(config: Config, data: PreparedData, result: Evaluation, scores: Figures, folder: Path) -> None:
     """Leave ``per_sample.csv``, ``gallery.png``, ``metrics.json`` of ``scores``, ``validation.npz`` of validation."""
     write_text(folder / "per_sample.csv", result.table)
-    if "validation" in result.figures:
-        _save_validation(data, result, folder / "validation.npz")
+    if result.validation_ciou is not None:
+        maps, ciou = {"validation": result.maps["validation"]}, result.validation_ciou.float().numpy()
+        save_maps(data, maps, folder / "validation.npz", ciou)
     _draw_gallery(config, data, result, scores.threshold, folder / "gallery.png")
     scores.save(folder)
 
 
 def log_evaluation(run: TrackedRun, scores: Figures, folder: Path, epoch: int) -> None:
-    """Record the test scores of an evaluation, what it left in ``folder``, and whether it was with an object prior.
+    """Record the test scores of an evaluation, its files in ``folder``, and whether it used an object prior.
 
-    Scores with the prior have ``ogl/`` before their names. Scores by class stay in the folder: a class's name may hold
-    what the name of a metric must not; so do the baselines. The tag ``n_of_N`` says how many of the listed rows of
-    each test part there are.
+    Scores with the prior have the prefix ``ogl/``. Scores by class and baselines stay in the folder, because a class's
+    name may hold characters that MLflow refuses in a metric's name. The tag ``n_of_N`` states how many of the listed
+    rows of each test part were found.
     """
     run.log_epoch(dict(scores.by_name()), epoch)
     found = ", ".join(f"{part} {test.coverage}" for part, test in scores.tests.items())
@@ -158,26 +162,30 @@ def _read_curves(histories: Mapping[str, Path]) -> dict[str, dict[str, list[tupl
     return panels
 
 
-def _save_validation(data: PreparedData, result: Evaluation, target: Path) -> None:
-    """The maps of validation, from which the report draws and the registry compares, so that they open no model.
+def save_maps(
+    data: PreparedData, maps: Mapping[str, Maps], target: Path, ciou: NDArray[np.float32] | None = None
+) -> None:
+    """Save maps, so that a comparison opens no model.
 
-    ``sample_id``; ``recording``; ``confidence``, (N, h, w) in half precision; ``ciou``, cross-fitted, NaN where nothing
-    in view sounds.
+    ``sample_id``, ``part`` and ``recording``, (N,); ``confidence``, (N, h, w) in half precision; ``ciou``, (N,), if it
+    is given.
     """
-    maps = result.validation
+    rows = np.concatenate([of_part.rows for of_part in maps.values()])
+    scores: dict[str, Any] = {} if ciou is None else {"ciou": ciou}
     with whole_file(target) as part, part.open("wb") as file:
         np.savez_compressed(
             file,
-            sample_id=np.asarray([str(data.sample_ids[row]) for row in maps.rows]),
-            recording=np.asarray([str(data.source_ids[row]) for row in maps.rows]),
-            confidence=maps.confidence.half().numpy(),
-            ciou=result.validation_ciou.float().numpy(),
+            sample_id=np.asarray([str(data.sample_ids[row]) for row in rows]),
+            part=np.repeat(list(maps), [len(of_part.rows) for of_part in maps.values()]),
+            recording=np.asarray([str(data.source_ids[row]) for row in rows]),
+            confidence=torch.cat([of_part.confidence for of_part in maps.values()]).half().numpy(),
+            **scores,
         )
 
 
 def _draw_gallery(config: Config, data: PreparedData, result: Evaluation, threshold: float, target: Path) -> None:
-    """Choose clips at random, to avoid a favorable choice."""
-    maps = result.validation
+    """Draw random samples of validation, or of test if validation was not scored."""
+    maps = result.maps.get("validation", result.maps["test"])
     confidence = maps.confidence.numpy()
     front_end = LogMel(LogMelConfig(sample_rate=data.manifest.sample_rate))
     rows = []

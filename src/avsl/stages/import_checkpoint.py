@@ -82,7 +82,7 @@ def import_checkpoint(
         run.set_tags(tags)
         # Before the model lies there too: the version carries it.
         log_evaluation(run, scores, folder, epoch=0)
-        presence = choose_presence(result.validation)
+        presence = choose_presence(result.maps["validation"])
         save_exported(folder / "model", model, describe_model(model, data, scores.threshold, presence))
         tags |= {
             "data": config.data.name,

@@ -19,27 +19,29 @@ from avsl.paths import Layout
 from avsl.records import TransferRecord
 from avsl.registry.load import exported_model
 from avsl.schema import ConfigError
-from avsl.stages.evaluate import headline, say_caveats, write_evaluation
+from avsl.stages.evaluate import headline, save_maps, say_caveats, write_evaluation
 
 log = logging.getLogger(__name__)
 
 
-def score(model: str, overrides: Sequence[str] = (), *, choose_threshold: bool = False) -> None:
+def score(model: str, overrides: Sequence[str] = (), *, choose_threshold: bool = False, maps: bool = False) -> None:
     """Score a model on the test parts of the prepared data set that ``overrides`` choose.
 
-    ``<root>/<data>/scored/<hash of the model>`` gets ``metrics.json``, ``per_sample.csv`` and ``gallery.png``; Nothing
+    ``<root>/<data>/scored/<hash of the model>`` gets ``metrics.json``, ``per_sample.csv`` and ``gallery.png``. Nothing
     is logged to MLflow or registered.
 
     Args:
         model: an exported model's folder, or ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
         overrides: of the configuration, which choose the data set.
-        choose_threshold: whether to choose the threshold on the set's validation part. Otherwise it stays the model's,
-            and no row of that part is looked at.
+        choose_threshold: whether to choose the threshold on the set's validation part. Otherwise the model's threshold
+            is used, and the validation part is not read.
+        maps: whether to save the confidence maps as ``maps.npz``, see `avsl.stages.evaluate.save_maps`.
 
     Raises:
         ConfigError: the folder holds no exported model, or an object prior is asked for without a choice of threshold.
-        DataError: the set is not prepared, lacks a part that is needed, or is not as the model hears and sees.
-        TrackingError: the address is of no registered model.
+        DataError: the set is not prepared, lacks a part, or has another frame size, sample rate or duration than the
+            model.
+        TrackingError: the registry has no such model.
     """
     config = compose(overrides)
     if config.evaluate.ogl is not None and not choose_threshold:
@@ -65,6 +67,8 @@ def score(model: str, overrides: Sequence[str] = (), *, choose_threshold: bool =
     scores = TransferRecord.read(about | result.figures, "")
     target = layout.scored(model_hash)
     write_evaluation(config, data, result, scores, target)
+    if maps:
+        save_maps(data, result.maps, target / "maps.npz")
     name = f"{source} on {config.data.name}"
     say_caveats(name, scores)
     log.info("%s: %s (%s), in %s", name, headline(scores.test), scores.test.coverage, target)

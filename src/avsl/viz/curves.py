@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which color-blind readers can distinguish; gray replaces black, which hides error bars.
 PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 _STYLES: Final = ("-", "--", ":", "-.")
-_HATCHES: Final = ("", "//", "..", "xx")
 # Horizontal factor between two methods at one label ratio, so that error bars do not overlap.
 _APART: Final = 1.03
 
@@ -63,58 +62,6 @@ def plot_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
     if drawn and alike:
         # Below the panels, where no curve is hidden.
         figure.legend(drawn.values(), drawn, loc="outside lower left", ncols=2 * columns, fontsize=9, frameon=False)
-    return figure
-
-
-def plot_comparison(
-    scores: Mapping[str, Mapping[float, Sequence[float]]],
-    ylabel: str,
-    lines: Mapping[str, float] | None = None,
-) -> Figure:
-    """Draw methods as bars grouped by label ratio: mean over seeds, standard deviation, and each seed as a dot.
-
-    Args:
-        scores: by method and label ratio in (0, 1], the seeds' scores; a method may lack a ratio.
-        ylabel: the score's name.
-        lines: scores that need no label, such as the trivial baselines, as dashed lines.
-
-    Raises:
-        ValueError: there is no score at all, or a method has a ratio without one.
-    """
-    ratios = sorted({ratio for of_method in scores.values() for ratio in of_method})
-    if not ratios or any(not values for of_method in scores.values() for values in of_method.values()):
-        raise ValueError("a comparison needs at least one score for each method and label ratio it names")
-    figure = new_figure(max(6.0, 1.2 + 0.5 * len(scores) * len(ratios)), 4.2)
-    axes = figure.add_subplot()
-    width = 0.8 / len(scores)
-    for index, (method, of_method) in enumerate(scores.items()):
-        places, seeds = [], []
-        for position, ratio in enumerate(ratios):
-            if ratio in of_method:
-                # The bars of a ratio are centered, even if methods are missing.
-                present = [name for name, others in scores.items() if ratio in others]
-                places.append(position + (present.index(method) - (len(present) - 1) / 2) * width)
-                seeds.append(of_method[ratio])
-        axes.bar(
-            places,
-            [fmean(values) for values in seeds],
-            width=0.92 * width,
-            color=PALETTE[index % len(PALETTE)],
-            hatch=_HATCHES[index // len(PALETTE) % len(_HATCHES)],
-            edgecolor="white",
-            label=method,
-        )
-        for place, values in zip(places, seeds, strict=True):
-            if len(values) > 1:
-                axes.errorbar(place, fmean(values), yerr=stdev(values), color="black", capsize=3, linewidth=1)
-                axes.plot([place] * len(values), values, "o", color="black", markersize=2.5, alpha=0.6)
-    _draw_lines(axes, lines or {})
-    axes.set_xticks(range(len(ratios)), [f"{100 * ratio:g} %" for ratio in ratios])
-    axes.set_xlabel("labeled share of the training data")
-    axes.set_ylabel(ylabel)
-    axes.set_ylim(bottom=0)
-    dress(axes)
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
