@@ -135,6 +135,11 @@ PRETRAINED: dict[str, Pretrained] = {
 }
 
 
+def license_of(name: str) -> str:
+    """The license of pretrained weights; ``unknown`` where the name is not of :data:`PRETRAINED`."""
+    return PRETRAINED[name].license if name in PRETRAINED else "unknown"
+
+
 def cache_folder() -> Path:
     """Where weights are kept: ``AVSL_WEIGHTS``, else ``avsl/weights`` in the user's cache folder."""
     if folder := os.environ.get("AVSL_WEIGHTS"):
