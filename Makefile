@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup repro test test-fast check ui
+.PHONY: setup repro test test-fast check docs ui
 
 repro: setup  ## the main job: embedded data to a registered best model per label ratio
 	dvc repro
@@ -18,11 +18,15 @@ test-fast: check  ## the tests that take seconds
 	pytest -q --doctest-modules src/avsl/functional src/avsl/metrics
 	pytest -n 2 --dist loadfile -m "not slow"
 
-check: setup  ## ruff, mypy strict, import-linter
+check: setup docs  ## ruff, codespell, mypy strict, import-linter, the documentation
+	codespell *.md *.toml *.yaml *.yml Makefile benchmarks docs pipelines src tests
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+
+docs: setup  ## the documentation site in site/, with warnings as errors
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
 
 ui: setup  ## MLflow's pages on the local store; PORT=5001 for another port
 	mkdir -p outputs/mlflow

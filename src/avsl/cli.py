@@ -517,19 +517,19 @@ def _models(options: argparse.Namespace) -> None:
         return
     from avsl.config.compose import compose
     from avsl.console import print_table
-    from avsl.registry import catalogue, promotion
+    from avsl.registry import catalog, promotion
     from avsl.tracking.store import open_store
 
     config = compose()
     writes = options.action in ("promote", "rollback")
     store = open_store(config.tracking, config.root, writes=writes, create=False)
     if options.action == "list":
-        if rows := catalogue.list_versions(store):
+        if rows := catalog.list_versions(store):
             print_table(rows)
         else:
             print(f"no model is registered in {store.uri}: `avsl register` registers the best of a label ratio")
     elif options.action == "diff":
-        found = catalogue.diff_versions(store, options.name, options.first, options.second)
+        found = catalog.diff_versions(store, options.name, options.first, options.second)
         print_table([{"": key, options.first: left, options.second: right} for key, (left, right) in found.items()])
     else:
         if options.action == "promote":

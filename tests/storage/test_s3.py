@@ -483,12 +483,12 @@ def test_without_access(bucket: str, s3_server: str, tmp_path: Path, monkeypatch
     iam.create_user(UserName=bucket)
     key = iam.create_access_key(UserName=bucket)["AccessKey"]
 
-    def authorise(after: str) -> None:
+    def authorize(after: str) -> None:
         kind = {"Content-Type": "text/plain"}
         with urlopen(Request(f"{s3_server}/moto-api/reset-auth", after.encode(), kind)) as answer:
             assert answer.status == 200
 
-    authorise("0")
+    authorize("0")
     try:
         said = _refused(f"s3://{bucket}", tmp_path)
         assert says(said, f"s3://{bucket} InvalidAccessKeyId")
@@ -496,7 +496,7 @@ def test_without_access(bucket: str, s3_server: str, tmp_path: Path, monkeypatch
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
         assert says(_refused(f"s3://{bucket}", tmp_path), f"s3://{bucket} ListObjectsV2")
     finally:
-        authorise("inf")
+        authorize("inf")
 
 
 def test_a_wrong_endpoint(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def box_pixels(boxes: NDArray[np.floating[Any]], size: int) -> NDArray[np.int64]
     Raises:
         ValueError: a corner is not a number.
 
-    Example:
+    Examples:
         >>> box_pixels(np.array([[-0.1, 0.3, 0.51, 1.0]]), 10)
         array([[ 0,  3,  5, 10]])
     """
@@ -41,7 +41,7 @@ def box_mask(boxes: NDArray[np.floating[Any]], size: int) -> NDArray[np.bool_]:
     Raises:
         ValueError: a corner is not a number.
 
-    Example:
+    Examples:
         >>> box_mask(np.array([[0.25, 0.0, 1.0, 0.5]]), 4).astype(int)
         array([[0, 1, 1, 1],
                [0, 1, 1, 1],
@@ -67,7 +67,7 @@ def consensus_map(boxes: NDArray[np.floating[Any]], size: int) -> NDArray[np.flo
     Raises:
         ValueError: a corner is not a number.
 
-    Example:
+    Examples:
         >>> consensus_map(np.array([[0.0, 0.0, 0.5, 1.0], [0.25, 0.0, 0.75, 1.0]]), 4)[0]
         array([0.5, 1. , 0.5, 0. ], dtype=float32)
     """

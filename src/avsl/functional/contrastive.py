@@ -17,7 +17,7 @@ def similarity_maps(visual: Tensor, audio: Tensor) -> Tensor:
 
     Shape: visual (B, C, h, w), audio (B, C), both L2-normalized over C -> (B, h, w) in [-1, 1].
 
-    Example:
+    Examples:
         >>> visual = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])  # two cells with orthogonal embeddings
         >>> similarity_maps(visual, audio=torch.tensor([[1.0, 0.0]]))
         tensor([[[1., 0.]]])
@@ -44,7 +44,7 @@ def pool_similarity(maps: Tensor, pooling: Pooling, *, topk: int = 8, sharpness:
         topk: number of cells that ``topk`` averages, at most all of them.
         sharpness: temperature of ``logsumexp``.
 
-    Example:
+    Examples:
         >>> maps = torch.tensor([[[0.1, 0.3], [0.5, 0.9]]])
         >>> pool_similarity(maps, "max"), pool_similarity(maps, "topk", topk=2)
         (tensor([0.9000]), tensor([0.7000]))
@@ -82,7 +82,7 @@ def symmetric_info_nce(scores: Tensor, temperature: float, recording: Tensor | N
 
     Rows of one ``recording``, (B,), are no negatives of each other, see `negative_weights`.
 
-    Example:
+    Examples:
         >>> symmetric_info_nce(torch.eye(2), temperature=1.0)
         tensor(0.6265)
     """
@@ -107,7 +107,7 @@ def masked_mean(maps: Tensor, log_mask: Tensor) -> Tensor:
 def foreground_mask(maps: Tensor, threshold: float) -> Tensor:
     """1[min-max of S > θ], (..., h, w) in {0, 1}; a constant map has no foreground.
 
-    Example:
+    Examples:
         >>> foreground_mask(torch.tensor([[0.2, 0.4, 1.0]]), threshold=0.5)
         tensor([[0., 0., 1.]])
     """

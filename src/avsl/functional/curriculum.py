@@ -23,7 +23,7 @@ def pace(step: float, start: float, end: float, length: float, shape: Shape) -> 
             the more there are (Platanios et al., NAACL 2019, arXiv 1903.09848, equation 7); ``step``, which stays at
             ``start`` until ``length``.
 
-    Example:
+    Examples:
         >>> [pace(step, 0.5, 1.0, 100, "linear") for step in (0, 50, 100)]
         [0.5, 0.75, 1.0]
         >>> round(pace(50, 0.5, 1.0, 100, "root"), 3)
@@ -53,7 +53,7 @@ def soft_iou(first: Tensor, second: Tensor, known: Tensor) -> Tensor:
     Returns:
         (B,) in [0, 1]; 0 where both are empty.
 
-    Example:
+    Examples:
         >>> first, second = torch.tensor([[[0.8, 0.2]]]), torch.tensor([[[0.4, 0.2]]])
         >>> soft_iou(first, second, known=torch.ones(1, 1, 2))
         tensor([0.6000])
@@ -73,7 +73,7 @@ def admission_threshold(reliability: Tensor, share: float) -> float:
     Returns:
         the ⌈share · N⌉-th largest value, which admits all ties at the threshold; infinity where ⌈share · N⌉ is 0.
 
-    Example:
+    Examples:
         >>> admission_threshold(torch.tensor([0.1, 0.5, 0.25, 0.75]), share=0.5)
         0.5
     """

@@ -24,7 +24,7 @@ def top_quarter_mean(maps: Tensor) -> Tensor:
     Returns:
         (B,) float32; the number of pixels in a quarter is rounded up.
 
-    Example:
+    Examples:
         >>> top_quarter_mean(torch.tensor([[[0.1, 0.9], [0.2, 0.3]]]))
         tensor([0.9000])
     """
@@ -67,7 +67,7 @@ def precision_recall(confidence: Tensor, scores: Tensor, thresholds: Tensor, at:
         Precision and recall, (T,) float64 in [0, 1]; a precision is 1 where nothing is detected, a recall is 1 where
         neither a right nor an undetected source is left.
 
-    Example:
+    Examples:
         >>> confidence, scores = torch.tensor([0.9, 0.8, 0.3]), torch.tensor([0.7, torch.nan, 0.6])
         >>> precision_recall(confidence, scores, torch.tensor([0.5]))
         (tensor([0.5000], dtype=torch.float64), tensor([0.5000], dtype=torch.float64))

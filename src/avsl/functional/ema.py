@@ -17,7 +17,7 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float, *, buffers:
         decay: β in [0, 1); 0 copies the student.
         buffers: whether to copy the student's buffers (batch-norm statistics); False for a teacher with its own.
 
-    Example:
+    Examples:
         >>> teacher, student = nn.Linear(1, 1), nn.Linear(1, 1)
         >>> with torch.no_grad():
         ...     _ = teacher.weight.fill_(1.0), student.weight.fill_(3.0)
@@ -34,7 +34,7 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float, *, buffers:
 def half_life_decay(half_life: float) -> float:
     """The decay β with which a student's weight in the average halves within ``half_life`` >= 1 steps.
 
-    Example:
+    Examples:
         >>> half_life_decay(1), round(half_life_decay(693), 3)
         (0.5, 0.999)
     """

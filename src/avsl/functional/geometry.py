@@ -36,7 +36,7 @@ def warp(images: Tensor, geometry: Tensor, size: tuple[int, int] | None = None, 
     Returns:
         (B, C, *size); 0 outside the image.
 
-    Example:
+    Examples:
         >>> mirror = torch.tensor([[[-1.0, 0, 0], [0, 1, 0]]])
         >>> warp(torch.tensor([[[[1.0, 2.0, 3.0]]]]), mirror)
         tensor([[[[3., 2., 1.]]]])
@@ -62,7 +62,7 @@ def transfer_labels(
         The labels on the target view's grid, (B, h, w), and the share of each cell that the known part of the source
         view covers, (B, h, w) in [0, 1]. Cells that the labeler did not see get no label rather than silence.
 
-    Example:
+    Examples:
         >>> frame = identity(1)
         >>> left_half = torch.tensor([[[0.5, 0, -0.5], [0, 1, 0]]])
         >>> labels, seen = transfer_labels(torch.tensor([[[1.0, 0.0]]]), left_half, frame)

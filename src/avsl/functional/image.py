@@ -15,7 +15,7 @@ STD = (0.229, 0.224, 0.225)
 def normalize(frames: Tensor) -> Tensor:
     """Normalize (B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 with ImageNet's mean and standard deviation.
 
-    Example:
+    Examples:
         >>> normalize(torch.zeros(2, 4, 4, 3, dtype=torch.uint8)).shape
         torch.Size([2, 3, 4, 4])
     """

@@ -24,7 +24,7 @@ def sharpen(confidence: Tensor, temperature: float) -> Tensor:
         confidence: P in [0, 1], any shape.
         temperature: T > 0; 1 leaves P unchanged, and labels become hard as T approaches 0.
 
-    Example:
+    Examples:
         >>> sharpen(torch.tensor([0.0, 0.25, 0.5, 1.0]), temperature=0.5)
         tensor([0.0000, 0.1000, 0.5000, 1.0000])
     """
@@ -40,7 +40,7 @@ def average_labels(previous: Tensor, current: Tensor, seen: Tensor, momentum: fl
         seen: bool, broadcast to that shape; cells that are not seen keep their value.
         momentum: m in [0, 1); 0 has no memory.
 
-    Example:
+    Examples:
         >>> previous, current = torch.tensor([0.0, torch.nan, 0.5]), torch.tensor([1.0, 1.0, 1.0])
         >>> average_labels(previous, current, torch.tensor([True, True, False]), momentum=0.75)
         tensor([0.2500, 1.0000, 0.5000])
@@ -69,7 +69,7 @@ def consensus(first: Tensor, second: Tensor, threshold: float) -> tuple[Tensor, 
     Returns:
         Whether each clip is accepted, (B,) bool, and the agreement IoU(M_A, M_B), (B,).
 
-    Example:
+    Examples:
         >>> first, second = torch.tensor([[[1.0, 1.0, 0.0]]]), torch.tensor([[[1.0, 0.0, 0.0]]])
         >>> consensus(first, second, threshold=0.5)
         (tensor([True]), tensor([0.5000]))
@@ -89,7 +89,7 @@ def pixel_bce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> T
     Returns:
         (B,); 0 for a sample whose weights are all 0.
 
-    Example:
+    Examples:
         >>> pixel_bce(torch.zeros(1, 2, 2), torch.ones(1, 2, 2))
         tensor([0.6931])
     """
@@ -102,7 +102,7 @@ def pixel_bce(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> T
 def to_grid(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Reduce a (B, H, W) mask to a coarser (h, w) grid; each cell holds the share of it that the mask covers.
 
-    Example:
+    Examples:
         >>> to_grid(torch.tensor([[[1.0, 0.0, 1.0, 1.0]]]), (1, 2))
         tensor([[[0.5000, 1.0000]]])
     """

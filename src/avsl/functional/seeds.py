@@ -8,7 +8,7 @@ import numpy as np
 def derive_seed(*numbers: int) -> int:
     """One seed from several numbers; unlike their sum it differs for (1, 2) and (2, 1).
 
-    Example:
+    Examples:
         >>> derive_seed(1, 2) != derive_seed(2, 1)
         True
     """

@@ -27,7 +27,7 @@ def pixel_average_precision(maps: Tensor, truth: Tensor) -> Tensor:
     Returns:
         (B,) float64 in [0, 1]; NaN where the truth is empty.
 
-    Example:
+    Examples:
         >>> pixel_average_precision(torch.tensor([[[0.9, 0.7, 0.1]]]), torch.tensor([[[1, 0, 1]]]))
         tensor([0.8333], dtype=torch.float64)
     """

@@ -21,7 +21,7 @@ class DetectionScore(SampleMetric):
         n: number of samples.
         threshold: the fixed threshold on the confidence.
 
-    Example:
+    Examples:
         >>> metric = DetectionScore(n=3, threshold=0.5)
         >>> confidence = torch.zeros(3, 4, 4)
         >>> confidence[:, 1, 1] = torch.tensor([0.9, 0.8, 0.1])

@@ -34,7 +34,7 @@ class PartScore(SampleMetric):
         mixed: whether several sources sound at once in a sample.
         exact_masks: whether the truth of any sample is a mask of the exact pixels.
 
-    Example:
+    Examples:
         >>> metric = PartScore(n=2, threshold=0.5)
         >>> truth = torch.zeros(2, 4, 4, dtype=torch.bool)
         >>> truth[:, :2] = True

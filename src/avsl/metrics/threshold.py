@@ -40,7 +40,7 @@ class ThresholdSweep(Metric):
     Raises:
         ValueError: the candidates do not rise.
 
-    Example:
+    Examples:
         >>> sweep = ThresholdSweep()
         >>> truth = torch.zeros(1, 4, 4)
         >>> truth[:, :2] = 1

@@ -154,7 +154,7 @@ def share_cores(count: int, cpus: float, cores: float) -> list[float]:
         cpus: cores that a task can use.
         cores: cores of the machine.
 
-    Example:
+    Examples:
         >>> share_cores(5, cpus=1, cores=2)
         [1, 1, 0.6666, 0.6666, 0.6666]
     """

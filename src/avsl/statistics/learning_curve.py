@@ -62,7 +62,7 @@ class Curve:
     def labels(self, score: float) -> float:
         """Return the number of labels at which the curve reaches a score; infinity if it never does.
 
-        Example:
+        Examples:
             >>> round(Curve(limit=0.9, drop=0.4, slope=0.5, scale=100).labels(0.7), 6)
             400.0
         """

@@ -17,7 +17,7 @@ def trivial_maps(truth: Tensor) -> dict[str, Tensor]:
         pixels that are at least as far from the center, so that both the median and a threshold of 0.5 cut a disc of
         half the area. ``perfect_ranking`` ranks every true pixel above all others, without ties.
 
-    Example:
+    Examples:
         >>> trivial_maps(torch.tensor([[[0, 1, 0, 0]]]))["centered_disc"]
         tensor([[[0.5000, 1.0000, 1.0000, 0.5000]]])
     """

@@ -28,7 +28,7 @@ def ciou(pred: Tensor, truth: Tensor) -> Tensor:
     Returns:
         (B,) float64; NaN where the truth is empty, because the published protocols leave such samples out.
 
-    Example:
+    Examples:
         >>> pred = torch.tensor([[[True, True, False, False]]])
         >>> ciou(pred, torch.tensor([[[1.0, 0.0, 1.0, 0.0]]]))
         tensor([0.3333], dtype=torch.float64)
@@ -75,7 +75,7 @@ def sums_above(values: Tensor, weight: Tensor, thresholds: Tensor) -> Tensor:
     Returns:
         (B, 1 + T) float64: the weight of all pixels, then of those with values >= each threshold.
 
-    Example:
+    Examples:
         >>> values, weight = torch.tensor([[[0.2, 0.6, 0.9]]]), torch.tensor([[[1.0, 2.0, 4.0]]])
         >>> sums_above(values, weight, torch.tensor([0.5, 0.8]))
         tensor([[7., 6., 4.]], dtype=torch.float64)
@@ -97,7 +97,7 @@ def success_rate(scores: Tensor, at: float = 0.5, *, strict: bool = False) -> Te
     Raises:
         ValueError: there is no sample.
 
-    Example:
+    Examples:
         >>> success_rate(torch.tensor([0.2, 0.5, 0.6, 0.9])).item()
         0.75
     """
@@ -112,7 +112,7 @@ def auc(scores: Tensor) -> Tensor:
     Raises:
         ValueError: there is no sample.
 
-    Example:
+    Examples:
         >>> round(auc(torch.tensor([0.0, 1.0])).item(), 4)
         0.5125
     """
@@ -148,7 +148,7 @@ def interactive_iou(scores: Tensor, group: Tensor) -> Tensor:
     Returns:
         (G,) in ascending order of the groups' numbers.
 
-    Example:
+    Examples:
         >>> interactive_iou(torch.tensor([0.9, 0.8, 0.1]), group=torch.tensor([0, 1, 1]))
         tensor([0.9000, 0.1000])
     """
@@ -161,7 +161,7 @@ def area_bucket(truth: Tensor) -> Tensor:
 
     Shape: (B, H, W) -> (B,) int64, an index into `AREA_BUCKETS`; a truth on a bound belongs to the larger class.
 
-    Example:
+    Examples:
         >>> truth = torch.zeros(1, 224, 224)
         >>> truth[0, :32, :32] = 1
         >>> AREA_BUCKETS[area_bucket(truth)]

@@ -60,7 +60,7 @@ def binarize(
     Raises:
         ValueError: the threshold or the truth that the convention needs is missing.
 
-    Example:
+    Examples:
         >>> binarize(torch.tensor([[[0.1, 0.9], [0.4, 0.6]]]), "median")
         tensor([[[False,  True],
                  [False,  True]]])
@@ -127,7 +127,7 @@ def predict_mask(
     Returns:
         (B, H, W) bool.
 
-    Example:
+    Examples:
         >>> confidence, truth = torch.tensor([[[0.2, 0.8]]]), torch.zeros(1, 1, 4)
         >>> predict_mask(confidence, truth, "fixed", threshold=0.5)
         tensor([[[False, False,  True,  True]]])

@@ -26,7 +26,7 @@ def resize_maps(maps: Tensor, size: tuple[int, int], mode: ResizeMode) -> Tensor
     Returns:
         (B, H, W), float32.
 
-    Example:
+    Examples:
         >>> resize_maps(torch.tensor([[[0.0, 1.0]]]), (1, 4), "opencv_bilinear")
         tensor([[[0.0000, 0.2500, 0.7500, 1.0000]]])
     """
@@ -130,7 +130,7 @@ def minmax(maps: Tensor) -> Tensor:
 
     Shape: (B, H, W) -> (B, H, W).
 
-    Example:
+    Examples:
         >>> minmax(torch.tensor([[[0.2, 0.4, 0.6]]]))
         tensor([[[0.0000, 0.5000, 1.0000]]])
     """

@@ -10,7 +10,7 @@ from tests.fixtures.messages import facts, says
 from tests.fixtures.store import MakeCandidate
 
 from avsl.cli import main
-from avsl.registry.catalogue import diff_versions, list_versions
+from avsl.registry.catalog import diff_versions, list_versions
 from avsl.registry.promotion import promote
 from avsl.registry.rules import model_name
 from avsl.registry.versions import ModelCode
