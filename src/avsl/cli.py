@@ -12,16 +12,16 @@ from avsl import __version__
 from avsl.errors import AvslError
 from avsl.logs import start_logging
 
-# Everything else is imported by the command that needs it: torch, Lightning and MLflow take seconds.
+# Everything else is imported by the command that needs it, because torch, Lightning and MLflow take seconds.
 
-# The commands that take overrides alone: what each does, and the function that it calls with them.
+# Commands whose only arguments are overrides: the help text, and the function that is called with them.
 STEPS = {
     "demo": (
         "train a small model on generated clips, in about a minute, and show what it finds",
         "avsl.stages.demo:demo",
     ),
     "source": ("record what the data set's folder holds, so that DVC sees a change", "avsl.stages.source:source"),
-    "prepare": ("make the data set of data=... into prepared shards", "avsl.stages.prepare:prepare"),
+    "prepare": ("prepare the data set of data=... as shards", "avsl.stages.prepare:prepare"),
     "split": ("choose the labeled samples of one label ratio", "avsl.stages.prepare:split"),
     "start": (
         "train the self-supervised weights that every framework of a seed starts from (start.epochs)",
@@ -43,7 +43,7 @@ STEPS = {
     "doctor": ("check versions, devices, the MLflow store, disk, fonts and FFmpeg", "avsl.doctor:doctor"),
 }
 
-# The same for every seed of params.yaml's matrix.seeds.
+# Functions of the commands with --seeds, which run every seed of params.yaml's matrix.seeds.
 SEEDED = {
     "split": "avsl.stages.prepare:split_seeds",
     "start": "avsl.stages.start:start_seeds",
@@ -98,8 +98,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Find the sounding objects in a video, or in every video of a folder, every second: "
         "OUT/<name>.mp4 (the video and its sound with the maps over it), OUT/<name>.png (a sheet of overlays) and "
         "OUT/<name>.json (boxes, confidences, and where no visible source sounds). In a folder, what is there already "
-        "by the same model with the same settings is kept, and a video that cannot be used is left out and reported; "
-        "exit code 2 where one was.",
+        "by the same model with the same settings is kept, and a video that cannot be used is left out and reported, "
+        "with exit code 2.",
     )
     localize.add_argument(
         "video", type=Path, metavar="VIDEO|FOLDER", help="any file FFmpeg reads, with sound, or a folder of them"
@@ -154,12 +154,12 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("model", metavar="MODEL", help="an exported model's folder, or models:/NAME@ALIAS")
     export.add_argument("--to", required=True, choices=_EXPORTS, help="format")
     export.add_argument("--output", type=Path, metavar="FILE", help="default: model.onnx or model.pt2")
-    data = commands.add_parser("data", help="look at a data set on disk", description="Look at a data set on disk.")
+    data = commands.add_parser("data", help="inspect a data set on disk", description="Inspect a data set on disk.")
     check = data.add_subparsers(dest="action", required=True, metavar="ACTION").add_parser(
         "check",
-        help="say what of it is there, missing or broken",
-        description="Decode all that a data set's lists name and say, by part, what is missing or broken; nothing is "
-        "prepared. Exit code 1 where something is, or where a training list holds rows of a test set.",
+        help="list what is present, missing or broken",
+        description="Decode all files of a data set's lists and count the missing and broken ones by part; nothing is "
+        "prepared. Exit code 1 if a file is missing or broken, or a training list holds rows of a test set.",
     )
     check.add_argument("name", metavar="NAME", help="the data set, as in data=NAME")
     check.add_argument("root", metavar="ROOT", help="its folder, or s3://bucket/prefix")
@@ -167,17 +167,16 @@ def build_parser() -> argparse.ArgumentParser:
     _add_labels(
         commands.add_parser(
             "labels",
-            help="from a folder of videos without boxes to a labeled one",
-            description="From a folder of videos without boxes to a labeled one: docs/labels.md goes through it.",
+            help="label a folder of videos without boxes",
+            description="Label a folder of videos without boxes; docs/labels.md describes the steps.",
         )
     )
-    _add_models(commands.add_parser("models", help="look after the registry", description="Look after the registry."))
+    _add_models(commands.add_parser("models", help="manage the registry", description="Manage the registry."))
     _add_weights(
         commands.add_parser(
             "weights",
             help="pretrained encoders",
-            description="Look after the weights of "
-            "pretrained encoders, which lie in AVSL_WEIGHTS, else in the user's cache folder.",
+            description="Manage the weights of pretrained encoders in AVSL_WEIGHTS or the user's cache folder.",
         )
     )
     for name, (text, _) in STEPS.items():
@@ -215,8 +214,8 @@ def _add_labels(labels: argparse.ArgumentParser) -> None:
     export = actions.add_parser(
         "export",
         help="write tasks for an annotation tool",
-        description="Write every suggested clip that is not annotated yet as a task: its frame, its sound, the boxes "
-        "of a model, and the tool's own files. README.md in the folder says how to go on.",
+        description="Write every suggested clip without annotations as a task: its frame, its sound, the boxes of a "
+        "model, and the tool's files. README.md in the folder describes the next steps.",
     )
     export.add_argument("--to", required=True, metavar="TOOL", help="label-studio, coco, cvat or csv")
     export.add_argument("--out", type=Path, metavar="DIR", help="default: outputs/folder/labels/TOOL-ROUND")
@@ -233,16 +232,14 @@ def _add_labels(labels: argparse.ArgumentParser) -> None:
         "--merge",
         default="consensus",
         metavar="RULE",
-        help="where several annotated a frame: consensus (where two overlap) or vote (default: %(default)s)",
+        help="merge of several annotators: consensus (where two overlap) or vote (default: %(default)s)",
     )
-    answers.add_argument(
-        "--annotator", default="annotator", metavar="NAME", help="who annotated, where the file does not say"
-    )
+    answers.add_argument("--annotator", default="annotator", metavar="NAME", help="annotator of files that name none")
     forecast = actions.add_parser(
         "forecast",
-        help="say how many labels a score needs",
-        description="Fit the learning curve of every method that was evaluated with three numbers of labels or more, "
-        "and say how many labels a score needs and what more labels would bring.",
+        help="forecast how many labels a score needs",
+        description="Fit the learning curve of every method that was evaluated with at least three numbers of labels, "
+        "and forecast how many labels a score needs and the score that more labels give.",
     )
     forecast.add_argument("--target", type=float, default=0.6, metavar="CIOU", help="default: %(default)s")
     forecast.add_argument(
@@ -251,13 +248,13 @@ def _add_labels(labels: argparse.ArgumentParser) -> None:
     forecast.add_argument(
         "--probe",
         action="store_true",
-        help="first train the configured method on 1/4, 1/2 and all of the labels, where it was not",
+        help="first train the configured method on 1/4, 1/2 and all of the labels, if it was not",
     )
     review = actions.add_parser(
         "review",
-        help="show the annotations that look wrong",
-        description="Write outputs/folder/labels/review.html, a page of the annotations that look wrong: tiny and "
-        "whole-frame boxes, silent sounds, and those with which a model disagrees. The worst come first.",
+        help="show suspicious annotations",
+        description="Write outputs/folder/labels/review.html, a page of suspicious annotations, the worst first: tiny "
+        "and whole-frame boxes, silent sounds, and boxes with which a model disagrees.",
     )
     review.add_argument("--worst", type=int, default=60, metavar="N", help="how many are shown (default: %(default)s)")
     for action in (suggest, export, review):
@@ -326,7 +323,7 @@ def _add_models(models: argparse.ArgumentParser) -> None:
     for action in (diff, promote, rollback):
         action.add_argument("name", metavar="NAME", help="the registered model, as avsl-synthetic-ratio-0.03")
     diff.add_argument("first", metavar="VERSION", help="a version's number or alias")
-    diff.add_argument("second", metavar="VERSION", help="another's")
+    diff.add_argument("second", metavar="VERSION", help="number or alias of the other version")
     promote.add_argument("version", metavar="VERSION", help="its number or alias")
     for action in (promote, rollback):
         action.add_argument("--reason", required=True, metavar="TEXT", help="kept as a tag of both versions")
@@ -462,7 +459,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _files_and_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """What a command line names, a word with "=" being an override."""
+    """Separate the files of a command line from the overrides, which have a "="."""
     return [Path(word) for word in words if "=" not in word], [word for word in words if "=" in word]
 
 

@@ -88,9 +88,8 @@ def _evaluate(
     trained = base / "train" / cell
     trained.mkdir(parents=True)
     pseudo = ",pseudo/acceptance,pseudo/precision,pseudo/recall" if framework == "dmt" else ""
-    lines = [f"epoch,train/loss,val/ciou{pseudo}", f"1.0,2.5,0.0{',,,' * bool(pseudo)}"]
-    lines.append(f"2.0,1.5,{ciou}{',0.3,0.7,0.6' * bool(pseudo)}")
-    (trained / "curves.csv").write_text("\n".join(lines) + "\n")
+    first, second = (f"1.0,2.5,0.0{',,,' * bool(pseudo)}", f"2.0,1.5,{ciou}{',0.3,0.7,0.6' * bool(pseudo)}")
+    (trained / "curves.csv").write_text(f"epoch,train/loss,val/ciou{pseudo}\n{first}\n{second}\n")
     settings = {"seed": seed, "trainer": {"epochs": 2}, "framework": {"name": framework, framework: {"delta": 0.4}}}
     (trained / "config.yaml").write_text(json.dumps(settings))
     run.save(trained)

@@ -24,16 +24,16 @@ _GRID = 512
 
 
 def merge(annotators: Sequence[NDArray[np.float64]], rule: MergeRule) -> NDArray[np.float64] | None:
-    """What annotators agree on.
+    """Merge the boxes of several annotators.
 
     Args:
-        annotators: (k, 4) boxes x0, y0, x1, y1 of each; k = 0 says that nothing in view sounds.
+        annotators: (k, 4) boxes x0, y0, x1, y1 of each; k = 0 for no sounding object in view.
         rule: ``consensus``: where the boxes of at least two annotators overlap, as in Flickr-SoundNet; ``vote``: boxes
             that more than half of the annotators drew (IoU of at least 0.5), with the median of their corners.
 
     Returns:
-        (n, 4); n = 0 where more of them say that nothing in view sounds than drew boxes; None where they do not agree.
-        A single annotator's boxes stay as they are.
+        (n, 4) boxes; n = 0 if most annotators saw no sounding object; None if they do not agree. A single annotator's
+        boxes are unchanged.
     """
     if len(annotators) == 1:
         return annotators[0]

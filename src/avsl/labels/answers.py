@@ -52,15 +52,14 @@ def import_answers(
 ) -> Path:
     """Read what a tool exported, merge annotators, and write the annotation file.
 
-    Every annotator's answers are kept in ``labels/answers.csv``, so that a second person's file is merged with the
-    first one's; a file that is imported again, corrected or not, replaces that annotator's answers. Clips that were
-    annotated by other means keep their boxes.
+    The answers of all annotators are kept in ``labels/answers.csv`` and merged. A file that is imported again replaces
+    the answers of its annotator. Clips with boxes from other sources keep them.
 
     Args:
         overrides: changes to params.yaml, as ``data=folder``.
         files: exported by one of `TOOLS`, also within a zip file; recognized by their content.
         rule: how several annotators are merged, see `agreement.merge`.
-        annotator: who annotated, where a file does not say.
+        annotator: name of the annotator for files without one.
         labels: folder of the rounds; by default ``labels`` in the project.
 
     Returns:

@@ -29,12 +29,12 @@ DEFAULT_ANNOTATIONS = "annotations.csv"
 
 @dataclass(frozen=True)
 class ClipFolder:
-    """A folder as ``data=folder`` reads it.
+    """Clips of a folder, as ``data=folder`` reads it.
 
     Attributes:
-        settings: of the data set, with the annotation file that is there or will be.
-        clips: the clips by name, each annotated or not; a side of the split belongs to a recording, so `part` is also
-            that of a clip that nobody has annotated: what it would be if somebody did.
+        settings: settings of the data set, with the path of the annotation file, which may not exist yet.
+        clips: annotated and other clips by name. Their `part` is that of the recording, so it is known before a clip
+            is annotated.
     """
 
     settings: FolderConfig
@@ -99,7 +99,7 @@ class ClipFolder:
         Args:
             clip: one of `clips`.
             sample_rate: Hz.
-            duration_s: its length; by default the data set's.
+            duration_s: length of the sound; by default the data set's.
 
         Returns:
             (T,) samples in [-1, 1].

@@ -34,15 +34,15 @@ def export(
 ) -> Path:
     """Write the suggested clips without annotations as tasks: frames, sounds, and the tool's files.
 
-    A frame is upright and at full resolution, a sound as long as what the model hears, around the frame. A model's
-    boxes go along to be corrected, but not for the test part: what is measured must not depend on it.
+    Frames are upright and at full resolution; sounds lie around the frame and have the length of the model's input. A
+    model's boxes are added for correction, except in the test part, which must not depend on a model.
 
     Args:
         overrides: changes to params.yaml, as ``data=folder``.
         to: one of `TOOLS`.
-        model: whose boxes go along: a folder or a ``models:/`` address; None for none.
-        out: the task folder; by default ``outputs/folder/labels/TOOL-ROUND``. Files of earlier exports in it that are
-            no longer among the tasks are removed.
+        model: folder or ``models:/`` address of the model whose boxes are added; None for no boxes.
+        out: the task folder; by default ``outputs/folder/labels/TOOL-ROUND``. Files of finished tasks in it are
+            removed.
         labels: folder of the rounds; by default ``labels`` in the project.
 
     Returns:

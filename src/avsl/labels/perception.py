@@ -34,12 +34,12 @@ _SAMPLE_RATE = 16000
 
 @dataclass(frozen=True)
 class Perceiver:
-    """Localizers, and the decoding of clips for them.
+    """A model that clips are decoded for and passed through.
 
     Attributes:
         model: one localizer, or two whose confidences are averaged.
-        image_size: side of the frames that it sees, px.
-        sample_rate: of the sounds, Hz.
+        image_size: side of the model's frames, px.
+        sample_rate: sample rate of the sounds, Hz.
         duration_s: length of the sounds, s.
     """
 
@@ -53,10 +53,10 @@ class Perceiver:
     def open(cls, name: str | None, config: Config, folder: ClipFolder) -> Iterator[Perceiver | None]:
         """Load the named model, else the configuration's encoders if they have pretrained weights.
 
-        Pretrained encoders stand under a head of random weights, which keeps distances by and large.
+        Pretrained encoders get a head of random weights, which roughly preserves distances.
 
         Yields:
-            The model; None without a name where the encoders have no weights either.
+            The model; None if no model is named and the encoders have no pretrained weights.
         """
         if name is not None:
             with exported_model(name, config) as (path, _):
@@ -78,7 +78,7 @@ class Perceiver:
         """Decode clips and pass them through the model; those that cannot be decoded are left out with a warning.
 
         Returns:
-            The clips that can be used, and what the model makes of them, in the same order.
+            The clips that can be used, and the model's outputs in the same order.
         """
         used: list[Entry] = []
         embeddings: list[torch.Tensor] = [torch.empty(0, 1)]

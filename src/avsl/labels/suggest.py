@@ -33,11 +33,11 @@ _PARTS = ("test", "validation", "train")
 
 
 class SuggestConfig(StrictConfig):
-    """Settings of all strategies; a strategy's own are in the section of its name.
+    """Settings of all strategies; those of one strategy are in the section of its name.
 
     Attributes:
-        test_clips: clips of the test part, drawn once; those that are annotated already count.
-        most_looked_at: recordings that a model looks at, drawn at random where there are more.
+        test_clips: number of clips of the test part, which is drawn once; annotated clips count.
+        most_looked_at: number of recordings that are passed through a model, drawn at random if there are more.
     """
 
     test_clips: int = Field(100, ge=1)
@@ -51,18 +51,18 @@ def suggest(
     model: str | None = None,
     labels: Path | None = None,
 ) -> Path:
-    """Write a round: which clips to annotate next.
+    """Choose the clips to annotate next and write them as a round.
 
-    The side of a recording is the one that ``data=folder`` gives it. The test part is drawn before the first round, at
-    random. Of each round the share ``data.folder.validation_share`` is for validation, also drawn at random, as a
-    threshold is chosen on it; the strategy chooses the rest among the training recordings. No clip is suggested twice,
-    and of one recording at most one a round. The same seed, folder and rounds give the same round.
+    Recordings belong to the parts that ``data=folder`` gives them. The test part is drawn at random before the first
+    round. The share ``data.folder.validation_share`` of each round is for validation and also drawn at random; the
+    strategy chooses the rest among the training recordings. No clip is suggested twice, and a round has at most one
+    clip of a recording. Seed, folder and earlier rounds determine a round.
 
     Args:
         overrides: changes to params.yaml, as ``data=folder``, and to the strategies, as ``labels.test_clips=50``.
         budget: clips for training and validation.
         strategy: one of `STRATEGIES`.
-        model: that the strategy asks: a folder or a ``models:/`` address.
+        model: folder or ``models:/`` address of the model that the strategy uses.
         labels: folder of the rounds; by default ``labels`` in the project.
 
     Returns:
@@ -70,7 +70,7 @@ def suggest(
 
     Raises:
         ConfigError: a setting is wrong, or the strategy needs a model that is not there.
-        DataError: the folder cannot be used, or leaves no clip for a part that needs one.
+        DataError: the folder cannot be used, or has no clip for a part that needs one.
     """
     if budget < 1:
         raise ConfigError(f"--budget {budget}: a round has at least one clip")

@@ -19,8 +19,8 @@ class Frame:
     """An exported frame.
 
     Attributes:
-        id: its clip.
-        file: its name in task folders, without a suffix.
+        id: the clip.
+        file: name of the frame in task folders, without a suffix.
         width: pixels.
         height: pixels.
     """
@@ -35,7 +35,7 @@ def read_frames(labels: Path) -> dict[str, Frame]:
     """Read the exported frames by clip; none before the first export.
 
     Raises:
-        DataError: the file is not one of ours.
+        DataError: the file was not written by an export.
     """
     path = labels / _FILE
     try:

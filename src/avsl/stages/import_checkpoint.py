@@ -30,22 +30,21 @@ log = logging.getLogger(__name__)
 def import_checkpoint(
     method: str, files: Sequence[Path], overrides: Sequence[str] = (), *, momentum: bool = False
 ) -> None:
-    """Import a published model; no stage of the DAG does this.
+    """Import a published model, outside the DAG.
 
-    Its fixed threshold is chosen on the validation part of the data set, as every model's is, and it is scored as
-    every model is. ``<root>/<data>/imported/<method>`` gets the exported ``model``, ``metrics.json``,
-    ``per_sample.csv`` and ``gallery.png``; MLflow a run and a version of ``avsl-<data>-imported``, whose alias
-    ``<method>`` says which one came last. SLAVC's momentum encoders go by ``slavc-momentum``.
+    The threshold and the scores are computed as for a model trained here. ``<root>/<data>/imported/<method>`` gets the
+    exported ``model``, ``metrics.json``, ``per_sample.csv`` and ``gallery.png``. MLflow gets a run and a version of
+    ``avsl-<data>-imported`` with the alias ``<method>``, or ``slavc-momentum`` for SLAVC's momentum encoders.
 
     Args:
         method: a key of :data:`avsl.models.weights.published.PUBLISHED`.
-        files: its checkpoint.
-        overrides: of the configuration, which chooses the data set and the split.
-        momentum: take SLAVC's momentum encoders.
+        files: files of the checkpoint.
+        overrides: overrides of the configuration, which chooses the data set and the split.
+        momentum: whether to take SLAVC's momentum encoders.
 
     Raises:
         ConfigError: the checkpoint cannot be used.
-        DataError: the data set or the split is not there.
+        DataError: the data set or the split is missing.
         TrackingError: the MLflow store fails.
     """
     config = compose(overrides)

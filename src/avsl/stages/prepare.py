@@ -36,7 +36,7 @@ def say_where(config: Config, folder: Path) -> None:
 def prepare(overrides: Sequence[str] = ()) -> None:
     """Make the prepared data set; a root on S3 is mirrored in ``<root>/cache`` first.
 
-    A second process that prepares the same folder waits, and then finds everything done.
+    A second process that prepares the same folder waits for the first.
     """
     config = compose(overrides)
     folder = Layout.of(config).prepared
@@ -117,7 +117,7 @@ def _check_parts(data: PreparedData, name: str) -> None:
 
 
 def load_data(layout: Layout) -> tuple[PreparedData, Split]:
-    """The prepared set and the split.
+    """Load the prepared set and the split.
 
     Raises:
         DataError: one is missing or damaged, or the split was drawn from another version of the set.

@@ -29,8 +29,8 @@ def register(overrides: Sequence[str] = ()) -> None:
     """Give the best evaluated model of one label ratio the alias ``champion``: first the method, then its best seed.
 
     :func:`avsl.registry.rules.judge` uses only validation scores.
-    A champion that a person chose (`avsl models promote`, `rollback`) stays until a better model than all that were
-    registered then comes: :func:`avsl.registry.rules.lead`.
+    A champion chosen by hand (`avsl models promote`, `rollback`) stays until a model is better than all that were
+    registered at that time: :func:`avsl.registry.rules.lead`.
 
     Raises:
         TrackingError: the store fails or lacks a candidate's run, or there is neither a candidate nor a champion.
@@ -50,7 +50,7 @@ def register(overrides: Sequence[str] = ()) -> None:
 def read_candidates(config: Config) -> list[Candidate]:
     """Read the evaluated models of the configuration's data set and label ratio, of all methods and seeds.
 
-    An evaluation of another model than its training left is left out, with a warning.
+    An evaluation of another model than the one in the training's folder is left out, with a warning.
     """
     layout = Layout.of(config)
     candidates = []

@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 
 def restore(overrides: Sequence[str] = ()) -> None:
-    """Give every label ratio that has been registered its champion in this store, by the rules of `register`.
+    """Rebuild the registry: give every label ratio with a registration its champion, by the rules of `register`.
 
-    Runs that the store lacks are recorded again from their curves, scores and files, once, with the tag
-    ``restored_from``; each cell's runs get a parent, and champions a version. Repeated, it adds nothing; after a kill,
-    what is missing. What is no longer among the outputs does not come back: earlier versions, and a champion whose
-    training has been replaced.
+    Missing runs are recorded again from their curves, scores and files, with the tag ``restored_from``; each cell's
+    runs get a parent run, and champions get a version. A second call adds nothing; a call after a kill adds the rest.
+    Models that are no longer among the outputs are not restored: earlier versions, and a champion whose training was
+    replaced.
 
     Raises:
         DataError: nothing has been registered, or a file that the stages leave is missing.

@@ -61,10 +61,10 @@ def side_by_side(step: str, tasks: Mapping[str, Sequence[Any]], config: Config) 
     Args:
         step: the function, as ``module:function``.
         tasks: its arguments by the task's name, which begins the task's lines in the terminal.
-        config: says in ``parallel`` what a task takes and where it runs.
+        config: configuration whose section ``parallel`` holds the resources of a task and the cluster.
 
     Raises:
-        SeedError: names the tasks that failed and why, after all have ended.
+        SeedError: some tasks failed; names them and their errors, after all have ended.
         ClusterError: the cluster does not answer or has no room.
         SystemExit: the work was interrupted; its state is kept.
     """
@@ -104,7 +104,7 @@ def call_side_by_side(
         interrupt: the person's request to end, which cancels the tasks.
 
     Returns:
-        Why a task failed, by its name; nothing of a canceled task.
+        The error of each failed task by its name, without canceled tasks.
     """
     import ray  # takes seconds
 

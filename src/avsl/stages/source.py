@@ -1,6 +1,6 @@
-"""The step before `prepare`: what the data set's folder holds, so that DVC sees when a clip changes.
+"""Records the contents of the data set's folder before `prepare`, so that DVC sees when a clip changes.
 
-Imports nothing heavy, as `dvc repro` runs it every time.
+Imports nothing slow, because `dvc repro` runs it every time.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ RECORD = "source.json"
 def source(overrides: Sequence[str] = (), project: Path | None = None) -> None:
     """Record the contents of the data set's folder: of each file its SHA-256, or its ETag on S3.
 
-    Where the folder is not here (another machine, which has pulled what was made from it) or S3 does not answer, what
-    was recorded of this very root stands, with a warning. A generated data set has no folder and an empty record.
+    If the folder is absent (on another machine, after `dvc pull`) or S3 does not answer, the earlier record of the same
+    root stays, with a warning. A generated data set has an empty record.
 
     Args:
-        overrides: none, as the record is that of params.yaml's data set.
-        project: the folder with params.yaml; the record goes where dvc.yaml says, below it. By default it is found from
-            the working directory.
+        overrides: must be empty, because the record is of params.yaml's data set.
+        project: folder with params.yaml, below which the record is written. By default it is found from the working
+            directory.
 
     Raises:
         ConfigError: there are overrides.
@@ -60,9 +60,9 @@ def source(overrides: Sequence[str] = (), project: Path | None = None) -> None:
 
 
 def _data_root(project: Path) -> tuple[str, str]:
-    """Name and root of params.yaml's data set, without the registry of data sets, which takes seconds to import.
+    """Read the name and root of params.yaml's data set without the slow import of all data sets.
 
-    The root of a generated data set is empty; where a data set's own is not set, `prepare` says so.
+    The root of a generated data set is empty, and so is one that is not set, which `prepare` refuses.
     """
     data = read_params(project)["data"]
     name = str(data["name"])

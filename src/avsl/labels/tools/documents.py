@@ -22,10 +22,10 @@ def _text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Raises:
-        DataError: it is no JSON.
+        DataError: the file is not JSON.
     """
     try:
         return json.loads(_text(path))
@@ -37,7 +37,7 @@ def read_model(path: Path, model: type[_Model], content: Any, where: str) -> _Mo
     """Validate part of a JSON file.
 
     Raises:
-        DataError: it is not of that form; names the place and the key.
+        DataError: the content does not fit the model; names the place and the key.
     """
     try:
         return model.model_validate(content)
@@ -48,10 +48,10 @@ def read_model(path: Path, model: type[_Model], content: Any, where: str) -> _Mo
 
 
 def read_xml(path: Path) -> ElementTree.Element:
-    """The root of an XML file.
+    """Read the root of an XML file.
 
     Raises:
-        DataError: it is not well-formed, or declares a document type: entities could expand without bound.
+        DataError: the file is not well-formed, or declares a document type, whose entities could expand without bound.
     """
     text = _text(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:

@@ -27,8 +27,8 @@ class Task:
         file: name of its frame and its sound in the task folder, without a suffix.
         width: of the frame, pixels.
         height: of the frame, pixels.
-        boxes: (k, 4) a model's boxes x0, y0, x1, y1 in pixels, to be corrected; k = 0 for none.
-        model: where they are from; empty for none.
+        boxes: (k, 4) boxes x0, y0, x1, y1 of a model in pixels, to be corrected.
+        model: source of the boxes; empty if there are none.
     """
 
     id: str
@@ -54,12 +54,12 @@ class Answer:
     """One annotator's answer for one frame.
 
     Attributes:
-        frame: as the tool names it: the clip or the frame's file.
-        annotator: a name; empty where the tool does not say.
-        boxes: x0, y0, x1, y1 in pixels each.
-        silent: whether the annotator says that nothing in view sounds.
-        size: width and height of the frame in the tool, pixels; None where it does not say.
-        problem: why the answer cannot be used, where the format tells; empty for nothing.
+        frame: the tool's name of the frame: the clip or the frame's file.
+        annotator: name of the annotator; empty if the tool states none.
+        boxes: x0, y0, x1, y1 of each box in pixels.
+        silent: whether the annotator saw no sounding object.
+        size: width and height of the frame in the tool, pixels; None if the tool states none.
+        problem: why the answer cannot be used; empty if it can.
     """
 
     frame: str
