@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup repro test test-fast check docs ui
+.PHONY: setup repro test test-fast check docs experiments ui
 
 repro: setup  ## the main job: embedded data to a registered best model per label ratio
 	dvc repro
@@ -27,6 +27,10 @@ check: setup docs  ## ruff, codespell, mypy strict, import-linter, the documenta
 
 docs: setup  ## the documentation site in site/, with warnings as errors
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+
+experiments: setup  ## of `dvc exp run`: CIoU of each cell, and the parameters that differ
+	dvc exp show --only-changed \
+		--drop '.*json:(?!(validation|test)_ciou$$).*|src/|pipelines/|outputs/[^:]*$$'
 
 ui: setup  ## MLflow's pages on the local store; PORT=5001 for another port
 	mkdir -p outputs/mlflow
