@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from avsl.labels.strategies.pool import Perception
 from avsl.models import Localizer, LocalizerEnsemble, load_exported
 from avsl.registry.load import exported_model
 from avsl.types import AVBatch, AVOutput
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +85,7 @@ class Perceiver:
             The clips that can be used, and the model's outputs in the same order.
         """
         used: list[Entry] = []
-        embeddings: list[torch.Tensor] = [torch.empty(0, 1)]
-        agreement: list[torch.Tensor] = []
+        seen: list[Perception] = []
         with progress_bar("clips", len(clips)) as bar:
             for start in range(0, len(clips), _BATCH):
                 batch = clips[start : start + _BATCH]
@@ -99,19 +102,17 @@ class Perceiver:
                     frames.append(resize_frame(frame, self.image_size))
                     sounds.append(sound)
                 if frames:
-                    seen, agreed = self._pass(np.stack(frames), np.stack(sounds))
-                    embeddings.append(seen)
-                    agreement += agreed
-        width = embeddings[-1].shape[1]
-        joined = torch.cat([each.reshape(-1, width) for each in embeddings]).numpy()
-        return used, Perception(joined, torch.cat(agreement).numpy() if agreement else None)
+                    seen.append(self.look(np.stack(frames), np.stack(sounds)))
+        return used, join_perceptions(seen)
 
     @torch.inference_mode()
-    def _pass(
-        self,
-        frames: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
-        sounds: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def look(self, frames: NDArray[np.uint8], sounds: NDArray[np.float32]) -> Perception:
+        """Pass decoded clips through the model at once.
+
+        Args:
+            frames: (n, image_size, image_size, 3) RGB.
+            sounds: (n, T) samples in [-1, 1].
+        """
         batch = AVBatch(
             frame=normalize(torch.from_numpy(frames)),
             waveform=torch.from_numpy(sounds),
@@ -122,8 +123,18 @@ class Perceiver:
         outputs: list[AVOutput] = [member(batch) for member in self.model.members]
         heads = [head for output in outputs for head in output.heads]
         parts = [part for head in heads for part in (head.audio, F.normalize(head.visual.mean((2, 3)), dim=1))]
-        embedding = F.normalize(torch.cat(parts, dim=1), dim=1)
+        embedding = F.normalize(torch.cat(parts, dim=1), dim=1).numpy()
         if len(outputs) != 2:
-            return embedding, []
+            return Perception(embedding, None)
         first, second = to_finest_grid([output.confidence for output in outputs])
-        return embedding, [soft_iou(first, second, torch.ones_like(first))]
+        return Perception(embedding, soft_iou(first, second, torch.ones_like(first)).numpy())
+
+
+def join_perceptions(seen: Sequence[Perception]) -> Perception:
+    """Join what one model makes of several batches of clips; none give an empty one."""
+    if not seen:
+        return Perception(np.empty((0, 1), np.float32), None)
+    agreement = [each.agreement for each in seen if each.agreement is not None]
+    return Perception(
+        np.concatenate([each.embeddings for each in seen]), np.concatenate(agreement) if agreement else None
+    )
