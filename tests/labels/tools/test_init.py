@@ -67,11 +67,35 @@ def test_coco_has_the_fields_of_the_published_format(tmp_path: Path) -> None:
 
 
 def test_coco_is_read_by_its_own_library(tmp_path: Path) -> None:
-    """Where it is installed."""
+    """Frames, categories and boxes are those of the tasks."""
     coco = pytest.importorskip("pycocotools.coco")
     TOOLS["coco"].write(tmp_path, _TASKS)
     read = coco.COCO(str(tmp_path / "annotations.json"))
-    assert len(read.getAnnIds(imgIds=[1])) == 2
+    assert [image["file_name"] for image in read.loadImgs(read.getImgIds())] == [task.frame for task in _TASKS]
+    (sound,) = read.getCatIds(catNms=["sound"])
+    for number, task in enumerate(_TASKS, start=1):
+        annotations = read.loadAnns(read.getAnnIds(imgIds=[number], catIds=[sound]))
+        corners = [[x, y, x + width, y + height] for x, y, width, height in (a["bbox"] for a in annotations)]
+        np.testing.assert_array_equal(as_boxes(corners), task.boxes)
+
+
+def test_cvat_has_the_elements_of_the_published_format(tmp_path: Path) -> None:
+    """As "CVAT for images 1.1" names them; readers other than CVAT refuse a file without the task and its labels."""
+    TOOLS["cvat"].write(tmp_path, _TASKS)
+    root = ElementTree.parse(tmp_path / "annotations.xml").getroot()
+    assert [element.tag for element in root] == ["version", "meta", *["image"] * 3]
+    assert (root.findtext("version"), root.findtext("meta/task/size")) == ("1.1", "3")
+    assert root.findtext("meta/task/mode") == "annotation"
+    stated = [(label.findtext("name"), label.findtext("type")) for label in root.iterfind("meta/task/labels/label")]
+    pasted = json.loads((tmp_path / "labels.json").read_text())
+    assert stated == [(label["name"], label["type"]) for label in pasted]
+    assert stated == [("sound", "rectangle"), ("nothing in view sounds", "tag")]
+    for k, (image, task) in enumerate(zip(root.iterfind("image"), _TASKS, strict=True)):
+        size = {"width": str(task.width), "height": str(task.height)}
+        assert image.attrib == {"id": str(k), "name": f"{task.file}.jpg"} | size
+        for box in image:
+            assert box.attrib.keys() == {"label", "source", "occluded", "xtl", "ytl", "xbr", "ybr", "z_order"}
+            assert box.get("label") == "sound"
 
 
 def test_label_studios_interface_names_what_the_tasks_hold(tmp_path: Path) -> None:

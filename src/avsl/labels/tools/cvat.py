@@ -13,11 +13,22 @@ from avsl.labels.tools.task import FRAMES, SILENT, SOUND, Answer, Task, Tool
 
 _FILE, _LABELS = "annotations.xml", "labels.json"
 _CORNERS = ("xtl", "ytl", "xbr", "ybr")
+_TYPES = {SOUND: "rectangle", SILENT: "tag"}
 
 
 def _write(folder: Path, tasks: Sequence[Task]) -> list[str]:
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
+    # CVAT itself reads the images alone; other readers of the format take the labels from here.
+    about_task = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task")
+    for key, value in (("name", folder.name), ("size", str(len(tasks))), ("mode", "annotation")):
+        ElementTree.SubElement(about_task, key).text = value
+    listed = ElementTree.SubElement(about_task, "labels")
+    for name, kind in _TYPES.items():
+        label = ElementTree.SubElement(listed, "label")
+        ElementTree.SubElement(label, "name").text = name
+        ElementTree.SubElement(label, "type").text = kind
+        ElementTree.SubElement(label, "attributes")
     for number, task in enumerate(tasks):
         size = {"width": str(task.width), "height": str(task.height)}
         image = ElementTree.SubElement(root, "image", {"id": str(number), "name": f"{task.file}.jpg"} | size)
@@ -27,8 +38,7 @@ def _write(folder: Path, tasks: Sequence[Task]) -> list[str]:
             ElementTree.SubElement(image, "box", about | corners | {"z_order": "0"})
     ElementTree.indent(root)
     write_text(folder / _FILE, ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n")
-    labels = [{"name": name, "type": kind, "attributes": []} for name, kind in ((SOUND, "rectangle"), (SILENT, "tag"))]
-    write_json(folder / _LABELS, labels)
+    write_json(folder / _LABELS, [{"name": name, "type": kind, "attributes": []} for name, kind in _TYPES.items()])
     return [
         f"Create a task; in its constructor choose Raw and paste {_LABELS}; select the pictures of `{FRAMES}`.",
         f"To begin with the model's boxes, upload {_FILE} as 'CVAT 1.1'.",
