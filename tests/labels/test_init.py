@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import mlflow
 import pytest
 import yaml
 from tests.fixtures.annotation_tools import export_label_studio
@@ -27,12 +28,16 @@ def _annotate(path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_documented_path_leads_to_a_registered_model(
-    clips: Path, settings: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    clips: Path,
+    settings: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each command runs as printed, and each command on labels prints the one that the documentation has next."""
     text = _DOCS.read_text()
     params = yaml.safe_load(next(re.finditer(r"^```yaml\n(.*?)^```", text, re.M | re.S))[1])
-    commands = next(re.finditer(r"^```\n(avsl labels suggest.*?)^```", text, re.M | re.S))[1].splitlines()
+    commands = next(re.finditer(r"^```\n(avsl data check.*?)^```", text, re.M | re.S))[1].splitlines()
     shares = {key.rpartition(".")[2]: yaml.safe_load(value) for key, _, value in (t.partition("=") for t in settings)}
     params["data"]["folder"] |= {k: shares[k] for k in ("test_share", "validation_share", "seed")}
     params["data"]["folder"] |= {"image_size": 32, "duration_s": 0.5}
@@ -61,3 +66,13 @@ def test_the_documented_path_leads_to_a_registered_model(
     assert Path("outputs/folder/labels/review.html").is_file()
     assert Path("outputs/folder/labels/forecast.png").is_file()
     assert Path("localized/videoa_0_1.json").is_file()
+    # What `mlflow models serve` loads.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/outputs/mlflow/mlflow.db")
+    model = mlflow.pyfunc.load_model("models:/avsl-folder-ratio-1.0@champion")
+    (served,) = model.predict(model.input_example)
+    assert 0 < served["threshold"] < 1
+    # The report after the forecast.
+    assert main(["report"]) == 0
+    page = (tmp_path / "outputs/folder/report/report.html").read_text()
+    assert "How many labels are enough" in page
+    assert "avsl labels suggest --budget" in page

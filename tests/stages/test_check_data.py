@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +117,15 @@ def test_what_cannot_be_looked_at_is_one_sentence(folder: Path, capsys: pytest.C
         assert main(["data", "check", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert says(line, "avsl:", message)
+
+
+def test_a_folder_that_waits_for_labels_names_the_next_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the annotation file that an import will write is not there yet; any other missing one is an error."""
+    words = ["data", "check", "folder", str(folder)]
+    assert main([*words, "data.folder.annotations=annotations.csv"]) == 0
+    (command,) = re.findall(r"^next: (.*)$", capsys.readouterr().out, re.M)
+    assert shlex.split(command)[:4] == ["avsl", "labels", "suggest", "data=folder"]
+    assert main([*words, "data.folder.annotations=boxes.csv"]) == 2
+    assert says(capsys.readouterr().err, "boxes.csv")

@@ -11,7 +11,7 @@ import numpy as np
 
 from avsl.config.models import Config
 from avsl.data.annotation_files import Annotation, read_annotations
-from avsl.data.datasets.folder import FolderConfig, read_index
+from avsl.data.datasets.folder import ANNOTATIONS, FolderConfig, read_index
 from avsl.data.index import Entry
 from avsl.data.listing import Media
 from avsl.data.media.audio import read_audio, scale_into_range
@@ -23,8 +23,6 @@ from avsl.storage import is_remote
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-DEFAULT_ANNOTATIONS = "annotations.csv"
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class ClipFolder:
             )
         if is_remote(settings.root):
             raise ConfigError(f"data.folder.root = '{settings.root}': clips are labeled in a local folder")
-        name = settings.annotations or DEFAULT_ANNOTATIONS
+        name = settings.annotations or ANNOTATIONS
         if not name.lower().endswith(".csv"):
             raise ConfigError(f"data.folder.annotations = '{name}': avsl labels reads and writes a CSV")
         bare = settings.model_copy(update={"annotations": ""})

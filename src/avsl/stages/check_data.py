@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from avsl.config.params import read_params
 from avsl.config.plugins import load_plugins
 from avsl.console import print_table
 from avsl.data.datasets import on_disk
+from avsl.data.datasets.folder import ANNOTATIONS, FolderConfig
 from avsl.data.index import IndexedConfig
 from avsl.data.prepared.preparation import PartState, check_index
 from avsl.files import project_root
@@ -48,6 +50,9 @@ def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
         ]
     )
     settings = cast("IndexedConfig", fetched(composed.data.settings, composed.root / "cache"))  # a `model`
+    unlabeled = _waits_for_labels(settings)
+    if unlabeled:
+        settings = settings.model_copy(update={"annotations": ""})
     # Report a leak among the other findings instead of failing at it.
     lenient = {"leak": "drop"} if "leak" in model.model_fields else {}
     index = read(settings.model_copy(update=lenient))
@@ -76,8 +81,26 @@ def check(name: str, root: str, overrides: Sequence[str] = ()) -> bool:
         print(note)
     trainable, said = _training(states)
     print(said)
+    if unlabeled:
+        print(f"{root}: {ANNOTATIONS} is not there yet: `avsl labels import` writes it")
+    if name == "folder" and not any(state.annotated for state in states):
+        print("next:", shlex.join(["avsl", "labels", "suggest", *_naming(root, overrides), "--budget", "60"]))
     stopped = bool(leaks) and getattr(settings, "leak", "drop") == "stop"
     return trainable and not stopped and not any(state.missing or state.broken for state in states)
+
+
+def _waits_for_labels(settings: IndexedConfig) -> bool:
+    """Return whether the annotation file is the one that is written when the first boxes are imported."""
+    if not isinstance(settings, FolderConfig) or settings.annotations != ANNOTATIONS:
+        return False
+    return Path(settings.root).is_dir() and not Path(settings.root, ANNOTATIONS).exists()
+
+
+def _naming(root: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides by which further commands use the folder; none where params.yaml names it."""
+    settings = compose([]).data.settings
+    known = isinstance(settings, FolderConfig) and Path(settings.root).absolute() == Path(root).absolute()
+    return list(overrides) if known else ["data=folder", as_override("data.folder.root", root), *overrides]
 
 
 def _training(states: Sequence[PartState]) -> tuple[bool, str]:

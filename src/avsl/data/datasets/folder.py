@@ -15,6 +15,9 @@ from avsl.data.partition import add_pool, assign_parts
 from avsl.data.recordings import Recordings, count_recordings
 from avsl.errors import DataError
 
+ANNOTATIONS = "annotations.csv"
+"""The annotation file that `avsl labels import` writes where the settings name none."""
+
 
 class FolderConfig(CutConfig):
     """A folder of videos, or with ``frames/`` and ``audio/`` whose files have equal names.
