@@ -50,14 +50,16 @@ class Training:
     Args:
         config: what and how.
         data: the prepared set.
+        device: where it trains.
     """
 
-    def __init__(self, config: Config, data: PreparedData) -> None:
+    def __init__(self, config: Config, data: PreparedData, device: str = "cpu") -> None:
         self.config = config
+        self.device = torch.device(device)
         split = make_split(data, config.split)
         rows = np.concatenate([data.rows_of(split.labeled), data.rows_of(split.unlabeled)])
         # So long a schedule that its rate stays at the peak.
-        self.module = SemiModule(config, 10**6)
+        self.module = SemiModule(config, 10**6).to(self.device)
         reader = make_reader(config, self.module.modules(), data, rows)
         self.framework = self.module.framework
         self.loader = make_loader(config, reader, split, self.framework)
@@ -68,18 +70,19 @@ class Training:
 
     def views(self, rows: TrainingRows) -> SemiBatch:
         """The step's augmented views."""
+        rows = rows.to(self.device)
         return make_views(
             rows.labeled,
             rows.unlabeled,
             self.config.augment,
             n_strong=self.framework.n_views,
             weak=self.framework.needs_weak_view,
-            generator=torch.Generator().manual_seed(rows.step),
+            generator=torch.Generator(self.device).manual_seed(rows.step),
         )
 
     def forward(self, batch: SemiBatch, step: int) -> StepOutput:
         """The framework's loss, in the precision that Lightning would give it."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.trainer.precision == "bf16-mixed"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.trainer.precision == "bf16-mixed"):
             return self.framework.training_step(batch, step)
 
     def backward(self, loss: Tensor) -> None:

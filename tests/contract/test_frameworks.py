@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -408,6 +409,56 @@ def test_a_step_on_a_gpu_never_waits_for_it(make: Make, batch: SemiBatch) -> Non
             assert output.loss.total.device.type == "cuda"
             assert (output.pseudo is not None) == (framework.needs_weak_view and step > 0)
             framework.after_step(step)
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """A GPU, or what AVSL_TEST_DEVICE names."""
+    device = torch.device(os.environ.get("AVSL_TEST_DEVICE", "cuda"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device (AVSL_TEST_DEVICE=cpu runs this on the CPU)")
+    return device
+
+
+def _on(batch: SemiBatch, device: torch.device) -> SemiBatch:
+    def view(of: AVBatch) -> AVBatch:
+        features = {key: value.to(device) for key, value in of.features.items()}
+        mask = None if of.mask is None else of.mask.to(device)
+        return AVBatch(of.frame.to(device), None, features, of.index.to(device), of.geometry.to(device), mask)
+
+    def views(of: Views) -> Views:
+        return Views(tuple(map(view, of.strong)), None if of.weak is None else view(of.weak))
+
+    return SemiBatch(views(batch.labeled), None if batch.unlabeled is None else views(batch.unlabeled))
+
+
+@pytest.mark.gpu
+def test_a_step_on_the_device_is_the_cpus(make: Make, batch: SemiBatch, device: torch.device) -> None:
+    """Loss and gradient are finite and equal the CPU's, nothing waits for the device, and a loaded state gives both."""
+    there = _on(batch, device)
+    for step in (0, LATE):
+        wanted, gradients = take(make(), batch, step)
+        resumed = make(seed=1)
+        module(resumed).load_state_dict(module(make()).state_dict())
+        for framework in (make(), resumed):
+            module(framework).to(device)
+            reads = isinstance(framework, KeepsLabels) and step > 0
+            if device.type == "cuda" and not reads:
+                framework.training_step(there, step)  # libraries wait for the device when they start
+                module(framework).load_state_dict(module(make()).state_dict())
+                torch.cuda.set_sync_debug_mode("error")
+            try:
+                found, moved = take(framework, there, step)
+            finally:
+                if device.type == "cuda":
+                    torch.cuda.set_sync_debug_mode("default")
+            assert found.loss.total.device.type == device.type
+            assert torch.isfinite(found.loss.total)
+            torch.testing.assert_close(found.loss.total.cpu(), wanted.loss.total, rtol=1e-3, atol=1e-4)
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(
+                    moved[name].cpu(), gradient, rtol=0, atol=1e-2 * max(float(gradient.abs().max()), 1e-3), msg=name
+                )
 
 
 def test_students_start_differently(make: Make) -> None:
