@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from avsl.inference.export import export_model
 from avsl.models import ExportedModel, Localizer, LocalizerConfig, LocalizerEnsemble, save_exported
 from avsl.models.hashing import hash_model
 from avsl.registry.packaging import model_code
@@ -35,7 +36,7 @@ _BLOCKS = [
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, tiny: LocalizerConfig) -> Path:
-    """A project after `make repro`, as far as the README's Python goes, with a video called clip.mp4."""
+    """A project after `make repro`, as far as the README's Python goes, with clip.mp4 and the exported model.onnx."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copyfile(_PROJECT / "params.yaml", folder / "params.yaml")
     root = folder / "outputs"
@@ -49,6 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny: LocalizerConfig) -> 
     save_exported(exported, LocalizerEnsemble([Localizer(tiny)]), description)
     candidate = Candidate(run.run_id, "dmt", "ezvsl", 0.5, "c", "s", "synthetic", 0.03, exported, hash_model(exported))
     promote(store, [candidate], "synthetic", 0.03, "s", "c", model_code())
+    export_model(exported, "onnx", folder / "model.onnx", "exported")
     rng = np.random.default_rng(0)
     with av.open(folder / "clip.mp4", "w") as container:
         video = container.add_stream("mpeg4", rate=5)
