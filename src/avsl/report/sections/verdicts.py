@@ -69,8 +69,8 @@ def draw_verdicts(comparison: Comparison) -> Figure:
         for of_ratio in comparison.verdicts
     ]
     legend = (
-        "dots: seeds; bars: their means; lines: 95 % intervals; joined: not told apart; right: time of one training, "
-        "without the start that it shares"
+        "dots: seeds; bars: their means; lines: 95 % intervals; joined: not told apart\n"
+        "right: time of one training, without the start that it shares"
     )
     return plot_seeds(panels, f"test CIoU@0.5, fixed threshold (%)\n{legend}", comparison.models)
 
