@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Peak(threading.Thread):
-    """The most memory of its own, in MB, that this process held while the block ran; mapped files do not count."""
+    """The most private memory, in MB, that this process held while the block ran; mapped files do not count."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

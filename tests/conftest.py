@@ -94,7 +94,7 @@ def make_view(tiny: LocalizerConfig) -> MakeView:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A headless Chromium with a profile of its own. Not for the whole session: its event loop is in others' way."""
+    """A headless Chromium with its own profile, for one module, because its event loop disturbs other tests."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
@@ -108,7 +108,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an S3 server, a process of its own."""
+    """The address of an S3 server in a separate process."""
     told = tmp_path_factory.mktemp("s3") / "stderr"
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", "0"]
     environment = os.environ | {"S3_UPLOAD_PART_MIN_SIZE": "1"}  # S3 itself asks for 5 MiB

@@ -58,7 +58,7 @@ class Round(StrictConfig):
 
 
 class Square(StrictConfig):
-    """Another, with a section of its own."""
+    """Another configuration, with a nested section."""
 
     kind: Literal["square"] = "square"
     side: float = 1.0
@@ -107,7 +107,7 @@ def test_every_mistake_is_named_at_once() -> None:
 
 
 def test_sections_are_frozen_and_their_defaults_checked() -> None:
-    """A value cannot be set afterwards, and a default out of its own range is refused."""
+    """A value cannot be set afterwards, and a default outside its range is refused."""
     section = Outer.read({"name": "a"}, "x")
     with pytest.raises(ValidationError, match="frozen"):
         section.rate = 2.0  # type: ignore[misc]  # what the type checker forbids is forbidden at run time too

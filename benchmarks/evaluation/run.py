@@ -141,7 +141,7 @@ def median_by_numpy(maps: Maps) -> dict[str, float]:
 
 
 def all_by_numpy(maps: Maps) -> dict[str, float]:
-    """Every figure of a test part, row by row, each convention on its own, as each has published code of its own."""
+    """Every figure of a test part, row by row, each convention alone, as each has its own published code."""
     assert maps.shuffled is not None
     names = ("", "_median", "_oracle", "_shuffled")
     scores: dict[str, list[float]] = {name: [] for name in names}
@@ -215,7 +215,7 @@ def measure_memory(folder: Path) -> None:
 
 
 def tabulate_memory(counts: Sequence[int]) -> list[str]:
-    """A line for each number of rows, each in a process of its own."""
+    """A line for each number of rows, each measured in its own process."""
     lines = ["| rows | process after the first 500, MB | added by all, MB | CPU seconds |", "| --- | --- | --- | --- |"]
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """Damaged inputs: whether a command survives each, says so in a sentence, ends, and loses no row without a word.
 
-Every case runs in a process of its own, forked from one that has imported everything: its time, its greatest memory
+Every case runs in its own process, forked from one that has imported everything: its time, its greatest memory
 and its exit are those of the command.
 """
 

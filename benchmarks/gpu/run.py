@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -171,9 +172,9 @@ def _measure(
                     part.audio.compile(backend=scale.backend)
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
-        took = _seconds(lambda k, t=training, b=batch: t.step(b, _LATE + k), scale.steps, device)  # type: ignore[misc]
+        took = _seconds(partial(training.step, batch), scale.steps, device)
         peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if device.startswith("cuda") else "-"
-        whole = _seconds(lambda k, t=training: t.whole_step(_LATE + k), scale.steps, device)  # type: ignore[misc]
+        whole = _seconds(training.whole_step, scale.steps, device)
         base = base or took
         used = counter.get_total_flops() / took / _PEAK[way.precision]
         speed = (f"{1e3 * took:.1f}", f"{scale.batch / took:.0f}", f"{base / took:.2f}", f"{100 * used:.2g} %")
@@ -190,11 +191,11 @@ def _training(overrides: Sequence[str], data: PreparedData, scale: Scale, device
 
 
 def _seconds(work: Callable[[int], object], steps: int, device: str) -> float:
-    """Median seconds of ``work`` after two warm-ups, the device awaited after each."""
+    """Median seconds of ``work`` on late steps after two warm-ups, the device awaited after each."""
     times = []
-    for k in range(steps + 2):
+    for step in range(_LATE, _LATE + steps + 2):
         begun = time.perf_counter()
-        work(k)
+        work(step)
         if device.startswith("cuda"):
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begun)

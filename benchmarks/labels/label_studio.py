@@ -2,7 +2,7 @@
 
     python -m benchmarks.labels.label_studio [--label-studio PROGRAM] [--work FOLDER]
 
-Makes six small videos and a round of them, installs Label Studio into an environment of its own in a temporary folder
+Makes six small videos and a round of them, installs Label Studio into its own environment in a temporary folder
 (or takes PROGRAM), starts it on loopback, imports the exported round through its API, photographs a task with frame,
 boxes and audio player in a headless Chromium, answers every task through the API, exports, and imports the export with
 `avsl labels import`. Ends with an error if a box has moved. Writes label_studio.png beside this file.
@@ -64,7 +64,7 @@ def true_box(clip: int) -> Box:
 
 
 def write_clip(path: Path, clip: int) -> None:
-    """Write a colored disc that stands still, with a tone of its own."""
+    """Write a video of a still colored disc and a tone."""
     rows, columns = np.mgrid[:_HEIGHT, :_WIDTH]
     x, y = center(clip)
     picture = np.full((_HEIGHT, _WIDTH, 3), 60, np.uint8)
@@ -101,7 +101,7 @@ def avsl(project: Path, *words: str) -> None:
 
 
 def install(folder: Path) -> Path:
-    """Install Label Studio into an environment of its own, and return its program."""
+    """Install Label Studio into a separate environment and return its program."""
     print(f"installing label-studio {_VERSION} into {folder}", flush=True)
     venv.create(folder, with_pip=True)
     subprocess.run([folder / "bin" / "pip", "install", "-q", f"label-studio=={_VERSION}"], check=True)

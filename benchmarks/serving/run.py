@@ -48,7 +48,7 @@ def request(side: int, map_size: str) -> bytes:
 
 @contextmanager
 def served(model: str, workers: int, threads: int) -> Iterator[tuple[int, psutil.Process]]:
-    """A scoring server in processes of its own; yields its port and the first of them.
+    """Start a scoring server in separate processes; yields its port and the first of them.
 
     Raises:
         RuntimeError: it does not come up in two minutes; tells what it said.

@@ -54,7 +54,7 @@ _SIZE = (
 
 
 def search(name: str, overrides: Sequence[str], work: Path) -> dict[str, Any]:
-    """Run a search in a process of its own, unless it is there; returns its trials, and who had the cores.
+    """Run a search in its own process, unless its result exists; returns its trials, and who had the cores.
 
     ``cores`` are shares in per cent, from the first trial's start to the last one's end: of the sweep with all that
     it started, of other work on this machine, of nobody.

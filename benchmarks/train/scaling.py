@@ -92,7 +92,7 @@ class Cost:
 
 
 def measure(root: Path, batch: int, steps: int) -> Cost:
-    """The cost of a training on a prepared set, in a process of its own."""
+    """Measure the cost of a training on a prepared set, in its own process."""
     receive, send = multiprocessing.Pipe(duplex=False)
     # Forked, as importing everything again would take longer than what is measured.
     process = multiprocessing.get_context("fork").Process(target=_measure, args=(root, batch, steps, send))

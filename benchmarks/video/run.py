@@ -1,6 +1,6 @@
 """Time `avsl localize` on generated videos: ``python benchmarks/video/run.py MODEL [--quick]``.
 
-MODEL is an exported model's folder. Each video is localized in a process of its own; its seconds, the CPU's and its
+MODEL is an exported model's folder. Each video is localized in its own process; its seconds, the CPU's and its
 greatest resident memory are printed, and written to ``results.md`` beside this file unless ``--quick``.
 """
 

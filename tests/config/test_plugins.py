@@ -62,7 +62,7 @@ METRICS["contrast"] = Contrast
 
 @pytest.fixture
 def plugged(project: Path) -> Path:
-    """The tiny project with an objective, a framework, a data set and a metric of its own."""
+    """The tiny project with its own objective, framework, data set and metric."""
     (project / "own_methods.py").write_text(_PLUGIN)
     params = yaml.safe_load((project / "params.yaml").read_text())
     params["data"]["shapes"] = params["data"]["synthetic"]

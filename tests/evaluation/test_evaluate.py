@@ -293,7 +293,7 @@ def test_a_set_that_nobody_listed_is_whole(perfect: Fake, reader: RowReader, par
 
 
 def test_each_member_is_scored_alone(perfect: Fake, whole: Fake, reader: RowReader, parts: dict[str, Rows]) -> None:
-    """A pair's members stand beside it with thresholds of their own; the pair's map is their mean."""
+    """A pair's members are scored beside it at their own thresholds; the pair's map is their mean."""
     figures = score_model([perfect, whole], reader, parts, batch_size=4).figures
     assert figures["member_0"]["test"]["ciou"] == figures["member_0"]["validation"]["ciou"] == 1
     assert figures["member_1"]["test"]["ciou"] == figures["baselines"]["whole_image"]["ciou"]

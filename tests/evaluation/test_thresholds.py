@@ -22,7 +22,7 @@ from avsl.types import AVBatch, AVOutput
 
 @pytest.fixture(scope="module")
 def maps(template: Path) -> Maps:
-    """The truth of validation, in every row at a level of its own."""
+    """The truth of validation, at a different level in every row."""
     data = PreparedData.open(template / "outputs" / "synthetic" / "prepared")
     rows = data.indices("validation")
     levels = torch.linspace(0.15, 0.9, len(rows))

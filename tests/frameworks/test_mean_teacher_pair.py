@@ -21,7 +21,7 @@ def _other(make: Callable[[int], Branch], k: int, _: int) -> Branch:
 
 
 def test_a_pair_is_two_mean_teachers_trained_alone(tables: MakeTables, table_batch: SemiBatch) -> None:
-    """The loss is the sum of the two losses; each student and teacher is updated as in a mean teacher of its own."""
+    """The loss is the sum of the two losses; each student and teacher is updated as in a single mean teacher."""
     settings = {"delta": 0.6, "warmup_steps": 0, "ema_decay": 0.9, "contrastive_weight": 0.25, "unlabeled_weight": 0.5}
     make = tables(4, 8)
     pair = MeanTeacherPair(make, MeanTeacherPairConfig(**settings))

@@ -1,4 +1,4 @@
-"""A folder of small videos without boxes, in a project of its own, and a model that was never trained."""
+"""A folder of small videos without boxes in a separate project, and an untrained model."""
 
 from __future__ import annotations
 

@@ -455,7 +455,7 @@ class TestRepro:
         assert listed == {stage for stage in _ALL | _ALWAYS if "_full@" not in stage}
 
     def test_a_new_objective_adds_stages_and_changes_none(self, copy: _Copy) -> None:
-        """Trainings below every framework and a ceiling of its own; what compares and chooses runs again."""
+        """Every framework is trained over it, and its ceiling; the report and the registration run again."""
         params = copy.params()
         copy.set_params(params | {"matrix": params["matrix"] | {"objectives": ["ezvsl", "fnac"]}})
         changed = _changed(copy)

@@ -228,7 +228,7 @@ def _foreign_version(store: Store, name: str) -> str:
 
 @pytest.fixture
 def server(tmp_path: Path, serve: Callable[..., AbstractContextManager[str]]) -> Iterator[str]:
-    """A real `mlflow server` with a database and files of its own."""
+    """A real `mlflow server` with its own database and files."""
     store = ("--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "./served")
     with serve(tmp_path, *store) as address:
         yield address

@@ -43,6 +43,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     folder.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True, check=False)
     if made.returncode:
-        pytest.skip("no file system of its own can be mounted here: that takes root on Linux")
+        pytest.skip("no separate file system can be mounted here: that takes root on Linux")
     yield Disk(folder)
     subprocess.run(["umount", "-l", folder], check=True)

@@ -40,7 +40,7 @@ def test_epochs_are_steps_and_tags_are_found(store: Store, data: str, tags: RunT
 
 
 def test_lists_of_runs_say_what_each_is(store: Store, data: str, tags: RunTags) -> None:
-    """What MLflow shows without being asked: source, commit, data set; the framework is a parameter of its own."""
+    """What MLflow shows by default: source, commit, data set; the framework is a separate parameter."""
     with start_or_resume_run(store, data, "", tags, {"framework": {"name": "dmt"}}) as run:
         pass
     found = store.client.get_run(run.run_id)

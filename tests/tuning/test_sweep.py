@@ -141,7 +141,7 @@ def interrupted(make_project: Callable[[], Path], tmp_path_factory: pytest.TempP
         environment = {key: value for key, value in os.environ.items() if key not in unset}
         environment |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
         with log.open("a") as out:
-            # A session of its own, as a terminal's foreground job has.
+            # A separate session, like that of a terminal's foreground job.
             return subprocess.Popen(
                 command, cwd=project, env=environment, stdout=out, stderr=out, text=True, start_new_session=True
             )
@@ -281,7 +281,7 @@ def _node(cluster: Cluster, gpus: int = 0) -> Any:
 
 
 def test_two_nodes_run_trials_and_one_of_them_dies(project: Path, nodes: Cluster) -> None:
-    """Its trial goes on elsewhere; nothing is lost; each label ratio has a winner of its own."""
+    """Its trial continues on another node without a loss; each label ratio has its own winner."""
     first, second = _node(nodes), _node(nodes)
     ids = {first.node_id, second.node_id}
     trials = _search(project, 0.25) / "trials"

@@ -35,7 +35,7 @@ def forecast_labels(
 
     Scores are CIoU@0.5 on the part ``test``. Prints how many labels the target needs, what ``more`` labels would bring,
     and how forecasts from fewer labels would have turned out; writes the same as ``forecast.csv`` and
-    ``forecast.png``, and both and the figures to a run of their own in MLflow. The report has a section of the same.
+    ``forecast.png``, and both, with the figures, to a separate MLflow run. The report has the same section.
 
     Args:
         overrides: changes to params.yaml, as ``data=folder``.

@@ -28,7 +28,7 @@ def decode_all(path: Path, sample_rate: int = 16000) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
 def test_audio_is_resampled_mixed_down_and_cut_at_the_asked_time(tmp_path: Path, suffix: str) -> None:
-    """A window holds the pitch of its own time, mono at 16 kHz, with its level kept."""
+    """A window holds the pitch at its time, mono at 16 kHz, with its level kept."""
     path = tmp_path / f"sound{suffix}"
     left = np.concatenate([tone(2, 44100, 500), tone(2, 44100, 1500)])
     soundfile.write(path, np.stack([left, left], axis=1), 44100)

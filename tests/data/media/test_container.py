@@ -18,7 +18,7 @@ from avsl.errors import DataError
 
 
 def _with_cover(source: Path, target: Path) -> Path:
-    """The same mp4 with a picture of its own, described before its tracks."""
+    """The same mp4 with a cover picture, described before its tracks."""
 
     def box(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I4s", 8 + len(content), kind) + content
