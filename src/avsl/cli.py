@@ -51,7 +51,6 @@ SEEDED = {
     "evaluate": "avsl.stages.evaluate:evaluate_seeds",
 }
 
-_EXPORTS = ("onnx", "pt2")
 _PUBLISHED = ("ezvsl", "fnac", "lvs", "slavc", "sspl")
 
 _ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}
@@ -152,7 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
         "maps are compared with PyTorch's; a file whose maps differ by more than 1e-4 is not written.",
     )
     export.add_argument("model", metavar="MODEL", help="an exported model's folder, or models:/NAME@ALIAS")
-    export.add_argument("--to", required=True, choices=_EXPORTS, help="format")
+    export.add_argument("--to", required=True, metavar="FORMAT", help="onnx or pt2")
     export.add_argument("--output", type=Path, metavar="FILE", help="default: model.onnx or model.pt2")
     data = commands.add_parser("data", help="inspect a data set on disk", description="Inspect a data set on disk.")
     check = data.add_subparsers(dest="action", required=True, metavar="ACTION").add_parser(

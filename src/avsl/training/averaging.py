@@ -24,12 +24,17 @@ class ExportedAverages(nn.Module):
     def __init__(self, models: Sequence[nn.Module], half_life: float) -> None:
         super().__init__()
         self._decay = half_life_decay(half_life) if half_life else 0.0
-        trained = [half_life > 0 and any(p.requires_grad for p in model.parameters()) for model in models]
-        # A tuple, which does not register the networks a second time.
-        self._models = tuple(zip(models, trained, strict=True))
-        self.averages = nn.ModuleList(
-            copy.deepcopy(model).requires_grad_(False).eval() for model, average in self._models if average
-        )
+        # In tuples, because modules as attributes would be registered, and saved, twice.
+        self._averaged: tuple[tuple[nn.Module, nn.Module], ...] = ()
+        self._models: tuple[nn.Module, ...] = ()
+        for model in models:
+            if half_life and any(p.requires_grad for p in model.parameters()):
+                average = copy.deepcopy(model).requires_grad_(False).eval()
+                self._averaged += ((average, model),)
+                self._models += (average,)
+            else:
+                self._models += (model,)
+        self.averages = nn.ModuleList(average for average, _ in self._averaged)
 
     def train(self, mode: bool = True) -> ExportedAverages:
         """Stay in evaluation mode."""
@@ -37,11 +42,9 @@ class ExportedAverages(nn.Module):
 
     def update(self) -> None:
         """Update the averages after the optimizer's step."""
-        trained = [model for model, average in self._models if average]
-        for average, model in zip(self.averages, trained, strict=True):
+        for average, model in self._averaged:
             ema_update(average, model, self._decay)
 
     def models(self) -> list[nn.Module]:
         """The networks to validate and export, in the framework's order."""
-        averages = iter(self.averages)
-        return [next(averages) if average else model for model, average in self._models]
+        return list(self._models)

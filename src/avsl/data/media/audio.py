@@ -29,6 +29,8 @@ _SETTLING_S = 1.0
 _CANCELLED = 0.1
 # Programs that write a wav into a pipe do not know its size and state about the largest possible one.
 _UNKNOWN_SIZE = 0x7FFF0000 - 4096
+# Encoders disagree on whether tags count in the stated size; the longest frame of an mp3 has this many bytes.
+_MP3_FRAME = 1441
 # FFmpeg's names of the allowed formats, by their first bytes. FFmpeg must not guess, because it also reads playlists.
 _ENCODED = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg"}
 _ENCODED_CODECS = ("pcm_", "adpcm_", "flac", "vorbis", "opus", "gsm_ms")
@@ -348,7 +350,7 @@ def _is_cut_off(file: BinaryIO, container_format: str) -> bool:
         return 0 < stated < _UNKNOWN_SIZE and begin + stated > size
     if container_format == "mp3":
         stated, begin = _mp3_data(file)
-        return begin + stated > size
+        return begin + stated - _MP3_FRAME > size
     if container_format != "ogg":
         return False
     # The last page is incomplete, or not marked as the end of the stream (RFC 3533, section 6).
