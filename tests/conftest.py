@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 import torch
 from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
+from tests.fixtures.ports import find_free_port
 
 from avsl.functional.geometry import identity
 from avsl.models import LocalizerConfig
@@ -150,9 +150,7 @@ def serve() -> Callable[..., AbstractContextManager[str]]:
 
     @contextmanager
     def run(folder: Path, *options: str) -> Iterator[str]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        port = find_free_port()
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port), *options]
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from benchmarks.train.workbench import table
 
 from avsl.config.compose import compose
 from avsl.data.prepared.reader import PreparedData
@@ -320,9 +321,8 @@ def main() -> None:
     if not asked.tables:
         simulation.run(plan, asked.jobs)
     if rows := tabulate(simulation, plan):
-        lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        write_text(asked.work / "simulate.md", f"{text}\n")
+        text = table(list(rows[0]), [list(row.values()) for row in rows])
+        write_text(asked.work / "simulate.md", text)
         print(text)
 
 

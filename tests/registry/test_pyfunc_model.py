@@ -7,7 +7,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ import soundfile
 import torch
 from PIL import Image
 from tests.fixtures.messages import facts, says
+from tests.fixtures.ports import find_free_port
 from tests.fixtures.store import MakeCandidate
 
 from avsl.inference.predictor import Predictor
@@ -236,9 +236,7 @@ def _ask(url: str, body: bytes) -> tuple[int, Any]:
 @pytest.fixture(scope="module")
 def server(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`mlflow models serve` of the champion, as a person starts it away from the project."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_free_port()
     folder = tmp_path_factory.mktemp("served")
     binaries = Path(sys.executable).parent
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
